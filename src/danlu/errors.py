@@ -1,0 +1,112 @@
+"""The catalogue of every error a user may see: what happened, where, why (with numbers), and what to do about it.
+
+    DanluError
+    ├── BadConfig        DL-CFG-...    exit 2   the run's text or flags
+    ├── BadEnvironment   DL-ENV-...    exit 3   this machine lacks something
+    ├── NoRoom           DL-MEM-...    exit 4   memory, disk, port
+    ├── BadData          DL-DATA-...   exit 5   a file, a stream or a message we did not write as it stands
+    └── Broken           DL-RUN-...    exit 70  a run that could not go on
+
+A class is one entry; each has its own code, and a test that provokes it (tests/test_errors.py holds that).
+"""
+
+from __future__ import annotations
+
+
+class DanluError(Exception):
+    """Base of every error a user may see.
+
+    what   one sentence: what happened
+    where  file:line, card, host or rank, when there is one
+    why    the cause, with measured numbers
+    fix    what to do, best a command to paste
+    """
+
+    code = "DL-000"
+    exit_code = 70
+
+    def __init__(self, what: str, *, why: str, fix: str, where: str = "") -> None:
+        super().__init__(f"{self.code} {what}" + (f" ({where})" if where else "") + f"\n  why: {why}\n  try: {fix}")
+        self.what, self.why, self.fix, self.where = what, why, fix, where
+
+    def as_dict(self) -> dict[str, str]:
+        """The same, as flat JSON text: code, what, where, why, fix."""
+        return {"code": self.code, "what": self.what, "where": self.where, "why": self.why, "fix": self.fix}
+
+
+class BadConfig(DanluError):
+    """The text of a run or its flags cannot be meant."""
+
+    code, exit_code = "DL-CFG-000", 2
+
+
+class UnknownKey(BadConfig):
+    """A key that no section of the configuration has."""
+
+    code = "DL-CFG-001"
+
+
+class BadValue(BadConfig):
+    """A value of the wrong type or out of range."""
+
+    code = "DL-CFG-002"
+
+
+class UnreadableConfig(BadConfig):
+    """The configuration file is missing or is not YAML."""
+
+    code = "DL-CFG-003"
+
+
+class UnknownPlugin(BadConfig):
+    """A name (family, vendor, filter, command) that no file of ours answers to."""
+
+    code = "DL-CFG-004"
+
+
+class BadEnvironment(DanluError):
+    """This machine lacks something the command needs."""
+
+    code, exit_code = "DL-ENV-000", 3
+
+
+class MissingPackage(BadEnvironment):
+    """A Python package of an extra is not installed."""
+
+    code = "DL-ENV-001"
+
+
+class NoRoom(DanluError):
+    """Memory, disk or a port ran out."""
+
+    code, exit_code = "DL-MEM-000", 4
+
+
+class DoesNotFit(NoRoom):
+    """The model needs more memory than the cards of the plan have."""
+
+    code = "DL-MEM-001"
+
+
+class DiskFull(NoRoom):
+    """A write met a full disk; what was there before is untouched."""
+
+    code = "DL-MEM-002"
+
+
+class PortInUse(NoRoom):
+    """Another process listens on the port asked for."""
+
+    code = "DL-MEM-003"
+
+
+class BadData(DanluError):
+    """A file, a stream or a message does not hold what its format promises."""
+
+    code, exit_code = "DL-DATA-000", 5
+
+
+class Broken(DanluError):
+    """A run could not go on."""
+
+    code, exit_code = "DL-RUN-000", 70

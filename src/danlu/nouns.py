@@ -1,0 +1,273 @@
+"""The eight nouns of danlu, and the small values they are made of.
+
+Frozen, standard library only, no behaviour beyond what follows from the numbers. Seconds, bytes and FLOP everywhere.
+Two words are used all over the house:
+
+unit    the smallest piece a pipeline cut may fall between. A model is a row of units:
+        "embed", "layers.0.attn", "layers.0.mlp", ..., "head" (the final norm belongs to "head").
+dtype   "fp32", "bf16", "fp16", "fp8", "int8", "nf4".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+DTYPE_BYTES: Mapping[str, float] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "nf4": 4.127 / 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One measured point of a card's speed: how fast one kind of operator runs at one size.
+
+    op      operator kind, for example "matmul", "attention", "elementwise", "call" (docs/formats.md lists them)
+    dtype   element type it ran in
+    shape   sizes that matter to the operator, for a matmul (rows, inner, columns)
+    per_s   work per second at that size: FLOP/s, bytes/s or calls/s, as the operator kind says
+    """
+
+    op: str
+    dtype: str
+    shape: tuple[int, ...]
+    per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One accelerator, a fraction of one, or a CPU slice. Rates are measured and sustained, never brochure peaks.
+
+    flops      FLOP/s of a large matmul, by dtype
+    mem_bw     bytes/s of reading memory
+    cores      CPU cores it may use; for an emulated card this is its speed, 0 for a card that is no CPU
+    rates      efficiency by shape, empty when only the large-matmul rate is known
+    health     "ok", "slow" or "quarantined"
+    """
+
+    name: str
+    vendor: str
+    model: str
+    flops: Mapping[str, float]
+    mem_bytes: int
+    mem_bw: float
+    host: str = "local"
+    cores: float = 0.0
+    rates: tuple[Rate, ...] = ()
+    health: str = "ok"
+
+    @property
+    def emulated(self) -> bool:
+        """True for a card whose speed is paced, not real; every figure of it is printed with that label."""
+        return self.vendor == "emulated"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What joins two cards (or two hosts): `latency_s` per message plus bytes / `bandwidth` (bytes/s, one way)."""
+
+    a: str
+    b: str
+    latency_s: float
+    bandwidth: float
+
+    def seconds(self, size: float) -> float:
+        """Time for one message of `size` bytes on an idle link (the alpha-beta model)."""
+        return self.latency_s + size / self.bandwidth
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine that holds cards: its own memory in bytes, and the name of what it is."""
+
+    name: str
+    mem_bytes: int
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Cards, the links between them, and their hosts, as probed or declared."""
+
+    name: str
+    cards: tuple[Card, ...]
+    links: tuple[Link, ...] = ()
+    hosts: tuple[Host, ...] = ()
+
+    def card(self, name: str) -> Card:
+        """The card of that name; KeyError if the fleet has none."""
+        for card in self.cards:
+            if card.name == name:
+                return card
+        raise KeyError(name)
+
+    def link(self, a: str, b: str) -> Link | None:
+        """The link between two cards: their own, else the one between their hosts, else None (not connected)."""
+        ends = [{a, b}, {self.card(a).host, self.card(b).host}]
+        for pair in ends:
+            for link in self.links:
+                if {link.a, link.b} == pair:
+                    return link
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """Rotary scaling of Llama 3.x: frequencies below `original / low` stretched by `factor`, blended up to `/ high`."""
+
+    factor: float
+    low: float
+    high: float
+    original: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """The numbers of a decoder; no tensors.
+
+    recipe      sub-layers of one layer, in order; each is one unit of the pipeline
+    window      sliding-window attention span in tokens, None for full attention
+    positions   longest context the model was made for, in tokens
+    experts     0 for a dense MLP, else the number of experts of which `experts_used` run per token
+    """
+
+    family: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocab: int
+    positions: int
+    norm_eps: float = 1e-5
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    tied: bool = False
+    qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: bool = False
+    window: int | None = None
+    experts: int = 0
+    experts_used: int = 0
+    recipe: tuple[str, ...] = ("attn", "mlp")
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Names of all units in order: embed, every sub-layer of every layer, head."""
+        body = (f"layers.{i}.{part}" for i in range(self.layers) for part in self.recipe)
+        return ("embed", *body, "head")
+
+    def unit_params(self, unit: str) -> int:
+        """Number of parameters a unit holds. A tied head owns none of its own but the final norm."""
+        kind = unit.rsplit(".", 1)[-1]
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        if kind == "embed":
+            return self.vocab * self.hidden
+        if kind == "head":
+            return self.hidden + (0 if self.tied else self.vocab * self.hidden)
+        if kind == "attn":
+            weights = self.hidden * (2 * q + 2 * kv)
+            biases = (q + 2 * kv if self.qkv_bias else 0) + (self.hidden if self.out_bias else 0)
+            return self.hidden + weights + biases + (2 * self.head_dim if self.qk_norm else 0)
+        if kind == "mlp":
+            return self.hidden + 3 * self.hidden * self.ffn
+        raise KeyError(unit)
+
+    @property
+    def params(self) -> int:
+        """Number of parameters of the whole model."""
+        return sum(self.unit_params(unit) for unit in self.units)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A range of units on a set of cards.
+
+    cards    names; more than one means tensor parallelism inside the stage
+    start    index of the first unit; `stop` is one past the last
+    shares   split vector over the cards (attention heads of each), empty for one card
+    recompute  "none", "selective" or "full"
+    """
+
+    cards: tuple[str, ...]
+    start: int
+    stop: int
+    shares: tuple[int, ...] = ()
+    recompute: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a plan should cost when it runs; `stage_` fields have one entry per stage.
+
+    step_s          seconds per optimizer step
+    tokens_per_s    trained tokens per second
+    stage_busy_s    seconds each stage computes in one step
+    stage_bytes     peak bytes each stage's card needs
+    """
+
+    step_s: float
+    tokens_per_s: float
+    stage_busy_s: tuple[float, ...]
+    stage_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who computes what, in which order, and what that should cost.
+
+    schedule      order of instructions, for example "1f1b"
+    micro_batch   sequences per micro-batch; `micro_batches` of them make one step
+    seq           tokens per sequence
+    dtype         element type of weights and activations
+    """
+
+    model: ModelSpec
+    fleet: Fleet
+    stages: tuple[Stage, ...]
+    schedule: str
+    micro_batches: int
+    micro_batch: int
+    seq: int
+    dtype: str = "fp32"
+    forecast: Forecast | None = None
+
+    @property
+    def layers_per_stage(self) -> tuple[float, ...]:
+        """Layers of each stage; half a layer when a cut falls between attention and MLP. embed and head count 0."""
+        units, per_layer = self.model.units, len(self.model.recipe)
+        body = [sum(1 for unit in units[s.start : s.stop] if unit.startswith("layers.")) for s in self.stages]
+        return tuple(count / per_layer for count in body)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Something to run: a command, what it needs, and how urgent it is.
+
+    argv            the command
+    cards           names of the cards it wants, in rank order
+    latency_class   "batch", "interactive" or "service"
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    cards: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 0
+    latency_class: str = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A named piece of bytes.
+
+    key       what it is; a KV page's key hashes its whole prefix
+    tier      "card", "host", "disk" or "peer"
+    version   counts rewrites of a block that may change (a swapped tensor); 0 for one that never does
+    checksum  of the bytes, None where nobody reads it back
+    """
+
+    key: str
+    size: int
+    tier: str
+    version: int = 0
+    checksum: int | None = None

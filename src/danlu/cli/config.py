@@ -1,0 +1,235 @@
+"""run.yaml: the text of a run, checked once, at the edge.
+
+Precedence: file < environment `DANLU_SECTION__KEY` < flag `--section.key VALUE`. A key nobody reads is an error that
+names the nearest one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from danlu.errors import BadValue, UnknownKey, UnreadableConfig
+
+
+class Section(pydantic.BaseModel, extra="forbid", frozen=True):
+    """Base of every section: unknown keys are refused, nothing is written to later."""
+
+
+class ModelText(Section):
+    """Which model: a Hugging Face folder, or the numbers of a new one."""
+
+    path: Path | None = Field(None, description="Hugging Face folder (config.json, safetensors, tokenizer.json)")
+    family: str = Field("llama", description="a file of danlu/families")
+    layers: int = Field(6, gt=0)
+    hidden: int = Field(192, gt=0)
+    heads: int = Field(6, gt=0)
+    kv_heads: int = Field(3, gt=0)
+    head_dim: int | None = Field(None, gt=0, description="hidden / heads when not given")
+    ffn: int = Field(512, gt=0)
+    positions: int = Field(2048, gt=0, description="longest context in tokens")
+    tied: bool = Field(False, description="the head shares the embedding's weights")
+
+
+class FleetText(Section):
+    """Which cards: a Fleet YAML, or emulated cards on this machine."""
+
+    path: Path | None = Field(None, description="Fleet YAML, as `danlu probe` writes it")
+    emulate: list[float] | None = Field(None, description="speeds in proportion, e.g. [4, 2, 2]; shares of 0.8 of the cores")
+    mem_gib: list[float] | None = Field(None, description="memory of each emulated card in GiB")
+
+
+class DataText(Section):
+    """Which text, and how it becomes tokens."""
+
+    text: list[Path] = Field(default_factory=list, description="folders or files of text")
+    tokens: Path | None = Field(None, description="folder of a prepared token file; default OUT/tokens")
+    vocab: int = Field(2048, ge=300, description="tokens of the byte-level BPE trained on the text")
+    seq: int = Field(128, gt=1, description="tokens per training sequence")
+    limit_mb: float = Field(64, gt=0, description="stop reading text after so many MB")
+
+
+class PlanText(Section):
+    """How the work is split."""
+
+    path: Path | None = Field(None, description="Plan JSON to run as it stands")
+    split: Literal["best", "even"] = "best"
+    micro_batch: int = Field(4, gt=0, description="sequences per micro-batch")
+    micro_batches: int = Field(8, gt=0, description="micro-batches per step")
+
+
+class TrainText(Section):
+    """How the model learns."""
+
+    steps: int = Field(100, gt=0)
+    lr: float = Field(3e-3, gt=0)
+    warmup: int = Field(10, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    seed: int = 0
+    save_every: int = Field(10, gt=0, description="steps between snapshots")
+    resume: bool = Field(False, description="go on from the newest snapshot in OUT")
+
+
+class QuantizeText(Section):
+    """How weights are made small."""
+
+    to: Literal["nf4"] = "nf4"
+
+
+class ServeText(Section):
+    """Where and how much to serve."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535, description="0 takes any free port")
+    max_seqs: int = Field(8, gt=0, description="sequences computed at once")
+    max_waiting: int = Field(64, gt=0, description="requests that may wait; the next one is told to come back (429)")
+    kv_gib: float = Field(0.25, gt=0, description="memory for KV pages")
+    context: int | None = Field(None, gt=0, description="longest prompt + answer; the model's own limit by default")
+
+
+class Run(Section):
+    """A whole run."""
+
+    danlu: Literal[1] = 1
+    out: Path = Field(Path("runs/run"), description="folder of everything the run writes")
+    model: ModelText = Field(default_factory=ModelText)
+    fleet: FleetText = Field(default_factory=FleetText)
+    data: DataText = Field(default_factory=DataText)
+    plan: PlanText = Field(default_factory=PlanText)
+    train: TrainText = Field(default_factory=TrainText)
+    quantize: QuantizeText = Field(default_factory=QuantizeText)
+    serve: ServeText = Field(default_factory=ServeText)
+
+
+def known_keys(model: type[pydantic.BaseModel] = Run, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of the configuration, sections first."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
+            yield from known_keys(field.annotation, f"{prefix}{name}.")
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """`--train.steps 50 --out=x` as {"train.steps": 50, "out": "x"}; values are YAML. Raises UnknownKey, BadValue."""
+    found: dict[str, Any] = {}
+    todo = list(words)
+    while todo:
+        word = todo.pop(0)
+        if not word.startswith("--"):
+            raise BadValue(f"did not expect {word!r}", why="options start with --", fix="danlu COMMAND --help", where="command line")
+        key, equals, value = word[2:].partition("=")
+        if key not in set(known_keys()):
+            raise _unknown(key, "command line")
+        if not equals:
+            if not todo:
+                raise BadValue(f"--{key} has no value", why="the command line ends there", fix=f"--{key} VALUE", where="command line")
+            value = todo.pop(0)
+        found[key] = _yaml(value, "command line")
+    return found
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Keys set by variables such as DANLU_TRAIN__STEPS=50."""
+    names = {key.replace(".", "__").upper(): key for key in known_keys()}
+    named = {names.get(name.removeprefix("DANLU_")): (name, value) for name, value in environ.items() if name.startswith("DANLU_")}
+    return {key: _yaml(value, name) for key, (name, value) in named.items() if key is not None}
+
+
+def load(path: Path | None, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Run:
+    """The configuration of a run.
+
+    path       run.yaml, or None for the defaults
+    overrides  words of the command line that no command took for itself
+    Raises UnreadableConfig, UnknownKey or BadValue, each naming file and line.
+    """
+    text, tree = "", {}
+    if path is not None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UnreadableConfig(f"cannot read {path}", why=str(error), fix=f"check the path: ls -l {path.parent}") from error
+        tree = _yaml(text, str(path))
+        if not isinstance(tree, dict):
+            raise UnreadableConfig(f"{path} is not a mapping", why=f"its top level is {type(tree).__name__}", fix="start it with: danlu: 1")
+    for dotted, value in {**from_environment(os.environ if environ is None else environ), **parse_overrides(overrides)}.items():
+        _set(tree, dotted, value)
+    try:
+        return Run.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise _explain(error, path, text) from error
+
+
+def dump(run: Run) -> str:
+    """The resolved configuration as YAML that `load` reads back equal."""
+    return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{where}:{mark.line + 1}" if mark else where
+        raise UnreadableConfig("the text is not YAML", where=line, why=str(getattr(error, "problem", error)),
+                               fix="indent with spaces, and put a space after every colon") from error
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        inner = tree.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise BadValue(f"{section} is not a section", why=f"it is {inner!r}", fix=f"{section}: {{{key}: {value}}}")
+        tree = inner
+    tree[key] = value
+
+
+def _line_of(text: str, keys: Sequence[Any]) -> int | None:
+    """Line of a key in YAML text, found through the YAML parser's own marks."""
+    node = yaml.compose(text) if text else None
+    line = None
+    for key in keys:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        for name, value in node.value:
+            if name.value == str(key):
+                line, node = name.start_mark.line + 1, value
+                break
+        else:
+            break
+    return line
+
+
+def _where(path: Path | None, text: str, keys: Sequence[Any]) -> str:
+    line = _line_of(text, keys)
+    return f"{path}:{line}" if path and line else str(path or "command line or environment")
+
+
+def _unknown(key: str, where: str) -> UnknownKey:
+    known = list(known_keys())
+    near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
+    last = key.rsplit(".", 1)[-1]
+    near = near or [k for k in known if difflib.get_close_matches(last, [k.rsplit(".", 1)[-1]], 1, cutoff=0.7)][:1]
+    section = key.rpartition(".")[0]
+    siblings = [k for k in known if k.rpartition(".")[0] == section] or [k for k in known if "." not in k]
+    return UnknownKey(f"no key {key!r}", where=where, why=f"here the keys are: {', '.join(siblings)}",
+                      fix=f"did you mean {near[0]}?" if near else "danlu config schema lists them all")
+
+
+def _explain(error: pydantic.ValidationError, path: Path | None, text: str) -> UnknownKey | BadValue:
+    first = error.errors()[0]
+    keys = [part for part in first["loc"]]
+    where = _where(path, text, keys)
+    dotted = ".".join(map(str, keys))
+    if first["type"] == "extra_forbidden":
+        return _unknown(dotted, where)
+    return BadValue(f"{dotted}: {first['msg'].lower()}", where=where, why=f"the value is {first['input']!r}",
+                    fix=f"danlu config explain {dotted}")

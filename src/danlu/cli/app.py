@@ -11,7 +11,11 @@ import argparse
 import importlib
 import os
 import sys
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from danlu.errors import DanluError
 
 COMMANDS = {
     "demo": "live a model's whole life on an unequal emulated fleet",
@@ -25,16 +29,21 @@ COMMANDS = {
     "chat": "talk to a model in the terminal",
     "export": "write a Hugging Face folder from a checkpoint",
     "bench": "measure, beside the peers, every number we quote",
-    "config": "show the configuration: schema, explain, check",
-    "completion": "print a completion script for bash or zsh",
+    "config": "check, explain or describe run.yaml",
+    "completion": "print a completion script for bash, zsh or fish",
     "test": "run the tests of this checkout",
     "version": "print versions of what matters",
 }
 
 
+def module_of(name: str) -> ModuleType:
+    """The file behind a command. `config` is the library that every command reads, so its command has another name."""
+    return importlib.import_module(f"danlu.cli.{'show_config' if name == 'config' else name}")
+
+
 def parser_of(name: str, parent: Any = None) -> argparse.ArgumentParser:
     """The argument parser of one command; `parent` is a sub-parser group, None for a parser that stands alone."""
-    module = importlib.import_module(f"danlu.cli.{name}")
+    module = module_of(name)
     options: dict[str, Any] = {
         "description": module.__doc__, "formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False,
     }  # fmt: skip
@@ -59,6 +68,16 @@ def overview() -> str:
     )
 
 
+def _no_such_command(name: str) -> DanluError:
+    import difflib
+
+    from danlu.errors import UnknownPlugin
+
+    near = difflib.get_close_matches(name, COMMANDS, 1)
+    return UnknownPlugin(f"danlu has no command {name!r}", why=f"it has: {', '.join(COMMANDS)}",
+                         fix=f"danlu {near[0]} --help" if near else "danlu --help")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code (0 ok, 2 usage, 3 environment, 4 resource, 5 data, 70 ours, 130 Ctrl-C)."""
     words = sys.argv[1:] if argv is None else argv
@@ -66,20 +85,14 @@ def main(argv: list[str] | None = None) -> int:
         print(overview(), end="")
         return 0
     name = "version" if words[0] == "--version" else words[0]
-    if name not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"danlu {near[0]}" if near else "danlu --help"
-        print(f"DL-CFG-005 danlu has no command {name!r}\n  why: it has: {', '.join(COMMANDS)}\n  try: {hint}", file=sys.stderr)
-        return 2
     from danlu.errors import DanluError
 
     try:
+        if name not in COMMANDS:
+            raise _no_such_command(name)
         args, extra = parser_of(name).parse_known_args(words[1:])
         args.overrides = extra
-        module = importlib.import_module(f"danlu.cli.{name}")
-        return int(module.run(args) or 0)
+        return int(module_of(name).run(args))
     except DanluError as error:
         print(error, file=sys.stderr)
         return error.exit_code

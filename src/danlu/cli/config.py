@@ -233,3 +233,22 @@ def _explain(error: pydantic.ValidationError, path: Path | None, text: str) -> U
         return _unknown(dotted, where)
     return BadValue(f"{dotted}: {first['msg'].lower()}", where=where, why=f"the value is {first['input']!r}",
                     fix=f"danlu config explain {dotted}")
+
+
+def explain(key: str, overrides: Sequence[str] = ()) -> str:
+    """One key as a person wants to read it: what it means, its type, its default and its value now. Raises UnknownKey."""
+    if key not in set(known_keys()):
+        raise _unknown(key, "command line")
+    owner: type[pydantic.BaseModel] = Run
+    value: Any = load(None, overrides)
+    *sections, last = key.split(".")
+    for section in sections:
+        found = owner.model_fields[section].annotation
+        assert isinstance(found, type) and issubclass(found, pydantic.BaseModel)
+        owner = found
+        value = getattr(value, section)
+    field = owner.model_fields[last]
+    name = getattr(field.annotation, "__name__", str(field.annotation))
+    origin = "set" if key in {**from_environment(os.environ), **parse_overrides(overrides)} else "default"
+    rules = "".join(f", {rule}" for rule in field.metadata)
+    return f"{key}: {field.description or owner.__doc__}\n  type: {name}{rules}\n  value: {getattr(value, last)!r} ({origin})"

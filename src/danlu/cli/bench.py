@@ -1,0 +1,69 @@
+"""Measure the numbers we quote, beside the peers, in one interleaved run. An area is a file of bench/ in the checkout.
+
+example:
+  ./danlu bench train --json train.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import platform
+import subprocess
+import time
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).parents[3] / "bench"
+
+
+def areas() -> tuple[str, ...]:
+    """Names of the areas this checkout can measure."""
+    return tuple(sorted(path.stem for path in ROOT.glob("*.py")))
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The area and where its figures go."""
+    parser.add_argument("area", help=f"one of: {', '.join(areas()) or 'none here; a wheel carries no benchmarks'}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write one flat JSON object")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of every measurement (median is taken)")
+
+
+def load(area: str) -> ModuleType:
+    """The file of an area. Raises UnknownPlugin naming what there is."""
+    from danlu.errors import UnknownPlugin
+
+    path = ROOT / f"{area}.py"
+    if not path.exists():
+        raise UnknownPlugin(f"bench has no area {area!r}", why=f"there are: {', '.join(areas()) or 'none'}",
+                            fix="run it in a checkout: ./danlu bench train")
+    spec = importlib.util.spec_from_file_location(f"bench_{area}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def machine() -> str:
+    """One line that says what these figures were measured on."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return f"{len(names) or 1} x {names[0] if names else platform.processor()}, {platform.system()}, Python {platform.python_version()}"
+
+
+def commit() -> str:
+    """The checkout's commit, with a plus when files differ from it; "unknown" outside a checkout."""
+    asked = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=ROOT.parent, capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or "unknown"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the area's `measure(rounds)`: it prints its table and returns its keys."""
+    from danlu.cli.output import write_json
+
+    began = time.monotonic()
+    found = load(args.area).measure(args.rounds)
+    seconds = round(time.monotonic() - began, 1)
+    write_json(args.json, {**found, "machine": machine(), "commit": commit(), "seconds": seconds})
+    print(f"\n{machine()}, commit {commit()}, {seconds} s")
+    return 0

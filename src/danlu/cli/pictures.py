@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def _svg(figure: Any, title: str) -> str:
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 width="100%" role="img" aria-label="{title}"', text, count=1)
     # ids repeat between figures of one page; give each picture its own
-    mark = f"{abs(hash(title)) % 10**8:x}-"
+    mark = f"p{zlib.crc32(title.encode()):x}-"
     return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{mark}", text)
 
 

@@ -1,0 +1,1 @@
+"""From an OpenAI-shaped request to streamed tokens: pages, schedule, engine, API."""

@@ -64,6 +64,18 @@ class UnknownPlugin(BadConfig):
     code = "DL-CFG-004"
 
 
+class BadFleet(BadConfig):
+    """A Fleet YAML that cannot be meant: unknown field, impossible rate, a link to a card that is not there."""
+
+    code = "DL-CFG-010"
+
+
+class UnknownSchedule(BadConfig):
+    """An order of instructions that plan/schedule.py does not know."""
+
+    code = "DL-CFG-011"
+
+
 class BadEnvironment(DanluError):
     """This machine lacks something the command needs."""
 
@@ -104,6 +116,12 @@ class BadData(DanluError):
     """A file, a stream or a message does not hold what its format promises."""
 
     code, exit_code = "DL-DATA-000", 5
+
+
+class UnreadablePlan(BadData):
+    """A Plan JSON that is not one: another version, an unknown field, stages that do not cover the model."""
+
+    code = "DL-DATA-010"
 
 
 class Broken(DanluError):

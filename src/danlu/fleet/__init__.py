@@ -1,0 +1,1 @@
+"""What hardware is here: cards and links, measured or declared, and the driver of each vendor."""

@@ -1,0 +1,42 @@
+"""What the house asks of a vendor. A vendor is one file of fleet/vendors whose functions are these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from danlu import plugins
+from danlu.fleet.pace import Pacer
+from danlu.nouns import Card
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory of a card now: bytes in all, and bytes free."""
+
+    total: int
+    free: int
+
+
+class Driver(Protocol):
+    """One vendor's file. Functions import torch, when they need it, only inside."""
+
+    def present(self) -> str:
+        """Empty when this machine has such cards, else the reason why not, for people."""
+
+    def device(self, card: Card) -> str:
+        """The torch device string of a card, for example "cuda:1"."""
+
+    def pace(self, card: Card) -> Pacer:
+        """A pacer that makes the card as slow as it is declared; one that never waits for a real card."""
+
+    def memory(self, card: Card) -> Memory:
+        """Memory of the card now."""
+
+    def health(self, card: Card) -> str:
+        """Empty when the card answers, else what is wrong."""
+
+
+def vendor(card: Card) -> Driver:
+    """The driver of a card. Raises UnknownPlugin when no vendor file has that name."""
+    return cast(Driver, plugins.load("danlu.fleet.vendors", card.vendor))

@@ -1,0 +1,231 @@
+"""Fleet YAML, both ways (docs/formats.md, "Fleet YAML")."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from danlu.errors import BadFleet
+from danlu.nouns import DTYPE_BYTES, Card, Fleet, Host, Link, Rate
+
+VERSION = 1
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("a name is printable text on one line")
+    return name
+
+
+Name = Annotated[str, Field(min_length=1), pydantic.AfterValidator(_printable)]
+
+
+class Entry(pydantic.BaseModel, extra="forbid"):
+    """Base of every entry: unknown fields are refused."""
+
+
+class HostText(Entry):
+    """One host."""
+
+    name: Name
+    mem_bytes: Annotated[pydantic.ByteSize, Field(gt=0)]
+    model: str = ""
+
+    def noun(self) -> Host:
+        """The noun it says."""
+        return Host(self.name, int(self.mem_bytes), self.model)
+
+
+class CardText(Entry):
+    """One card."""
+
+    name: Name
+    vendor: Name
+    model: str = ""
+    flops: Annotated[dict[str, Positive], Field(min_length=1)]
+    mem_bytes: Annotated[pydantic.ByteSize, Field(gt=0)]
+    mem_bw: Positive
+    host: Name = "local"
+    cores: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    rates: list[tuple[str, str, list[int], Positive]] = Field(default_factory=list)
+    health: Literal["ok", "slow", "quarantined"] = "ok"
+
+    @pydantic.field_validator("flops")
+    @classmethod
+    def _known_dtypes(cls, flops: dict[str, float]) -> dict[str, float]:
+        unknown = set(flops) - set(DTYPE_BYTES)
+        if unknown:
+            raise ValueError(f"no dtype {', '.join(sorted(unknown))}; there are {', '.join(DTYPE_BYTES)}")
+        return flops
+
+    @pydantic.model_validator(mode="after")
+    def _speed(self) -> CardText:
+        if self.vendor == "emulated" and self.cores <= 0:
+            raise ValueError("an emulated card needs cores above 0: its speed in cores of the host")
+        return self
+
+    def noun(self) -> Card:
+        """The noun it says."""
+        rates = tuple(Rate(op, dtype, tuple(shape), per_s) for op, dtype, shape, per_s in self.rates)
+        return Card(
+            self.name,
+            self.vendor,
+            self.model,
+            self.flops,
+            int(self.mem_bytes),
+            self.mem_bw,
+            self.host,
+            self.cores,
+            rates,
+            self.health,
+        )
+
+
+class LinkText(Entry):
+    """One link."""
+
+    a: Name
+    b: Name
+    latency_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    bandwidth: Positive
+
+    def noun(self) -> Link:
+        """The noun it says."""
+        return Link(self.a, self.b, self.latency_s, self.bandwidth)
+
+
+class FleetText(Entry):
+    """The whole file."""
+
+    fleet: Literal[1]
+    name: str = ""
+    hosts: list[HostText] = Field(default_factory=list)
+    cards: Annotated[list[CardText], Field(min_length=1)]
+    links: list[LinkText] = Field(default_factory=list)
+
+
+def load(path: Path) -> Fleet:
+    """The fleet of a YAML file. Raises BadFleet naming file and line."""
+    try:
+        return loads(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFleet(f"cannot read {path}", why=str(error), fix=f"danlu probe --out {path}") from error
+
+
+def dump(fleet: Fleet, path: Path) -> None:
+    """Write the fleet as YAML, whole or not at all."""
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(dumps(fleet), encoding="utf-8")
+    draft.replace(path)
+
+
+def loads(text: str, where: str = "fleet") -> Fleet:
+    """The fleet of a YAML text; `where` names it in messages. Raises BadFleet."""
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadFleet(
+            "the fleet is not YAML", where=where, why=" ".join(str(error).split()), fix="danlu probe --out fleet.yaml"
+        ) from error
+    try:
+        found = FleetText.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise _explain(error, text, where) from error
+    fleet = Fleet(
+        found.name,
+        tuple(c.noun() for c in found.cards),
+        tuple(e.noun() for e in found.links),
+        tuple(h.noun() for h in found.hosts),
+    )
+    _check(fleet, text, where)
+    return fleet
+
+
+def dumps(fleet: Fleet) -> str:
+    """The fleet as YAML text that `loads` reads back equal; one line per host, link and rate."""
+    lines = [f"fleet: {VERSION}", f"name: {_flow(fleet.name)}"]
+    for section, entries in (("hosts", fleet.hosts), ("links", fleet.links)):
+        if entries:
+            lines += [f"{section}:", *(f"  - {_flow(dataclasses.asdict(entry))}" for entry in entries)]
+    lines.append("cards:")
+    for card in fleet.cards:
+        plain = dataclasses.asdict(card)
+        plain["flops"] = dict(card.flops)
+        del plain["rates"]
+        first, *rest = (f"{key}: {_flow(value)}" for key, value in plain.items())
+        lines += [f"  - {first}", *(f"    {line}" for line in rest)]
+        if card.rates:
+            lines += ["    rates:", *(f"      - {_flow([r.op, r.dtype, list(r.shape), r.per_s])}" for r in card.rates)]
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    """One value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _check(fleet: Fleet, text: str, where: str) -> None:
+    """Names must be unique, and links must join what there is."""
+    for section, entries in (("cards", fleet.cards), ("hosts", fleet.hosts)):
+        names = [entry.name for entry in entries]
+        for at, name in enumerate(names):
+            if name in names[:at]:
+                raise BadFleet(
+                    f"two {section} are named {name!r}",
+                    where=_place(text, where, (section, at)),
+                    why="a name must point to one of them",
+                    fix=f"name it {name}-2",
+                )
+    known = (
+        {card.name for card in fleet.cards} | {card.host for card in fleet.cards} | {host.name for host in fleet.hosts}
+    )
+    for at, link in enumerate(fleet.links):
+        for end in (link.a, link.b):
+            if end not in known:
+                raise BadFleet(
+                    f"a link ends at {end!r}",
+                    where=_place(text, where, ("links", at)),
+                    why=f"the cards and hosts are {', '.join(sorted(known))}",
+                    fix="name one of these",
+                )
+
+
+def _explain(error: pydantic.ValidationError, text: str, where: str) -> BadFleet:
+    """The first complaint of pydantic in our words."""
+    first = error.errors()[0]
+    keys = first["loc"]
+    dotted = ".".join(map(str, keys)) or "the fleet"
+    what = f"no field {dotted}" if first["type"] == "extra_forbidden" else f"{dotted}: {first['msg']}"
+    return BadFleet(
+        what,
+        where=_place(text, where, keys),
+        why=f"the value is {first['input']!r:.80}",
+        fix="docs/formats.md, Fleet YAML, shows every field; `danlu probe --out fleet.yaml` writes a right one",
+    )
+
+
+def _place(text: str, where: str, keys: Sequence[int | str]) -> str:
+    """file:line of the deepest of `keys` that the text has."""
+    node = yaml.compose(text)
+    line = node.start_mark.line if node else 0
+    for key in keys:
+        if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+        elif isinstance(node, yaml.MappingNode) and (
+            pair := next((p for p in node.value if p[0].value == str(key)), None)
+        ):
+            line, node = pair[0].start_mark.line, pair[1]
+            continue
+        else:
+            break
+        line = node.start_mark.line
+    return f"{where}:{line + 1}"

@@ -1,0 +1,38 @@
+"""A card of declared, unequal speed and memory on the host's CPU; every figure of it is labelled *emulated*.
+
+`Card.cores` is its speed in cores. One thread computes, and a pacer makes each instruction take thread CPU / speed.
+"""
+
+from __future__ import annotations
+
+from danlu.fleet.driver import Memory
+from danlu.fleet.pace import Pacer
+from danlu.fleet.vendors import cpu
+from danlu.nouns import Card
+
+
+def present() -> str:
+    """Any machine can emulate."""
+    return ""
+
+
+def device(card: Card) -> str:
+    """Its tensors live on the CPU."""
+    return "cpu"
+
+
+def pace(card: Card) -> Pacer:
+    """A pacer at the card's speed in cores."""
+    return Pacer(card.cores)
+
+
+def memory(card: Card) -> Memory:
+    """The declared bytes; danlu.memory's arena enforces them, the host must have them free."""
+    return Memory(card.mem_bytes, min(card.mem_bytes, cpu.available()))
+
+
+def health(card: Card) -> str:
+    """One thread drives it, so its speed must be above 0 and at most one core."""
+    if not 0 < card.cores <= 1:
+        return f"{card.name} has speed {card.cores:g} cores; one thread gives at most 1"
+    return ""

@@ -1,0 +1,31 @@
+"""Operations of a unit, from the model's numbers alone."""
+
+from __future__ import annotations
+
+from danlu.nouns import ModelSpec
+
+
+def unit_flop(spec: ModelSpec, unit: str, micro_batch: int, seq: int) -> float:
+    """FLOP of one unit's forward on one micro-batch; its backward costs twice that.
+
+    Matmuls are 2 * rows * inner * columns. Causal attention counts the lower triangle only: 2 matmuls of
+    seq * (seq + 1) / 2 pairs per head (window: at most `window` keys per query). Norms and rotations are not counted.
+    """
+    tokens = micro_batch * seq
+    kind = unit.rsplit(".", 1)[-1]
+    q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    if kind == "embed":
+        return 0.0
+    if kind == "head":
+        return 2.0 * tokens * spec.hidden * spec.vocab
+    if kind == "attn":
+        return 2.0 * tokens * spec.hidden * (2 * q + 2 * kv) + 4.0 * micro_batch * attention_pairs(seq, spec.window) * q
+    if kind == "mlp":
+        return 6.0 * tokens * spec.hidden * spec.ffn
+    raise KeyError(unit)
+
+
+def attention_pairs(seq: int, window: int | None) -> float:
+    """Query-key pairs of one head of one sequence under a causal mask."""
+    span = min(seq, window or seq)
+    return span * (span + 1) / 2 + (seq - span) * span

@@ -123,6 +123,23 @@ class UnreadablePlan(BadData):
 
     code = "DL-DATA-010"
 
+class DamagedSnapshot(BadData):
+    """A checkpoint is incomplete, or its bytes are not those that were written."""
+
+    code = "DL-DATA-060"
+
+
+class NoSuchTensor(BadData):
+    """A checkpoint does not hold a tensor the model needs."""
+
+    code = "DL-DATA-061"
+
+
+class NewerFormat(BadData):
+    """A file was written by a newer danlu than this one."""
+
+    code = "DL-DATA-062"
+
 
 class Broken(DanluError):
     """A run could not go on."""

@@ -123,6 +123,19 @@ class UnreadablePlan(BadData):
 
     code = "DL-DATA-010"
 
+
+class BadModel(BadData):
+    """A model's config.json is missing, unreadable, or contradicts itself."""
+
+    code = "DL-DATA-020"
+
+
+class UnsupportedModel(BadData):
+    """A model asks for something its family's file or the decoder does not have."""
+
+    code = "DL-DATA-021"
+
+
 class DamagedSnapshot(BadData):
     """A checkpoint is incomplete, or its bytes are not those that were written."""
 

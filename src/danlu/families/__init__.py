@@ -1,7 +1,16 @@
-"""What is known of a model without tensors: which parameters it has, their shapes, and the axis a card may cut."""
+"""Model families without tensors: what a config.json means, which parameters a model has, which axis a card may cut.
+
+A family is one file of this package, named as `model_type` in config.json, with spec(config), config(spec) and
+names(spec).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from danlu import plugins
+from danlu.errors import BadModel
 from danlu.nouns import ModelSpec
 
 # Last parts of a parameter's name -> (axis that is cut over cards, what the axis counts). A name not here is never cut.
@@ -53,3 +62,28 @@ def unit_shapes(spec: ModelSpec, unit: str) -> dict[str, tuple[int, ...]]:
 def shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Shapes of every parameter of the model, by our name, in order of the units."""
     return {name: shape for unit in spec.units for name, shape in unit_shapes(spec, unit).items()}
+
+
+def spec(config: Mapping[str, Any]) -> ModelSpec:
+    """ModelSpec of a Hugging Face config.json. Raises UnknownPlugin (family), BadModel or UnsupportedModel.
+
+    The way to a new model too: spec({"model_type": "qwen3", "hidden_size": 64, ...}) has the family's own traits.
+    """
+    family = config.get("model_type")
+    if not isinstance(family, str):
+        raise BadModel("config.json names no model_type", why=f"model_type is {family!r}",
+                       fix=f"add one of: {', '.join(plugins.names('danlu.families'))}")
+    found: ModelSpec = plugins.load("danlu.families", family).spec(config)
+    return found
+
+
+def config(spec: ModelSpec) -> dict[str, Any]:
+    """config.json of a spec, for transformers from 4.56 on. Raises UnsupportedModel if the family cannot say it."""
+    found: dict[str, Any] = plugins.load("danlu.families", spec.family).config(spec)
+    return found
+
+
+def names(spec: ModelSpec) -> dict[str, str]:
+    """Our parameter name -> the one in the family's safetensors files."""
+    found: dict[str, str] = plugins.load("danlu.families", spec.family).names(spec)
+    return found

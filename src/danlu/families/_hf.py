@@ -1,0 +1,181 @@
+"""Config keys and weight names that Llama and its descendants share; each family's file says what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from danlu.errors import BadModel, UnsupportedModel
+from danlu.families import shapes
+from danlu.nouns import ModelSpec, RopeScaling
+
+NAMES = {
+    "embed.weight": "model.embed_tokens.weight",
+    "head.norm.weight": "model.norm.weight", "head.weight": "lm_head.weight",
+    "attn.norm": "input_layernorm", "attn.q": "self_attn.q_proj", "attn.k": "self_attn.k_proj",
+    "attn.v": "self_attn.v_proj", "attn.o": "self_attn.o_proj",
+    "attn.q_norm": "self_attn.q_norm", "attn.k_norm": "self_attn.k_norm",
+    "mlp.norm": "post_attention_layernorm", "mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj",
+    "mlp.down": "mlp.down_proj",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How one architecture differs from the others. `defaults` are what transformers assumes for a missing key.
+
+    biases     which linear layers of attention have one: "switch" (attention_bias: q k v o), "qkv" (always), or "none"
+    windows    how a sliding window is written: "none" (the architecture has none), "plain", or "switch" (Qwen's
+               use_sliding_window with max_window_layers)
+    """
+
+    family: str
+    architecture: str
+    defaults: Mapping[str, Any]
+    biases: str = "none"
+    windows: str = "none"
+    qk_norm: bool = False
+
+
+def names(spec: ModelSpec) -> dict[str, str]:
+    """Our parameter name -> the one in the safetensors file."""
+    found = {}
+    for ours in shapes(spec):
+        if ours in NAMES:
+            found[ours] = NAMES[ours]
+        else:
+            _, layer, kind, part, leaf = ours.split(".")
+            found[ours] = f"model.layers.{layer}.{NAMES[f'{kind}.{part}']}.{leaf}"
+    return found
+
+
+def spec(kind: Kind, given: Mapping[str, Any]) -> ModelSpec:
+    """ModelSpec of a config.json. Raises BadModel for missing or contradictory numbers, UnsupportedModel."""
+    config = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False, **kind.defaults, **given}
+    _refuse(config)
+    heads, hidden = _count(config, "num_attention_heads"), _count(config, "hidden_size")
+    kv_heads = heads if config.get("num_key_value_heads") is None else _count(config, "num_key_value_heads")
+    if heads % kv_heads:
+        raise BadModel(f"{heads} attention heads over {kv_heads} key-value heads", why="each needs the same number",
+                       fix="correct num_key_value_heads in config.json")
+    if config.get("head_dim") is None and hidden % heads:
+        raise BadModel(f"hidden_size {hidden} over {heads} heads", why=f"{hidden} / {heads} is no whole number",
+                       fix="give head_dim in config.json")
+    head_dim = hidden // heads if config.get("head_dim") is None else _count(config, "head_dim")
+    if head_dim % 2:
+        raise BadModel(f"head_dim {head_dim} is odd", why="rotary positions turn pairs",
+                       fix="correct head_dim in config.json")
+    layers, bias = _count(config, "num_hidden_layers"), bool(config.get("attention_bias", False))
+    theta, scaling = _rope(config)
+    return ModelSpec(
+        family=kind.family, layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
+        ffn=_count(config, "intermediate_size"), vocab=_count(config, "vocab_size"),
+        positions=_count(config, "max_position_embeddings"), norm_eps=_positive(config, "rms_norm_eps"),
+        rope_theta=theta, rope_scaling=scaling, tied=bool(config["tie_word_embeddings"]),
+        qkv_bias=kind.biases == "qkv" or (kind.biases == "switch" and bias), out_bias=kind.biases == "switch" and bias,
+        qk_norm=kind.qk_norm, window=_window(kind, config, layers),
+    )  # fmt: skip
+
+
+def config(kind: Kind, model: ModelSpec) -> dict[str, Any]:
+    """config.json that transformers from 4.56 on reads back as this model. Raises UnsupportedModel if it cannot."""
+    said: dict[str, Any] = {
+        "architectures": [kind.architecture], "model_type": kind.family, "hidden_act": "silu",
+        "hidden_size": model.hidden, "intermediate_size": model.ffn, "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads, "num_key_value_heads": model.kv_heads, "head_dim": model.head_dim,
+        "vocab_size": model.vocab, "max_position_embeddings": model.positions, "rms_norm_eps": model.norm_eps,
+        "tie_word_embeddings": model.tied, "attention_dropout": 0.0, "rope_theta": model.rope_theta,
+        "rope_scaling": None, "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
+    }  # fmt: skip
+    if (scaling := model.rope_scaling) is not None:
+        said["rope_scaling"] = {
+            "rope_type": "llama3", "factor": scaling.factor, "low_freq_factor": scaling.low,
+            "high_freq_factor": scaling.high, "original_max_position_embeddings": scaling.original,
+        }  # fmt: skip
+        said["rope_parameters"] = {**said["rope_scaling"], "rope_theta": model.rope_theta}
+    if kind.biases == "switch":
+        said["attention_bias"] = model.qkv_bias
+    if kind.windows == "plain":
+        said["sliding_window"] = model.window
+    elif kind.windows == "switch":
+        said |= {"use_sliding_window": model.window is not None, "sliding_window": model.window, "max_window_layers": 0}
+        said["layer_types"] = ["full_attention" if model.window is None else "sliding_attention"] * model.layers
+    again = spec(kind, said)
+    if again != model:
+        differs = [name for name in ModelSpec.__slots__ if getattr(again, name) != getattr(model, name)]
+        why = "; ".join(f"{n} is {getattr(model, n)}, it would read {getattr(again, n)}" for n in differs)
+        raise UnsupportedModel(f"{kind.architecture} cannot hold this model", why=why,
+                               fix="export it as another family")
+    return said
+
+
+def _refuse(config: Mapping[str, Any]) -> None:
+    """Raise UnsupportedModel for what the decoder does not have, before any number is read."""
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "unknown")
+        raise UnsupportedModel(f"weights quantized by {method}", why="only danlu's own quantized folders are read",
+                               fix="take the unquantized folder, then: danlu quantize FOLDER OUT")
+    if config["hidden_act"] not in ("silu", "swish"):
+        raise UnsupportedModel(f"activation {config['hidden_act']!r}", why="the gated MLP of this family has silu",
+                               fix="use a model whose hidden_act is silu")
+    if config.get("mlp_bias"):
+        raise UnsupportedModel("an MLP with biases", why="mlp_bias is true", fix="use a model whose mlp_bias is false")
+    if config.get("partial_rotary_factor") not in (None, 1, 1.0):
+        raise UnsupportedModel("partial rotary positions",
+                               why=f"partial_rotary_factor is {config['partial_rotary_factor']}",
+                               fix="use a model that rotates whole heads")
+
+
+def _rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
+    """Base and scaling, from `rope_parameters` (transformers 5) or from `rope_theta` and `rope_scaling` (before)."""
+    said = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(said, Mapping):
+        raise BadModel("rope_scaling is no mapping", why=f"it is {said!r}", fix="correct config.json")
+    theta = _positive({"rope_theta": said.get("rope_theta", config.get("rope_theta") or 10_000.0)}, "rope_theta")
+    kind = said.get("rope_type", said.get("type", "default"))
+    if kind == "default":
+        return theta, None
+    if kind != "llama3":
+        raise UnsupportedModel(f"rope type {kind!r}", why="the decoder has: default, llama3",
+                               fix="use a model with one of these, or without long-context scaling")
+    original = config.get("original_max_position_embeddings") or said.get("original_max_position_embeddings")
+    numbers = {**said, "original": original or config.get("max_position_embeddings")}
+    factor, low, high = (_positive(numbers, key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    if low >= high:
+        raise BadModel(f"low_freq_factor {low} is not below high_freq_factor {high}",
+                       why="llama3 scaling blends between them", fix="correct rope_scaling in config.json")
+    return theta, RopeScaling(factor, low, high, _count(numbers, "original"))
+
+
+def _window(kind: Kind, config: Mapping[str, Any], layers: int) -> int | None:
+    if kind.windows == "none" or config.get("sliding_window") is None:
+        return None
+    if kind.windows == "switch":
+        if not config.get("use_sliding_window"):
+            return None
+        full = min(int(config.get("max_window_layers") or 0), layers)
+        types = config.get("layer_types") or ["full_attention"] * full + ["sliding_attention"] * (layers - full)
+        if len(set(types)) > 1:
+            raise UnsupportedModel("full and sliding attention in one model",
+                                   why=f"{types.count('full_attention')} of {layers} layers are full",
+                                   fix="set use_sliding_window to false if prompts stay below the window")
+        if types[0] == "full_attention":
+            return None
+    return _count(config, "sliding_window")
+
+
+def _count(config: Mapping[str, Any], key: str) -> int:
+    value = config.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise BadModel(f"{key} is {'missing' if value is None else repr(value)}",
+                       why="it must be a whole number above 0", fix=f"give {key} in config.json")
+    return value
+
+
+def _positive(config: Mapping[str, Any], key: str) -> float:
+    value = config.get(key)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise BadModel(f"{key} is {'missing' if value is None else repr(value)}", why="it must be a number above 0",
+                       fix=f"give {key} in config.json")
+    return float(value)

@@ -1,0 +1,112 @@
+"""config.json of every family, as transformers writes and reads it, and the ways it can be wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from provoke import provoke
+
+from danlu import families, plugins
+from danlu.nouns import ModelSpec, RopeScaling
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 48, "vocab_size": 61, "max_position_embeddings": 64}  # fmt: skip
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 32}  # fmt: skip
+FAMILIES = plugins.names("danlu.families")
+
+
+@st.composite
+def specs(draw) -> ModelSpec:
+    """Any model that its family can say."""
+    family = draw(st.sampled_from(FAMILIES))
+    group, kv = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    bias = draw(st.booleans()) if family in ("llama", "qwen3") else family == "qwen2"
+    scaled = st.builds(RopeScaling, st.floats(1.5, 32), st.just(1.0), st.just(4.0), st.integers(8, 512))
+    scaling = draw(st.none() | scaled)
+    return ModelSpec(
+        family, draw(st.integers(1, 4)), draw(st.integers(1, 64)), kv * group, kv, 2 * draw(st.integers(1, 8)),
+        draw(st.integers(1, 64)), draw(st.integers(1, 500)), draw(st.integers(1, 4096)), draw(st.floats(1e-8, 1e-3)),
+        draw(st.floats(100, 1e7)), scaling, draw(st.booleans()), bias, bias and family != "qwen2", family == "qwen3",
+        None if family == "llama" else draw(st.none() | st.integers(1, 100)),
+    )  # fmt: skip
+
+
+@given(specs())
+def test_a_spec_survives_its_config(spec):
+    assert families.spec(json.loads(json.dumps(families.config(spec)))) == spec
+
+
+@settings(max_examples=20, deadline=None)
+@given(specs())
+def test_transformers_reads_the_same_model(spec):
+    from transformers import AutoConfig
+
+    said = families.config(spec)
+    if spec.hidden % spec.heads and spec.family == "llama":
+        return  # transformers asks for this of Llama even where head_dim is given
+    read = AutoConfig.for_model(**said)
+    assert families.spec(read.to_dict()) == spec
+    assert families.spec(json.loads(read.to_json_string(use_diff=True))) == spec
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_missing_keys_mean_what_transformers_assumes(family):
+    from transformers import AutoConfig
+
+    needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+    sparse = {"model_type": family, **{key: TINY[key] for key in needed}, "hidden_size": 64, "num_attention_heads": 32}
+    for config in (sparse, {**sparse, "num_key_value_heads": 4}):
+        assert families.spec(config) == families.spec(AutoConfig.for_model(**config).to_dict())
+
+
+def test_names_are_one_to_one_and_complete():
+    for family in FAMILIES:
+        spec = families.spec({"model_type": family, **TINY})
+        names = families.names(spec)
+        assert list(names) == list(families.shapes(spec)) and len(set(names.values())) == len(names)
+
+
+def test_rope_is_read_as_old_and_new_files_write_it():
+    numbers = {key: value for key, value in LLAMA3.items() if key != "rope_type"}
+    old = {"rope_theta": 5e5, "rope_scaling": {"type": "llama3", **numbers}}
+    new = {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}}
+    specs = [families.spec({"model_type": "llama", **TINY, **rope}) for rope in (old, new)]
+    assert specs[0] == specs[1]
+    assert specs[0].rope_scaling == RopeScaling(8.0, 1.0, 4.0, 32) and specs[0].rope_theta == 5e5
+
+
+def test_an_unknown_family_names_the_nearest():
+    with provoke("DL-CFG-004") as caught:
+        families.spec({"model_type": "qwen4", **TINY})
+    assert "qwen3" in caught.error.fix
+
+
+@pytest.mark.parametrize("wrong", [
+    {"hidden_size": None}, {"num_hidden_layers": 0}, {"num_key_value_heads": 3}, {"hidden_size": 30}, {"head_dim": 7},
+    {"vocab_size": "61"}, {"model_type": None}, {"rope_scaling": {**LLAMA3, "factor": None}}, {"rms_norm_eps": -1},
+    {"rope_scaling": {**LLAMA3, "low_freq_factor": 4.0}}, {"rope_scaling": [1]},
+])  # fmt: skip
+def test_a_config_that_contradicts_itself_is_refused(wrong):
+    with provoke("DL-DATA-020"):
+        families.spec({"model_type": "llama", **TINY, **wrong})
+
+
+@pytest.mark.parametrize(("family", "wrong"), [
+    ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), ("llama", {"hidden_act": "gelu"}),
+    ("llama", {"quantization_config": {"quant_method": "gptq"}}), ("llama", {"mlp_bias": True}),
+    ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}), ("llama", {"partial_rotary_factor": 0.5}),
+])  # fmt: skip
+def test_what_the_decoder_lacks_is_refused_by_name(family, wrong):
+    with provoke("DL-DATA-021") as caught:
+        families.spec({"model_type": family, **TINY, **wrong})
+    assert caught.error.why
+
+
+def test_a_family_refuses_to_export_what_it_cannot_say():
+    with provoke("DL-DATA-021") as caught:
+        families.config(ModelSpec("llama", 2, 32, 4, 2, 8, 48, 61, 64, window=4))
+    assert "window is 4" in caught.error.why

@@ -158,3 +158,27 @@ class Broken(DanluError):
     """A run could not go on."""
 
     code, exit_code = "DL-RUN-000", 70
+
+
+class BadMessage(Broken):
+    """A message between ranks is damaged, of another wire version or of another shape."""
+
+    code = "DL-RUN-010"
+
+
+class LateRank(Broken):
+    """A rank did not send, join or answer in the time allowed."""
+
+    code = "DL-RUN-011"
+
+
+class RankLost(Broken):
+    """A rank keeps dying, or ended by a fault of our own."""
+
+    code = "DL-RUN-012"
+
+
+class NotFinite(Broken):
+    """The loss or the gradient is no number any more."""
+
+    code = "DL-RUN-013"

@@ -1,0 +1,1 @@
+"""Tensors between processes of unlike cards: our own sockets, a header on every message, a limit on every wait."""

@@ -1,0 +1,168 @@
+"""How the ranks of a job find each other: every rank listens once, and connects anew for every epoch.
+
+Addresses are text: "unix:NAME" (abstract, so no file can be left behind) between processes of one host, "tcp:HOST:PORT"
+otherwise. The lower rank accepts, the higher one connects and says who it is.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+import zlib
+from collections.abc import Callable, Mapping
+
+from danlu.comm.header import SIZE, Header, Tag, decode, encode
+from danlu.errors import BadMessage, LateRank
+
+_BUFFER_BYTES = 4 << 20  # a whole activation fits, so a sender seldom waits for the reader
+_POLL_S = 0.1
+
+
+class Aborted(Exception):
+    """What was waited for will not come: the job has moved to another epoch. Never shown to a user."""
+
+
+class Door:
+    """Owns a listening socket and its address."""
+
+    def __init__(self, host: str | None = None) -> None:
+        """host  None for a Unix socket on this machine, else the interface to listen on by TCP."""
+        if host is None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            name = f"danlu-{secrets.token_hex(16)}"
+            self._socket.bind(f"\0{name}")
+            self.address = f"unix:{name}"
+        else:
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            self._socket.bind((host, 0))
+            self.address = f"tcp:{host}:{self._socket.getsockname()[1]}"
+        self._socket.listen(512)
+        self._socket.settimeout(_POLL_S)
+
+    def fileno(self) -> int:
+        """For selectors: readable when someone knocks."""
+        return self._socket.fileno()
+
+    def accept(self) -> socket.socket | None:
+        """The next caller, or None when nobody came within a tenth of a second."""
+        try:
+            found, _ = self._socket.accept()
+        except TimeoutError:
+            return None
+        return _tuned(found)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+
+def call(address: str) -> socket.socket:
+    """Connect to a Door's address. Raises OSError when nobody listens there."""
+    kind, _, rest = address.partition(":")
+    if kind == "unix":
+        line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            line.connect(f"\0{rest}")
+        except OSError:
+            line.close()
+            raise
+    else:
+        host, _, port = rest.rpartition(":")
+        line = socket.create_connection((host, int(port)))
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return _tuned(line)
+
+
+def join(
+    door: Door,
+    rank: int,
+    epoch: int,
+    addresses: Mapping[int, str],
+    key: bytes,
+    *,
+    limit_s: float,
+    given_up: Callable[[], bool],
+) -> dict[int, socket.socket]:
+    """One socket to every other rank of the epoch.
+
+    addresses  of all ranks, this one included
+    key        secret of the job; a caller without it is turned away
+    Raises Aborted once `given_up()`, LateRank naming those who did not come in `limit_s`, BadMessage for a caller that
+    speaks another wire version.
+    """
+    hello = encode(Header(Tag("hello", 0), rank, epoch, "uint8", (len(key),), 0.0, zlib.crc32(key))) + key
+    lines: dict[int, socket.socket] = {}
+    deadline = time.monotonic() + limit_s
+    try:
+        for peer in sorted(p for p in addresses if p < rank):
+            lines[peer] = _reach(addresses[peer], peer, rank, given_up)
+            lines[peer].sendall(hello)
+        while missing := [peer for peer in addresses if peer > rank and peer not in lines]:
+            if given_up():
+                raise Aborted
+            if time.monotonic() > deadline:
+                raise LateRank(
+                    f"rank {missing[0]} did not join epoch {epoch}",
+                    where=f"rank {rank}",
+                    why=f"waited {limit_s:g} s for ranks {missing}",
+                    fix="look at that rank's log in OUT/logs",
+                )
+            caller = door.accept()
+            if caller is not None:
+                found = _greet(caller, epoch, key, deadline - time.monotonic())
+                if found is None or found not in missing:
+                    caller.close()
+                else:
+                    lines[found] = caller
+    except BaseException:
+        for line in lines.values():
+            line.close()
+        raise
+    return lines
+
+
+def _reach(address: str, peer: int, rank: int, given_up: Callable[[], bool]) -> socket.socket:
+    try:
+        return call(address)
+    except OSError as error:
+        if given_up():
+            raise Aborted from error
+        raise LateRank(
+            f"rank {peer} does not answer",
+            where=f"rank {rank}",
+            why=f"{address}: {error}",
+            fix="look at that rank's log in OUT/logs",
+        ) from error
+
+
+def _greet(caller: socket.socket, epoch: int, key: bytes, limit_s: float) -> int | None:
+    """The rank of a caller; None for one of an old epoch, one without the key, or one that left."""
+    caller.settimeout(max(limit_s, _POLL_S))
+    data = bytearray(SIZE + len(key))
+    view, got = memoryview(data), 0
+    try:
+        while got < len(data) and (count := caller.recv_into(view[got:])):
+            got += count
+    except OSError:
+        return None
+    finally:
+        caller.settimeout(None)
+    if got == 0:
+        return None
+    header = decode(data[:SIZE], "a caller", len(key))
+    if header.tag.what != "hello":
+        raise BadMessage(
+            "a caller did not say hello",
+            why=f"its first message is {header.tag}",
+            fix="look at the ranks' logs in OUT/logs",
+        )
+    known = secrets.compare_digest(bytes(data[SIZE:]), key)
+    return header.sender if known and header.epoch == epoch else None
+
+
+def _tuned(line: socket.socket) -> socket.socket:
+    line.setblocking(True)
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        line.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+    return line

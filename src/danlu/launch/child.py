@@ -1,0 +1,30 @@
+"""The first moments of a started process: tie it to its parent's life, then become the job's command.
+
+    python -m danlu.launch.child PARENT_PID COMMAND...
+
+The tie is Linux's parent-death signal, which survives exec: however the parent ends, kill -9 included, the kernel ends
+the child. It is set here and not between fork and exec, where a parent with threads must not run Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(argv: list[str]) -> None:
+    """Never returns; ends at once when the parent was gone before the tie was made."""
+    parent, command = int(argv[0]), argv[1:]
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+    os.execvp(command[0], command)  # noqa: S606
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -154,6 +154,18 @@ class NewerFormat(BadData):
     code = "DL-DATA-062"
 
 
+class NotFinite(BadData):
+    """Weights that are NaN or infinite, which no 4-bit code can hold."""
+
+    code = "DL-DATA-040"
+
+
+class WrongNf4(BadData):
+    """The parts of a quantized matrix do not belong together, or one is missing."""
+
+    code = "DL-DATA-041"
+
+
 class Broken(DanluError):
     """A run could not go on."""
 

@@ -136,6 +136,12 @@ class UnsupportedModel(BadData):
     code = "DL-DATA-021"
 
 
+class BadTensorFile(BadData):
+    """A safetensors file or its index does not hold what its header promises."""
+
+    code = "DL-DATA-022"
+
+
 class DamagedSnapshot(BadData):
     """A checkpoint is incomplete, or its bytes are not those that were written."""
 

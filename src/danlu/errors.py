@@ -200,3 +200,9 @@ class NotFinite(Broken):
     """The loss or the gradient is no number any more."""
 
     code = "DL-RUN-013"
+
+
+class ServerRefused(Broken):
+    """A server we asked did not answer, or answered with an error."""
+
+    code = "DL-RUN-001"

@@ -160,7 +160,7 @@ class NewerFormat(BadData):
     code = "DL-DATA-062"
 
 
-class NotFinite(BadData):
+class WeightsNotFinite(BadData):
     """Weights that are NaN or infinite, which no 4-bit code can hold."""
 
     code = "DL-DATA-040"

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from danlu.errors import NotFinite, WrongNf4
+from danlu.errors import WeightsNotFinite, WrongNf4
 from danlu.kernels import ops
 
 BLOCK = 64
@@ -126,14 +126,14 @@ def nearest(values: Tensor, levels: Tensor) -> Tensor:
 
 
 def quantize_nf4(weight_NK: Tensor) -> Nf4:
-    """Quantize a matrix; each block by its own absmax, each absmax to 8 bits. Raises NotFinite on NaN or Inf.
+    """Quantize a matrix; each block by its own absmax, each absmax to 8 bits. Raises WeightsNotFinite on NaN or Inf.
 
     Cost: about 20 bytes of temporaries per weight; time is bound by the search for the nearest of 16 levels.
     """
     weight_NK = weight_NK.detach().float()
     bad = int((~torch.isfinite(weight_NK)).sum())
     if bad:
-        raise NotFinite(f"{bad} weights of {weight_NK.numel()} are NaN or infinite", why="no scale can hold them",
+        raise WeightsNotFinite(f"{bad} weights of {weight_NK.numel()} are NaN or infinite", why="no scale can hold them",
                         fix="take a checkpoint from before the run diverged")
     rows, columns = weight_NK.shape
     blocks = -(-columns // BLOCK)

@@ -88,6 +88,12 @@ class MissingPackage(BadEnvironment):
     code = "DL-ENV-001"
 
 
+class StoreInUse(BadEnvironment):
+    """Another process writes the same store."""
+
+    code = "DL-ENV-060"
+
+
 class NoRoom(DanluError):
     """Memory, disk or a port ran out."""
 
@@ -170,6 +176,34 @@ class WrongNf4(BadData):
     """The parts of a quantized matrix do not belong together, or one is missing."""
 
     code = "DL-DATA-041"
+class DamagedPack(BadData):
+    """A pack of small files is incomplete, or its bytes are not those that were written."""
+
+    code = "DL-DATA-063"
+
+
+class NoText(BadData):
+    """The text folders hold nothing that can be learned from."""
+
+    code = "DL-DATA-064"
+
+
+class DamagedTokens(BadData):
+    """A token file is missing, incomplete, or not the one its manifest describes."""
+
+    code = "DL-DATA-065"
+
+
+class TooFewTokens(BadData):
+    """The text gives fewer tokens than one batch takes."""
+
+    code = "DL-DATA-066"
+
+
+class OtherTokens(BadData):
+    """A run is to be resumed on other tokens, or in another order, than it was started with."""
+
+    code = "DL-DATA-067"
 
 
 class Broken(DanluError):

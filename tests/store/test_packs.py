@@ -1,0 +1,156 @@
+"""Packs and stores: what was committed is found, once, by key and in hash order, or its loss is named."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from provoke import provoke
+
+from danlu.store import atomic, pack
+from danlu.store.packs import MANIFEST, Store, Writer
+
+records = st.dictionaries(st.binary(max_size=30), st.binary(max_size=60), max_size=60)
+
+
+@given(st.lists(records, max_size=4))
+def test_a_store_is_a_dictionary_in_hash_order(tmp_path_factory, commits):
+    folder = tmp_path_factory.mktemp("store") / "s"
+    truth: dict[bytes, bytes] = {}
+    with Writer(folder) as writer:
+        for number, each in enumerate(commits):
+            for key, value in each.items():
+                writer.add(key, value)
+            truth |= each
+            writer.commit({"next": number})
+    store = Store(folder)
+    found = list(store.scan())
+    assert {r.key: r.value for r in found} == truth and len(found) == len(truth)
+    assert [r.hash for r in found] == sorted(pack.hash_of(key) for key in truth)
+    assert all(store.get(key) == value for key, value in truth.items())
+    assert store.get(b"absent" * 9) is None and store.verify() == []
+    if len(found) > 1:
+        assert list(store.scan(found[0].hash + 1)) == found[1:]
+    store.close()
+
+
+def fill(folder: Path, count: int = 2000, size: int = 200) -> Store:
+    with Writer(folder) as writer:
+        for number in range(count):
+            writer.add(b"doc %d" % number, b"%d " % number * (size // 8))
+        writer.commit({"next": count}, done=True)
+    return Store(folder)
+
+
+def test_the_index_is_one_byte_a_record(tmp_path):
+    store = fill(tmp_path)
+    assert store.records == 2000 and store.index_bytes / store.records < 1.05
+
+
+def test_two_keys_of_one_hash_are_two_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "hash_of", lambda key: 7)
+    pack.write(tmp_path / "p", {b"a": b"1", b"b": b"2"})
+    assert [pack.Pack(tmp_path / "p").get(key) for key in (b"a", b"b", b"c")] == [b"1", b"2", None]
+
+
+def test_every_flipped_bit_is_found(tmp_path):
+    fill(tmp_path, 60, 40).close()
+    path = tmp_path / "000000.pack"
+    whole, rng = path.read_bytes(), random.Random(1)
+    for at in [*range(60), *rng.sample(range(len(whole)), 150)]:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << rng.randrange(8))]) + whole[at + 1 :])
+        with provoke("DL-DATA-063"):
+            if problems := Store(tmp_path).verify():
+                raise pack.damaged(path, problems[0])
+    for size in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with provoke("DL-DATA-063"):
+            Store(tmp_path)
+
+
+def test_one_damaged_bucket_costs_only_its_own_records(tmp_path):
+    fill(tmp_path).close()
+    path = tmp_path / "000000.pack"
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+    store, lost = Store(tmp_path), 0
+    for number in range(2000):
+        try:
+            assert store.get(b"doc %d" % number) == b"%d " % number * 25
+        except pack.DamagedPack:
+            lost += 1
+    assert 0 < lost < 20 and len(store.verify()) == 2
+
+
+def test_a_manifest_that_is_not_ours_is_refused(tmp_path):
+    fill(tmp_path).close()
+    for text, code in (("{", "DL-DATA-063"), ('{"pack": 9}', "DL-DATA-062")):
+        (tmp_path / MANIFEST).write_text(text)
+        with provoke(code):
+            Store(tmp_path)
+
+
+def test_two_writers_cannot_have_one_store(tmp_path):
+    with Writer(tmp_path), provoke("DL-ENV-060") as caught:
+        Writer(tmp_path)
+    assert str(os.getpid()) in caught.error.why
+    Writer(tmp_path).close()
+
+
+def test_a_full_disk_keeps_what_was_committed_and_the_next_try_goes_on(tmp_path):
+    with Writer(tmp_path) as writer:
+        writer.add(b"a", b"1")
+        writer.commit({"next": 1})
+        writer.add(b"b", b"2" * 2**20)
+        part = atomic.draft(tmp_path / "000001.pack")
+        part.symlink_to("/dev/full")
+        with provoke("DL-MEM-002"):
+            writer.commit({"next": 2})
+        assert Store(tmp_path).get(b"a") == b"1" and not part.is_symlink()
+        writer.commit({"next": 2})
+    assert Store(tmp_path).get(b"b") and Store(tmp_path).cursor == {"next": 2}
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from danlu.store.packs import Writer
+with Writer(Path(sys.argv[1]), pack_bytes=2000) as writer:
+    for number in range(writer.cursor.get("next", 0), 3000):
+        if writer.add(b"doc %d" % number, b"%d " % number * 20):
+            writer.commit({"next": number + 1})
+            print(number + 1, flush=True)
+    writer.commit({"next": 3000}, done=True)
+"""
+
+
+@pytest.mark.procs
+def test_kill_9_at_any_moment_loses_nothing_committed_and_doubles_nothing(tmp_path):
+    seed = random.SystemRandom().randrange(2**32)
+    rng, env = random.Random(seed), {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for attempt in range(60):
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], env=env, stdout=subprocess.PIPE,
+                              text=True) as writer:  # fmt: skip
+            assert writer.stdout
+            told = [writer.stdout.readline()]
+            try:
+                writer.wait(rng.uniform(0, 0.15) if attempt < 8 else None)
+            except subprocess.TimeoutExpired:
+                writer.send_signal(signal.SIGKILL)
+            told += writer.stdout.readlines()
+        store = Store(tmp_path)
+        committed = store.cursor["next"]
+        assert committed >= max([0, *(int(line) for line in told if line.endswith("\n"))]), f"seed {seed}"
+        assert store.records == committed == len({r.key for r in store.scan()}), f"seed {seed}"
+        if store.done:
+            break
+    assert store.done and store.verify() == []
+    assert all(store.get(b"doc %d" % number) == b"%d " % number * 20 for number in range(3000)), f"seed {seed}"

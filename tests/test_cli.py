@@ -31,12 +31,16 @@ def test_every_command_has_help_with_an_example(name):
 
 def test_help_answers_at_once():
     """0.15 s, or eight times what a bare interpreter takes on this machine now, whichever is more."""
+
     def seconds(*argv: str) -> float:
         began = time.perf_counter()
         subprocess.run([sys.executable, *argv], stdout=subprocess.DEVNULL, check=True)
         return time.perf_counter() - began
 
-    rounds = [(seconds("-c", "pass"), seconds("-m", "danlu.cli", "--help"), seconds("-m", "danlu.cli", "train", "--help")) for _ in range(5)]
+    rounds = [
+        (seconds("-c", "pass"), seconds("-m", "danlu.cli", "--help"), seconds("-m", "danlu.cli", "train", "--help"))
+        for _ in range(5)
+    ]
     bare, whole, train = (statistics.median(column) for column in zip(*rounds, strict=True))
     assert max(whole, train) <= max(0.15, 8 * bare)
 

@@ -31,7 +31,9 @@ def provoked() -> set[str]:
     for path in Path(__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "provoke":
-                codes |= {arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)}
+                codes |= {
+                    arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+                }
     return codes
 
 
@@ -44,8 +46,8 @@ def test_the_whole_catalogue_is_in_one_file():
 
 
 def test_codes_are_unique_and_exit_codes_are_the_families():
-    codes = [each.code for each in entries()]
-    assert len(codes) == len(set(codes))
+    codes, names = [each.code for each in entries()], [each.__name__ for each in entries()]
+    assert len(codes) == len(set(codes)) and len(names) == len(set(names))
     for each in entries():
         family = next(base for base in each.__mro__ if base.__name__ in FAMILIES)
         assert each.exit_code == FAMILIES[family.__name__], each

@@ -25,6 +25,9 @@ def load(package: str, name: str) -> ModuleType:
     if name not in known:
         near = difflib.get_close_matches(name, known, 3) or known
         kind = package.rsplit(".", 1)[-1]
-        raise UnknownPlugin(f"{kind} has no {name!r}", why=f"it has: {', '.join(known)}",
-                            fix=f"use {' or '.join(near)}, or add {package.replace('.', '/')}/{name}.py")
+        raise UnknownPlugin(
+            f"{kind} has no {name!r}",
+            why=f"it has: {', '.join(known)}",
+            fix=f"use {' or '.join(near)}, or add {package.replace('.', '/')}/{name}.py",
+        )
     return importlib.import_module(f"{package}.{name}")

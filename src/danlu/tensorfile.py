@@ -45,8 +45,9 @@ def read(path: Path) -> dict[str, Entry]:
             start, layout = _header(path, file.read(8), size, file.read)
             view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
-        raise BadTensorFile(f"cannot read {path.name}", where=str(path), why=error.strerror or str(error),
-                            fix=f"ls -l {path.parent}") from error
+        raise BadTensorFile(
+            f"cannot read {path.name}", where=str(path), why=error.strerror or str(error), fix=f"ls -l {path.parent}"
+        ) from error
     return {
         name: Entry(dtype, shape, view[start + at : start + end]) for name, (dtype, shape, at, end) in layout.items()
     }
@@ -62,20 +63,30 @@ def read_folder(folder: Path) -> dict[str, Entry]:
         files = sorted({name for name in weight_map.values() if Path(name).name == name})
         outside = set(weight_map.values()) - set(files)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise BadTensorFile("the index of the weights is unreadable", where=str(index),
-                            why=f"{type(error).__name__}: {error}", fix=f"fetch {index.name} again") from error
+        raise BadTensorFile(
+            "the index of the weights is unreadable",
+            where=str(index),
+            why=f"{type(error).__name__}: {error}",
+            fix=f"fetch {index.name} again",
+        ) from error
     missing = sorted(outside) + [name for name in files if not (folder / name).exists()]
     if missing:
         tensor = next(name for name, file in weight_map.items() if file == missing[0])
-        raise BadTensorFile(f"{len(missing)} of {len(files) + len(outside)} weight files are missing", where=str(index),
-                            why=f"{missing[0]} is not in the folder; it should hold {tensor}",
-                            fix=f"fetch {', '.join(missing[:4])} again")
+        raise BadTensorFile(
+            f"{len(missing)} of {len(files) + len(outside)} weight files are missing",
+            where=str(index),
+            why=f"{missing[0]} is not in the folder; it should hold {tensor}",
+            fix=f"fetch {', '.join(missing[:4])} again",
+        )
     opened = {name: read(folder / name) for name in files}
     for name, file in weight_map.items():
         if name not in opened[file]:
-            raise BadTensorFile(f"{file} does not hold {name}", where=str(index),
-                                why=f"it holds {len(opened[file])} others",
-                                fix="fetch the file and its index again, from one revision")
+            raise BadTensorFile(
+                f"{file} does not hold {name}",
+                where=str(index),
+                why=f"it holds {len(opened[file])} others",
+                fix="fetch the file and its index again, from one revision",
+            )
     return {name: opened[file][name] for name, file in weight_map.items()}
 
 
@@ -160,9 +171,12 @@ class Writer:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return error
         free = shutil.disk_usage(self._path.parent).free
-        return DiskFull(f"no room for {self._path.name}", where=str(self._path.parent),
-                        why=f"it takes {self._size:,} bytes, {free:,} are free ({error.strerror})",
-                        fix="free some space or write to another disk; what was there before is untouched")
+        return DiskFull(
+            f"no room for {self._path.name}",
+            where=str(self._path.parent),
+            why=f"it takes {self._size:,} bytes, {free:,} are free ({error.strerror})",
+            fix="free some space or write to another disk; what was there before is untouched",
+        )
 
 
 def _reserve(fd: int, size: int) -> None:
@@ -187,8 +201,10 @@ def _header(path: Path, length: bytes, size: int, more: Any) -> tuple[int, Layou
         raise bad(f"{path.name} is too short for a header", f"it has {size} bytes, the header's length alone takes 8")
     count = int.from_bytes(length, "little")
     if count > min(LONGEST_HEADER, size - 8):
-        raise bad(f"{path.name} is truncated or no safetensors file",
-                  f"its header should take {count:,} bytes, the file has {size - 8:,} after the header's length")
+        raise bad(
+            f"{path.name} is truncated or no safetensors file",
+            f"its header should take {count:,} bytes, the file has {size - 8:,} after the header's length",
+        )
     try:
         header = json.loads(more(count).decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -205,8 +221,10 @@ def _header(path: Path, length: bytes, size: int, more: Any) -> tuple[int, Layou
     at, room = 0, size - 8 - count
     for name, (_, _, begin, end) in sorted(layout.items(), key=lambda item: item[1][2:]):
         if begin != at:
-            raise bad(f"{name} in {path.name} {'overlaps another tensor' if begin < at else 'leaves a gap before it'}",
-                      f"it begins at byte {begin:,}, the one before ends at {at:,}")
+            raise bad(
+                f"{name} in {path.name} {'overlaps another tensor' if begin < at else 'leaves a gap before it'}",
+                f"it begins at byte {begin:,}, the one before ends at {at:,}",
+            )
         if end > room:
             raise bad(f"{path.name} is truncated", f"{name} ends at byte {end:,} of the data, the file has {room:,}")
         at = end

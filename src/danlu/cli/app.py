@@ -1,7 +1,7 @@
 """From words on the command line to one command's `run`.
 
-A command is one file of this package with three names: `__doc__` (its help, ending with an example), `arguments(parser)`
-and `run(args) -> int`. Files import heavy rooms inside `run`, so that `--help` answers at once. argparse was chosen by
+A command is one file of this package with three names: `__doc__` (its help, ending with an example),
+`arguments(parser)` and `run(args) -> int`. Files import heavy rooms inside `run`, so that `--help` answers at once. argparse was chosen by
 measurement: 0.05 s for `--help` against 0.50 s with a library that draws its help with rich.
 """
 
@@ -74,12 +74,15 @@ def _no_such_command(name: str) -> DanluError:
     from danlu.errors import UnknownPlugin
 
     near = difflib.get_close_matches(name, COMMANDS, 1)
-    return UnknownPlugin(f"danlu has no command {name!r}", why=f"it has: {', '.join(COMMANDS)}",
-                         fix=f"danlu {near[0]} --help" if near else "danlu --help")
+    return UnknownPlugin(
+        f"danlu has no command {name!r}",
+        why=f"it has: {', '.join(COMMANDS)}",
+        fix=f"danlu {near[0]} --help" if near else "danlu --help",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 ok, 2 usage, 3 environment, 4 resource, 5 data, 70 ours, 130 Ctrl-C)."""
+    """Run one command. Exit codes: 0 ok, 2 usage, 3 environment, 4 resource, 5 data, 70 ours, 130 Ctrl-C."""
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview(), end="")

@@ -35,8 +35,11 @@ def load(area: str) -> ModuleType:
 
     path = ROOT / f"{area}.py"
     if not path.exists():
-        raise UnknownPlugin(f"bench has no area {area!r}", why=f"there are: {', '.join(areas()) or 'none'}",
-                            fix="run it in a checkout: ./danlu bench train")
+        raise UnknownPlugin(
+            f"bench has no area {area!r}",
+            why=f"there are: {', '.join(areas()) or 'none'}",
+            fix="run it in a checkout: ./danlu bench train",
+        )
     spec = importlib.util.spec_from_file_location(f"bench_{area}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -47,13 +50,17 @@ def load(area: str) -> ModuleType:
 def machine() -> str:
     """One line that says what these figures were measured on."""
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return f"{len(names) or 1} x {names[0] if names else platform.processor()}, {platform.system()}, Python {platform.python_version()}"
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    cpu = f"{len(names)} x {names[0]}" if names else platform.processor()
+    return f"{cpu}, {platform.system()}, Python {platform.python_version()}"
 
 
 def commit() -> str:
     """The checkout's commit, with a plus when files differ from it; "unknown" outside a checkout."""
-    asked = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=ROOT.parent, capture_output=True, text=True, check=False)
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+"], cwd=ROOT.parent, capture_output=True, text=True, check=False
+    )
     return asked.stdout.strip() or "unknown"
 
 

@@ -32,13 +32,19 @@ def events(url: str, path: str, body: Mapping[str, Any], timeout_s: float = 120.
         connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
         response = connection.getresponse()
         if response.status != 200:
-            raise ServerRefused(f"the server answered {response.status}", where=url + path,
-                                why=response.read().decode(errors="replace")[:500], fix=f"curl {url}/health")
+            raise ServerRefused(
+                f"the server answered {response.status}",
+                where=url + path,
+                why=response.read().decode(errors="replace")[:500],
+                fix=f"curl {url}/health",
+            )
         for line in response:
             if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
                 yield json.loads(line[6:])
     except OSError as error:
-        raise ServerRefused("no answer from the server", where=url + path, why=str(error), fix=f"curl {url}/health") from error
+        raise ServerRefused(
+            "no answer from the server", where=url + path, why=str(error), fix=f"curl {url}/health"
+        ) from error
     finally:
         connection.close()
 
@@ -48,7 +54,8 @@ def complete(url: str, model: str, prompt: str, max_tokens: int, **options: Any)
     body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "stream": True,
             "stream_options": {"include_usage": True}, **options}  # fmt: skip
     began = time.monotonic()
-    first, text, usage = 0.0, [], {}
+    usage: dict[str, Any] = {}
+    first, text = 0.0, []
     for event in events(url, "/v1/completions", body):
         if event.get("choices"):
             first = first or time.monotonic() - began

@@ -42,7 +42,9 @@ class FleetText(Section):
     """Which cards: a Fleet YAML, or emulated cards on this machine."""
 
     path: Path | None = Field(None, description="Fleet YAML, as `danlu probe` writes it")
-    emulate: list[float] | None = Field(None, description="speeds in proportion, e.g. [4, 2, 2]; shares of 0.8 of the cores")
+    emulate: list[float] | None = Field(
+        None, description="speeds in proportion, e.g. [4, 2, 2]; shares of 0.8 of the cores"
+    )
     mem_gib: list[float] | None = Field(None, description="memory of each emulated card in GiB")
 
 
@@ -124,13 +126,23 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     while todo:
         word = todo.pop(0)
         if not word.startswith("--"):
-            raise BadValue(f"did not expect {word!r}", why="options start with --", fix="danlu COMMAND --help", where="command line")
+            raise BadValue(
+                f"did not expect {word!r}",
+                why="options start with --",
+                fix="danlu COMMAND --help",
+                where="command line",
+            )
         key, equals, value = word[2:].partition("=")
         if key not in set(known_keys()):
             raise _unknown(key, "command line")
         if not equals:
             if not todo:
-                raise BadValue(f"--{key} has no value", why="the command line ends there", fix=f"--{key} VALUE", where="command line")
+                raise BadValue(
+                    f"--{key} has no value",
+                    why="the command line ends there",
+                    fix=f"--{key} VALUE",
+                    where="command line",
+                )
             value = todo.pop(0)
         found[key] = _yaml(value, "command line")
     return found
@@ -139,7 +151,11 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
 def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """Keys set by variables such as DANLU_TRAIN__STEPS=50."""
     names = {key.replace(".", "__").upper(): key for key in known_keys()}
-    named = {names.get(name.removeprefix("DANLU_")): (name, value) for name, value in environ.items() if name.startswith("DANLU_")}
+    named = {
+        names.get(name.removeprefix("DANLU_")): (name, value)
+        for name, value in environ.items()
+        if name.startswith("DANLU_")
+    }
     return {key: _yaml(value, name) for key, (name, value) in named.items() if key is not None}
 
 
@@ -155,11 +171,18 @@ def load(path: Path | None, overrides: Sequence[str] = (), environ: Mapping[str,
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UnreadableConfig(f"cannot read {path}", why=str(error), fix=f"check the path: ls -l {path.parent}") from error
+            raise UnreadableConfig(
+                f"cannot read {path}", why=str(error), fix=f"check the path: ls -l {path.parent}"
+            ) from error
         tree = _yaml(text, str(path))
         if not isinstance(tree, dict):
-            raise UnreadableConfig(f"{path} is not a mapping", why=f"its top level is {type(tree).__name__}", fix="start it with: danlu: 1")
-    for dotted, value in {**from_environment(os.environ if environ is None else environ), **parse_overrides(overrides)}.items():
+            raise UnreadableConfig(
+                f"{path} is not a mapping", why=f"its top level is {type(tree).__name__}", fix="start it with: danlu: 1"
+            )
+    for dotted, value in {
+        **from_environment(os.environ if environ is None else environ),
+        **parse_overrides(overrides),
+    }.items():
         _set(tree, dotted, value)
     try:
         return Run.model_validate(tree)
@@ -178,8 +201,12 @@ def _yaml(text: str, where: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"{where}:{mark.line + 1}" if mark else where
-        raise UnreadableConfig("the text is not YAML", where=line, why=str(getattr(error, "problem", error)),
-                               fix="indent with spaces, and put a space after every colon") from error
+        raise UnreadableConfig(
+            "the text is not YAML",
+            where=line,
+            why=str(getattr(error, "problem", error)),
+            fix="indent with spaces, and put a space after every colon",
+        ) from error
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
@@ -220,8 +247,12 @@ def _unknown(key: str, where: str) -> UnknownKey:
     near = near or [k for k in known if difflib.get_close_matches(last, [k.rsplit(".", 1)[-1]], 1, cutoff=0.7)][:1]
     section = key.rpartition(".")[0]
     siblings = [k for k in known if k.rpartition(".")[0] == section] or [k for k in known if "." not in k]
-    return UnknownKey(f"no key {key!r}", where=where, why=f"here the keys are: {', '.join(siblings)}",
-                      fix=f"did you mean {near[0]}?" if near else "danlu config schema lists them all")
+    return UnknownKey(
+        f"no key {key!r}",
+        where=where,
+        why=f"here the keys are: {', '.join(siblings)}",
+        fix=f"did you mean {near[0]}?" if near else "danlu config schema lists them all",
+    )
 
 
 def _explain(error: pydantic.ValidationError, path: Path | None, text: str) -> UnknownKey | BadValue:
@@ -231,12 +262,16 @@ def _explain(error: pydantic.ValidationError, path: Path | None, text: str) -> U
     dotted = ".".join(map(str, keys))
     if first["type"] == "extra_forbidden":
         return _unknown(dotted, where)
-    return BadValue(f"{dotted}: {first['msg'].lower()}", where=where, why=f"the value is {first['input']!r}",
-                    fix=f"danlu config explain {dotted}")
+    return BadValue(
+        f"{dotted}: {first['msg'].lower()}",
+        where=where,
+        why=f"the value is {first['input']!r}",
+        fix=f"danlu config explain {dotted}",
+    )
 
 
 def explain(key: str, overrides: Sequence[str] = ()) -> str:
-    """One key as a person wants to read it: what it means, its type, its default and its value now. Raises UnknownKey."""
+    """One key as a person wants to read it: what it means, its type and its value now. Raises UnknownKey."""
     if key not in set(known_keys()):
         raise _unknown(key, "command line")
     owner: type[pydantic.BaseModel] = Run

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 SPEEDS = (4.0, 2.0, 2.0)
 MEM_GIB = (0.50, 0.25, 0.20)
-MINUTES = 2.6             # of the three that the demo may take; what is left over is for slower machines
-AFTER_TRAINING_S = 35.0   # quantize, serve, report: measured 20 s on two cores of 2021
+MINUTES = 2.6  # of the three that the demo may take; what is left over is for slower machines
+AFTER_TRAINING_S = 35.0  # quantize, serve, report: measured 20 s on two cores of 2021
 EVEN_STEPS = 6
 
 

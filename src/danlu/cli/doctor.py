@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def memory_bytes() -> tuple[int, int]:
-    """(total, available) bytes of this host's memory, a cgroup's limit included; zeros where the system does not say."""
+    """(total, available) bytes of this host's memory, a cgroup's limit included."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     free = total
     meminfo = Path("/proc/meminfo")
@@ -49,7 +49,9 @@ def memory_bytes() -> tuple[int, int]:
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
     good = sys.version_info >= (3, 11)
-    return Check("python", "ok" if good else "bad", version, "" if good else "apt-get install python3.11 python3.11-venv")
+    return Check(
+        "python", "ok" if good else "bad", version, "" if good else "apt-get install python3.11 python3.11-venv"
+    )
 
 
 def _package(name: str, needed_by: str, extra: str) -> Check:
@@ -71,7 +73,9 @@ def _kernels() -> Check:
 
     text = kernels.describe()
     slow = "torch" in text.split(",")[0]
-    return Check("kernels", "warn" if slow else "ok", text, "apt-get install g++ && python -m danlu.native" if slow else "")
+    return Check(
+        "kernels", "warn" if slow else "ok", text, "apt-get install g++ && python -m danlu.native" if slow else ""
+    )
 
 
 def _cards() -> Check:
@@ -84,7 +88,9 @@ def _cards() -> Check:
 
 def _cores() -> Check:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Check("cores", "ok" if count > 1 else "warn", str(count), "" if count > 1 else "the demo wants two cores or more")
+    return Check(
+        "cores", "ok" if count > 1 else "warn", str(count), "" if count > 1 else "the demo wants two cores or more"
+    )
 
 
 def _memory() -> Check:
@@ -92,7 +98,12 @@ def _memory() -> Check:
 
     total, free = memory_bytes()
     good = free >= 2 * 2**30
-    return Check("memory", "ok" if good else "warn", f"{size(free)} free of {size(total)}", "" if good else "close other programs: the demo wants 2 GiB")
+    return Check(
+        "memory",
+        "ok" if good else "warn",
+        f"{size(free)} free of {size(total)}",
+        "" if good else "close other programs: the demo wants 2 GiB",
+    )
 
 
 def _disk() -> Check:
@@ -100,7 +111,12 @@ def _disk() -> Check:
 
     free = shutil.disk_usage(".").free
     good = free >= 2 * 2**30
-    return Check("disk", "ok" if good else "warn", f"{size(free)} free here", "" if good else "free some disk: the demo wants 2 GiB")
+    return Check(
+        "disk",
+        "ok" if good else "warn",
+        f"{size(free)} free here",
+        "" if good else "free some disk: the demo wants 2 GiB",
+    )
 
 
 def _shared_memory() -> Check:
@@ -110,7 +126,12 @@ def _shared_memory() -> Check:
         return Check("shared memory", "warn", "no /dev/shm", "mount -t tmpfs tmpfs /dev/shm")
     free = shutil.disk_usage("/dev/shm").free  # noqa: S108
     good = free >= 64 * 2**20
-    return Check("shared memory", "ok" if good else "warn", f"{size(free)} free", "" if good else "mount -o remount,size=1G /dev/shm")
+    return Check(
+        "shared memory",
+        "ok" if good else "warn",
+        f"{size(free)} free",
+        "" if good else "mount -o remount,size=1G /dev/shm",
+    )
 
 
 def _files() -> Check:
@@ -132,12 +153,22 @@ def _loopback() -> Check:
 def _port() -> Check:
     with socket.socket() as probe:
         busy = probe.connect_ex(("127.0.0.1", 8000)) == 0
-    return Check("port 8000", "warn" if busy else "ok", "in use" if busy else "free", "danlu serve MODEL --serve.port 0" if busy else "")
+    return Check(
+        "port 8000",
+        "warn" if busy else "ok",
+        "in use" if busy else "free",
+        "danlu serve MODEL --serve.port 0" if busy else "",
+    )
 
 
 def _writable() -> Check:
     good = os.access(".", os.W_OK)
-    return Check("this folder", "ok" if good else "bad", "writable" if good else "read-only", "" if good else "cd to a folder of yours")
+    return Check(
+        "this folder",
+        "ok" if good else "bad",
+        "writable" if good else "read-only",
+        "" if good else "cd to a folder of yours",
+    )
 
 
 def _text() -> Check:
@@ -168,6 +199,11 @@ def run(args: argparse.Namespace) -> int:
     findings = []
     for found in examine():
         findings.append(found)
-        print(f"{found.verdict:>5}  {found.name:<14} {found.found}" + (f"\n         {'':<12} try: {found.fix}" if found.fix else ""))
-    write_json(args.json, {f"doctor.{c.name}": {"verdict": c.verdict, "found": c.found, "fix": c.fix} for c in findings})
+        print(
+            f"{found.verdict:>5}  {found.name:<14} {found.found}"
+            + (f"\n         {'':<12} try: {found.fix}" if found.fix else "")
+        )
+    write_json(
+        args.json, {f"doctor.{c.name}": {"verdict": c.verdict, "found": c.found, "fix": c.fix} for c in findings}
+    )
     return 3 if any(found.verdict == "bad" for found in findings) else 0

@@ -55,19 +55,21 @@ def render(story: Story) -> str:
     import jinja2
 
     template = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
-    names = [row.name for row in story.cards]
+    values, names = story.values, [row.name for row in story.cards]
+    memory = [
+        ("forecast", [row.forecast_bytes / 2**20 for row in story.cards]),
+        ("measured", [row.peak_bytes / 2**20 for row in story.cards]),
+    ]
+    documents = [("documents", [count for _, count in story.funnel])]
+    first_token = [("seconds", [values["serve.ttft_cold_s"], values["serve.ttft_warm_s"]])]
+    unigram = float(values["train.unigram_entropy"])
     drawn = {
-        "memory": pictures.bars(names, [("forecast", [row.forecast_bytes / 2**20 for row in story.cards]),
-                                        ("measured", [row.peak_bytes / 2**20 for row in story.cards])],
-                                "MiB", "Memory by card"),
-        "funnel": pictures.bars([name for name, _ in story.funnel], [("documents", [count for _, count in story.funnel])],
-                                "documents", "What became of the documents"),
+        "memory": pictures.bars(names, memory, "MiB", "Memory by card"),
+        "funnel": pictures.bars([name for name, _ in story.funnel], documents, "documents", "What became of documents"),
         "timeline": pictures.timeline(story.timelines, names, "One training step, forecast and measured"),
-        "loss": pictures.loss_curve(story.losses, float(story.values["train.unigram_entropy"]), story.fault_step, story.resumed_step),
-        "ttft": pictures.bars(["cold", "prefix in cache"],
-                              [("seconds", [story.values["serve.ttft_cold_s"], story.values["serve.ttft_warm_s"]])],
-                              "seconds", "Time to first token"),
-    }  # fmt: skip
+        "loss": pictures.loss_curve(story.losses, unigram, story.fault_step, story.resumed_step),
+        "ttft": pictures.bars(["cold", "prefix in cache"], first_token, "seconds", "Time to first token"),
+    }
     return jinja2.Environment(autoescape=True).from_string(template).render(
         values=story.values, machine=story.machine, cores=story.cores, params=story.params, cards=story.cards,
         pictures=drawn, fault={"step": story.fault_step}, answer=story.answer, version=__version__,

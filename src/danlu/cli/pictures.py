@@ -28,8 +28,8 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     from matplotlib import pyplot
 
     pyplot.rcParams.update({
-        "svg.fonttype": "none", "svg.hashsalt": "danlu", "font.family": "sans-serif", "font.size": 10, "text.color": INK,
-        "axes.edgecolor": FAINT, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+        "svg.fonttype": "none", "svg.hashsalt": "danlu", "font.family": "sans-serif", "font.size": 10,
+        "text.color": INK, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
         "axes.spines.top": False, "axes.spines.right": False,
     })  # fmt: skip
     figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
@@ -41,7 +41,9 @@ def _svg(figure: Any, title: str) -> str:
     from matplotlib import pyplot
 
     out = io.StringIO()
-    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None, "Format": None})
+    figure.savefig(
+        out, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Type": None, "Format": None}
+    )
     pyplot.close(figure)
     text = out.getvalue()[out.getvalue().index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
@@ -55,7 +57,7 @@ def _svg(figure: Any, title: str) -> str:
 def timeline(rows: Sequence[tuple[str, Sequence[Sequence[Span]]]], cards: Sequence[str], title: str) -> str:
     """One step as a Gantt chart, several versions of it under each other on one time axis.
 
-    rows   (name, spans of every stage), for example ("forecast", ...), ("measured", ...); starts count from the step's begin
+    rows   (name, spans of every stage), for example ("forecast", ...); starts count from the step's begin
     cards  label of every stage
     """
     figure, axes = _figure(9, 0.9 + 0.32 * len(rows) * len(cards))
@@ -88,7 +90,16 @@ def loss_curve(losses: Sequence[float], unigram: float, fault_step: int | None, 
     axes.annotate("entropy of single tokens", (len(losses), unigram), ha="right", va="bottom", color=INK, fontsize=9)
     if fault_step is not None:
         axes.axvline(fault_step, color=FAULT, linewidth=1.2)
-        axes.annotate("card killed", (fault_step, max(losses)), color=FAULT, fontsize=9, ha="left", va="top", xytext=(4, 0), textcoords="offset points")
+        axes.annotate(
+            "card killed",
+            (fault_step, max(losses)),
+            color=FAULT,
+            fontsize=9,
+            ha="left",
+            va="top",
+            xytext=(4, 0),
+            textcoords="offset points",
+        )
         if resumed_step is not None and resumed_step < fault_step:
             axes.axvspan(resumed_step, fault_step, color=FAULT, alpha=0.12, linewidth=0)
     axes.set_xlabel("step")

@@ -28,8 +28,11 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(config.Run.model_json_schema(), indent=1))
         return 0
     if args.subject is None:
-        raise BadValue(f"config {args.what} needs a subject", why="none was given",
-                       fix="danlu config explain train.steps, or: danlu config check run.yaml")
+        raise BadValue(
+            f"config {args.what} needs a subject",
+            why="none was given",
+            fix="danlu config explain train.steps, or: danlu config check run.yaml",
+        )
     if args.what == "explain":
         print(config.explain(args.subject, args.overrides))
     else:

@@ -27,8 +27,11 @@ def run(args: argparse.Namespace) -> int:
 
     root = Path(__file__).parents[3]
     if not (root / "tests").is_dir():
-        raise MissingPackage("the tests are not here", why=f"{root} is no checkout of danlu: a wheel carries no tests",
-                             fix="git clone the repository, then ./danlu test")
+        raise MissingPackage(
+            "the tests are not here",
+            why=f"{root} is no checkout of danlu: a wheel carries no tests",
+            fix="git clone the repository, then ./danlu test",
+        )
     argv = [sys.executable, "-m", "pytest", *args.pytest, *args.overrides]
     if not args.system:
         argv += ["-m", "not system"]

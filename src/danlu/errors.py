@@ -148,6 +148,24 @@ class BadTensorFile(BadData):
     code = "DL-DATA-022"
 
 
+class WrongWeights(BadData):
+    """The tensors of a folder are not those of its model: missing, left over, or of another shape."""
+
+    code = "DL-DATA-023"
+
+
+class BadTokenizer(BadData):
+    """A tokenizer or its chat template cannot be read, or its ids are not those of the model."""
+
+    code = "DL-DATA-024"
+
+
+class BadMessages(BadData):
+    """Chat messages that the model's template refuses."""
+
+    code = "DL-DATA-025"
+
+
 class DamagedSnapshot(BadData):
     """A checkpoint is incomplete, or its bytes are not those that were written."""
 

@@ -1,0 +1,99 @@
+"""From weights to a Hugging Face folder that transformers loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from danlu import families, tensorfile, tokens
+from danlu.errors import BadValue, WrongWeights
+from danlu.model.load import TAGS, entry
+from danlu.nouns import ModelSpec
+
+SHARD_BYTES = 5 * 2**30  # Hugging Face's own habit: one file up to 5 GiB, then several with an index
+TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def export(
+    tensors: Mapping[str, Tensor],
+    spec: ModelSpec,
+    out: Path,
+    tokenizer: Path | None = None,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write `out` whole or not at all; an older model folder of that name is replaced at the end.
+
+    tensors      every parameter by our name; a tied model's "head.weight" may be among them and is dropped
+    tokenizer    folder with tokenizer.json, or that file; its companions come along
+    shard_bytes  largest weight file
+    Raises WrongWeights, UnsupportedModel, DiskFull, and BadValue if `out` is something else than a model folder.
+    """
+    if out.exists() and not (out / "config.json").exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadValue(f"{out} is in the way", why="it exists and is no model folder", fix="name another output folder")
+    kept = {name: tensors[name] for name in _checked(tensors, spec)}
+    config = families.config(spec) | {"dtype": TORCH_NAMES[TAGS[next(iter(kept.values())).dtype]]}
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        if tokenizer is not None:
+            config |= _tokenizer(tokenizer if tokenizer.is_dir() else tokenizer.parent, partial)
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        _weights(kept, spec, partial, shard_bytes)
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _checked(tensors: Mapping[str, Tensor], spec: ModelSpec) -> list[str]:
+    """Names of the parameters in order of the units, after comparing every shape with the spec."""
+    shapes = families.shapes(spec)
+    for name, shape in shapes.items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != shape:
+            raise WrongWeights(f"{name} is {'missing' if found is None else list(found)}",
+                               why=f"the model asks for {list(shape)}; {len(tensors)} tensors are given",
+                               fix="export a checkpoint together with the plan it was trained by")
+    return list(shapes)
+
+
+def _weights(tensors: Mapping[str, Tensor], spec: ModelSpec, folder: Path, shard_bytes: int) -> None:
+    names = families.names(spec)
+    shards: list[dict[str, Tensor]] = [{}]
+    room = shard_bytes
+    for ours, tensor in tensors.items():
+        if shards[-1] and tensor.nbytes > room:
+            shards.append({})
+            room = shard_bytes
+        shards[-1][names[ours]] = tensor
+        room -= tensor.nbytes
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensorfile.write(folder / name, {key: entry(value) for key, value in shard.items()}, {"format": "pt"})
+        weight_map |= dict.fromkeys(shard, name)
+    if len(shards) > 1:
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _tokenizer(folder: Path, out: Path) -> dict[str, object]:
+    """Copy the tokenizer's files; returns what config.json must say about it."""
+    for name in tokens.FILES:
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, out / name)
+    eos = list(tokens.eos_of(folder))
+    said: dict[str, object] = {"eos_token_id": eos[0] if len(eos) == 1 else eos} if eos else {}
+    if said and not (out / "generation_config.json").exists():
+        (out / "generation_config.json").write_text(json.dumps(said) + "\n", encoding="utf-8")
+    return said

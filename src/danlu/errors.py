@@ -76,6 +76,12 @@ class UnknownSchedule(BadConfig):
     code = "DL-CFG-011"
 
 
+class BadShares(BadConfig):
+    """Shares of a stage that cut a head, leave a card nothing, or do not sum to the model."""
+
+    code = "DL-CFG-020"
+
+
 class BadEnvironment(DanluError):
     """This machine lacks something the command needs."""
 

@@ -268,6 +268,7 @@ class Decoder(nn.Module):
         self.head = Head(made, spec.tied and self.embed is not None) if "head" in self.units else None
         self.rotates = any(unit.endswith(".attn") for unit in self.units)
         self.dtype = dtype
+        self.device = torch.device(device)
         self.frequencies = rope_frequencies(spec).to(device)  # no buffer: .to(bf16) must not touch it
 
     def forward(self, x: Tensor, state: State, meta: Meta) -> Tensor:

@@ -14,6 +14,7 @@ from provoke import provoke
 from tokenizers import Tokenizer as Hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from danlu.events import fallbacks
 from danlu.tokens import Tokenizer
 
 TEXT = ["The furnace is hot. 丹炉 refines elixirs 🔥🔥 and naïve café owners", "def f(x):\n    return x + 1\n"]
@@ -135,7 +136,7 @@ def test_a_broken_or_hostile_template_gives_our_error(tmp_path, template):
 
 
 @pytest.mark.parametrize("damage", ["absent", "text", "config", "vocab"])
-def test_a_tokenizer_that_cannot_be_meant_is_refused(tmp_path, damage, capsys):
+def test_a_tokenizer_that_cannot_be_meant_is_refused(tmp_path, damage):
     byte_level(tmp_path)
     if damage == "absent":
         (tmp_path / "tokenizer.json").unlink()
@@ -150,11 +151,12 @@ def test_a_tokenizer_that_cannot_be_meant_is_refused(tmp_path, damage, capsys):
     assert str(tmp_path) in str(caught.error) and (damage != "vocab" or "100" in caught.error.why)
 
 
-def test_a_tokenizer_much_smaller_than_the_model_is_said(tmp_path, capsys):
+def test_a_tokenizer_much_smaller_than_the_model_is_said(tmp_path):
     byte_level(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 50_000}))
+    before = fallbacks["tokenizer.small"]
     Tokenizer(tmp_path)
-    assert "50000" in capsys.readouterr().err
+    assert fallbacks["tokenizer.small"] == before + 1
 
 
 def lacking(folder: str) -> None:

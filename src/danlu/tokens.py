@@ -37,14 +37,19 @@ class Tokenizer:
         try:
             import tokenizers
         except ImportError as error:
-            raise MissingPackage("the package tokenizers is missing", why=str(error),
-                                 fix="pip install 'tokenizers>=0.20'") from error
+            raise MissingPackage(
+                "the package tokenizers is missing", why=str(error), fix="pip install 'tokenizers>=0.20'"
+            ) from error
         path = folder / "tokenizer.json"
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # tokenizers raises bare Exception for what it cannot parse
-            raise BadTokenizer("the tokenizer cannot be read", where=str(path), why=f"{type(error).__name__}: {error}",
-                               fix=f"ls -l {path}; fetch it again from where the model came from") from error
+            raise BadTokenizer(
+                "the tokenizer cannot be read",
+                where=str(path),
+                why=f"{type(error).__name__}: {error}",
+                fix=f"ls -l {path}; fetch it again from where the model came from",
+            ) from error
         self.vocab: int = max(self._tokenizer.get_vocab().values(), default=-1) + 1
         self._match(folder)
         self.eos = eos_of(folder)
@@ -76,11 +81,18 @@ class Tokenizer:
                 **{name: word for name, word in self._words.items() if word is not None},
             )  # fmt: skip
         except jinja2.TemplateSyntaxError as error:
-            raise BadTokenizer("the chat template is broken", where=f"line {error.lineno}", why=str(error),
-                               fix="correct chat_template in tokenizer_config.json, or remove it") from error
+            raise BadTokenizer(
+                "the chat template is broken",
+                where=f"line {error.lineno}",
+                why=str(error),
+                fix="correct chat_template in tokenizer_config.json, or remove it",
+            ) from error
         except (jinja2.TemplateError, TypeError, ValueError, AttributeError, KeyError) as error:
-            raise BadMessages("the model's chat template refuses these messages", why=str(error),
-                              fix="send messages as {role, content}, user and assistant in turn") from error
+            raise BadMessages(
+                "the model's chat template refuses these messages",
+                why=str(error),
+                fix="send messages as {role, content}, user and assistant in turn",
+            ) from error
         return text
 
     def stream(self) -> Stream:
@@ -93,9 +105,12 @@ class Tokenizer:
         if not isinstance(rows, int):
             return
         if self.vocab > rows:
-            raise BadTokenizer("the tokenizer is not this model's", where=str(folder),
-                               why=f"its ids go up to {self.vocab - 1}, the model has {rows} of them",
-                               fix="take tokenizer.json from the folder the model came from")
+            raise BadTokenizer(
+                "the tokenizer is not this model's",
+                where=str(folder),
+                why=f"its ids go up to {self.vocab - 1}, the model has {rows} of them",
+                fix="take tokenizer.json from the folder the model came from",
+            )
         if self.vocab < 0.9 * rows:
             fallback("tokenizer.small", f"the tokenizer knows {self.vocab} of the model's {rows} ids: is it its own?")
 
@@ -152,8 +167,9 @@ def _json(path: Path) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError(f"its top level is {type(found).__name__}")
     except (OSError, ValueError, RecursionError) as error:
-        raise BadTokenizer(f"{path.name} is unreadable", where=str(path), why=str(error),
-                           fix="fetch it again") from error
+        raise BadTokenizer(
+            f"{path.name} is unreadable", where=str(path), why=str(error), fix="fetch it again"
+        ) from error
     return found
 
 

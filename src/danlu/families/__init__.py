@@ -71,8 +71,11 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
     """
     family = config.get("model_type")
     if not isinstance(family, str):
-        raise BadModel("config.json names no model_type", why=f"model_type is {family!r}",
-                       fix=f"add one of: {', '.join(plugins.names('danlu.families'))}")
+        raise BadModel(
+            "config.json names no model_type",
+            why=f"model_type is {family!r}",
+            fix=f"add one of: {', '.join(plugins.names('danlu.families'))}",
+        )
     found: ModelSpec = plugins.load("danlu.families", family).spec(config)
     return found
 

@@ -57,15 +57,22 @@ def spec(kind: Kind, given: Mapping[str, Any]) -> ModelSpec:
     heads, hidden = _count(config, "num_attention_heads"), _count(config, "hidden_size")
     kv_heads = heads if config.get("num_key_value_heads") is None else _count(config, "num_key_value_heads")
     if heads % kv_heads:
-        raise BadModel(f"{heads} attention heads over {kv_heads} key-value heads", why="each needs the same number",
-                       fix="correct num_key_value_heads in config.json")
+        raise BadModel(
+            f"{heads} attention heads over {kv_heads} key-value heads",
+            why="each needs the same number",
+            fix="correct num_key_value_heads in config.json",
+        )
     if config.get("head_dim") is None and hidden % heads:
-        raise BadModel(f"hidden_size {hidden} over {heads} heads", why=f"{hidden} / {heads} is no whole number",
-                       fix="give head_dim in config.json")
+        raise BadModel(
+            f"hidden_size {hidden} over {heads} heads",
+            why=f"{hidden} / {heads} is no whole number",
+            fix="give head_dim in config.json",
+        )
     head_dim = hidden // heads if config.get("head_dim") is None else _count(config, "head_dim")
     if head_dim % 2:
-        raise BadModel(f"head_dim {head_dim} is odd", why="rotary positions turn pairs",
-                       fix="correct head_dim in config.json")
+        raise BadModel(
+            f"head_dim {head_dim} is odd", why="rotary positions turn pairs", fix="correct head_dim in config.json"
+        )
     layers, bias = _count(config, "num_hidden_layers"), bool(config.get("attention_bias", False))
     theta, scaling = _rope(config)
     return ModelSpec(
@@ -105,8 +112,9 @@ def config(kind: Kind, model: ModelSpec) -> dict[str, Any]:
     if again != model:
         differs = [name for name in ModelSpec.__slots__ if getattr(again, name) != getattr(model, name)]
         why = "; ".join(f"{n} is {getattr(model, n)}, it would read {getattr(again, n)}" for n in differs)
-        raise UnsupportedModel(f"{kind.architecture} cannot hold this model", why=why,
-                               fix="export it as another family")
+        raise UnsupportedModel(
+            f"{kind.architecture} cannot hold this model", why=why, fix="export it as another family"
+        )
     return said
 
 
@@ -114,17 +122,25 @@ def _refuse(config: Mapping[str, Any]) -> None:
     """Raise UnsupportedModel for what the decoder does not have, before any number is read."""
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "unknown")
-        raise UnsupportedModel(f"weights quantized by {method}", why="only danlu's own quantized folders are read",
-                               fix="take the unquantized folder, then: danlu quantize FOLDER OUT")
+        raise UnsupportedModel(
+            f"weights quantized by {method}",
+            why="only danlu's own quantized folders are read",
+            fix="take the unquantized folder, then: danlu quantize FOLDER OUT",
+        )
     if config["hidden_act"] not in ("silu", "swish"):
-        raise UnsupportedModel(f"activation {config['hidden_act']!r}", why="the gated MLP of this family has silu",
-                               fix="use a model whose hidden_act is silu")
+        raise UnsupportedModel(
+            f"activation {config['hidden_act']!r}",
+            why="the gated MLP of this family has silu",
+            fix="use a model whose hidden_act is silu",
+        )
     if config.get("mlp_bias"):
         raise UnsupportedModel("an MLP with biases", why="mlp_bias is true", fix="use a model whose mlp_bias is false")
     if config.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise UnsupportedModel("partial rotary positions",
-                               why=f"partial_rotary_factor is {config['partial_rotary_factor']}",
-                               fix="use a model that rotates whole heads")
+        raise UnsupportedModel(
+            "partial rotary positions",
+            why=f"partial_rotary_factor is {config['partial_rotary_factor']}",
+            fix="use a model that rotates whole heads",
+        )
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
@@ -137,14 +153,20 @@ def _rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     if kind == "default":
         return theta, None
     if kind != "llama3":
-        raise UnsupportedModel(f"rope type {kind!r}", why="the decoder has: default, llama3",
-                               fix="use a model with one of these, or without long-context scaling")
+        raise UnsupportedModel(
+            f"rope type {kind!r}",
+            why="the decoder has: default, llama3",
+            fix="use a model with one of these, or without long-context scaling",
+        )
     original = config.get("original_max_position_embeddings") or said.get("original_max_position_embeddings")
     numbers = {**said, "original": original or config.get("max_position_embeddings")}
     factor, low, high = (_positive(numbers, key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
     if low >= high:
-        raise BadModel(f"low_freq_factor {low} is not below high_freq_factor {high}",
-                       why="llama3 scaling blends between them", fix="correct rope_scaling in config.json")
+        raise BadModel(
+            f"low_freq_factor {low} is not below high_freq_factor {high}",
+            why="llama3 scaling blends between them",
+            fix="correct rope_scaling in config.json",
+        )
     return theta, RopeScaling(factor, low, high, _count(numbers, "original"))
 
 
@@ -157,9 +179,11 @@ def _window(kind: Kind, config: Mapping[str, Any], layers: int) -> int | None:
         full = min(int(config.get("max_window_layers") or 0), layers)
         types = config.get("layer_types") or ["full_attention"] * full + ["sliding_attention"] * (layers - full)
         if len(set(types)) > 1:
-            raise UnsupportedModel("full and sliding attention in one model",
-                                   why=f"{types.count('full_attention')} of {layers} layers are full",
-                                   fix="set use_sliding_window to false if prompts stay below the window")
+            raise UnsupportedModel(
+                "full and sliding attention in one model",
+                why=f"{types.count('full_attention')} of {layers} layers are full",
+                fix="set use_sliding_window to false if prompts stay below the window",
+            )
         if types[0] == "full_attention":
             return None
     return _count(config, "sliding_window")
@@ -168,14 +192,20 @@ def _window(kind: Kind, config: Mapping[str, Any], layers: int) -> int | None:
 def _count(config: Mapping[str, Any], key: str) -> int:
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise BadModel(f"{key} is {'missing' if value is None else repr(value)}",
-                       why="it must be a whole number above 0", fix=f"give {key} in config.json")
+        raise BadModel(
+            f"{key} is {'missing' if value is None else repr(value)}",
+            why="it must be a whole number above 0",
+            fix=f"give {key} in config.json",
+        )
     return value
 
 
 def _positive(config: Mapping[str, Any], key: str) -> float:
     value = config.get(key)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise BadModel(f"{key} is {'missing' if value is None else repr(value)}", why="it must be a number above 0",
-                       fix=f"give {key} in config.json")
+        raise BadModel(
+            f"{key} is {'missing' if value is None else repr(value)}",
+            why="it must be a number above 0",
+            fix=f"give {key} in config.json",
+        )
     return float(value)

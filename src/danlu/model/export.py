@@ -60,9 +60,11 @@ def _checked(tensors: Mapping[str, Tensor], spec: ModelSpec) -> list[str]:
     for name, shape in shapes.items():
         found = tuple(tensors[name].shape) if name in tensors else None
         if found != shape:
-            raise WrongWeights(f"{name} is {'missing' if found is None else list(found)}",
-                               why=f"the model asks for {list(shape)}; {len(tensors)} tensors are given",
-                               fix="export a checkpoint together with the plan it was trained by")
+            raise WrongWeights(
+                f"{name} is {'missing' if found is None else list(found)}",
+                why=f"the model asks for {list(shape)}; {len(tensors)} tensors are given",
+                fix="export a checkpoint together with the plan it was trained by",
+            )
     return list(shapes)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -72,21 +74,30 @@ def check(spec: ModelSpec, entries: Mapping[str, tensorfile.Entry], folder: Path
     theirs, shapes = families.names(spec), families.shapes(spec)
     missing = [name for name in theirs.values() if name not in entries]
     if missing:
-        raise WrongWeights(f"{len(missing)} of {len(theirs)} tensors are missing", where=str(folder),
-                           why=f"the first is {missing[0]}; the files hold {len(entries)} tensors",
-                           fix="fetch all weight files, or correct config.json (layers, tied embeddings, biases)")
+        raise WrongWeights(
+            f"{len(missing)} of {len(theirs)} tensors are missing",
+            where=str(folder),
+            why=f"the first is {missing[0]}; the files hold {len(entries)} tensors",
+            fix="fetch all weight files, or correct config.json (layers, tied embeddings, biases)",
+        )
     for ours, name in theirs.items():
         entry = entries[name]
         if entry.shape != shapes[ours] or entry.dtype not in ("F64", "F32", "F16", "BF16"):
-            raise WrongWeights(f"{name} is {entry.dtype} {list(entry.shape)}", where=str(folder),
-                               why=f"config.json asks for floats {list(shapes[ours])}",
-                               fix="take config.json and weights from one revision of one model")
+            raise WrongWeights(
+                f"{name} is {entry.dtype} {list(entry.shape)}",
+                where=str(folder),
+                why=f"config.json asks for floats {list(shapes[ours])}",
+                fix="take config.json and weights from one revision of one model",
+            )
     tied_copy = {"lm_head.weight"} if spec.tied else set()
     left = [n for n in entries if n not in set(theirs.values()) | tied_copy and not n.endswith(DERIVED)]
     if left:
-        raise WrongWeights(f"{len(left)} tensors belong to nothing", where=str(folder),
-                           why=f"{spec.family} with {spec.layers} layers has no {left[0]}",
-                           fix="correct config.json (layers, biases, model_type); danlu would ignore them silently")
+        raise WrongWeights(
+            f"{len(left)} tensors belong to nothing",
+            where=str(folder),
+            why=f"{spec.family} with {spec.layers} layers has no {left[0]}",
+            fix="correct config.json (layers, biases, model_type); danlu would ignore them silently",
+        )
 
 
 def tensor(entry: tensorfile.Entry) -> Tensor:
@@ -102,3 +113,10 @@ def entry(tensor: Tensor) -> tensorfile.Entry:
     """The tensor as an entry to write; a copy only if it is not on the host or not contiguous."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return tensorfile.Entry(TAGS[tensor.dtype], tuple(tensor.shape), flat.view(torch.uint8).numpy())
+
+
+def of_numpy(array: npt.NDArray[Any]) -> Tensor:
+    """A tensor on the array's own memory; uint16 is bf16's raw bits, as checkpoints keep it."""
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)

@@ -56,8 +56,8 @@ def cut(spec: ModelSpec, heads: Sequence[int], grain: int = 1) -> tuple[Share, .
     # Halves round up, not to even: steps of one or more then never give a card nothing.
     ffn = [int(spec.ffn / grain * edge / spec.heads + 0.5) * grain for edge in edges[:-1]] + [spec.ffn]
     vocab = [int(spec.vocab * edge / spec.heads + 0.5) for edge in edges]
-    spans = [tuple(pairwise(each)) for each in (edges, [edge // group for edge in edges], ffn, vocab)]
-    if any(start >= stop for each in spans for start, stop in each):
+    axes = [list(pairwise(each)) for each in (edges, [edge // group for edge in edges], ffn, vocab)]
+    if any(start >= stop for each in axes for start, stop in each):
         raise BadShares(said, why=f"{spec.ffn} of ffn in steps of {grain} and {spec.vocab} of vocabulary do not give "
                         "every card a part", fix=fix)  # fmt: skip
-    return tuple(Share(*parts, number == 0) for number, parts in enumerate(zip(*spans, strict=True)))
+    return tuple(Share(h, g, f, v, first=h[0] == 0) for h, g, f, v in zip(*axes, strict=True))

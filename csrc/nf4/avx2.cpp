@@ -9,8 +9,10 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <new>
 
@@ -21,53 +23,64 @@
 
 namespace {
 
-constexpr float kTop = 16383;      // largest level and largest input
-constexpr int64_t kTile = 128;     // (input row, block) pairs per tile: 16 KiB of inputs, half of a first-level cache
-constexpr int64_t kRowChunk = 64;  // weight rows that stay in the second-level cache while all input rows pass
-constexpr int kMostRows = 8;       // input rows per pass: one accumulator register each
+constexpr float kTop = 16383;    // largest level and largest input
+constexpr int64_t kTile = 128;   // (input row, block) pairs per tile: 16 KiB of inputs, half of a first-level cache
+constexpr int64_t kChunk = 1024; // (weight row, block) pairs that stay in the caches while all input rows pass: 33 KiB
+constexpr int kMostRows = 8;     // input rows per pass: one accumulator register each
+constexpr int64_t kVector = 8;   // floats of a register; every row of `step` has room for whole ones
 
 struct Input {
     const danlu_nf4* w;
     const float* x;
-    int64_t x_rows, blocks;
+    int64_t x_rows, blocks, step_row;
     const float* bias;
     float* out;
     int16_t* fixed;  // [x_rows][blocks][64]
-    float* step;     // [x_rows][blocks]: value of one unit of `fixed` times one unit of the level
+    float* step;     // [x_rows][step_row]: value of one unit of `fixed` times one unit of the level
 };
 
-// Element of the block that each place holds, in the order in which the shuffles below deliver weights.
-struct Order {
-    uint8_t element[kBlock];
-    constexpr Order() : element() {
-        for (int e = 0; e < kBlock; e++) {
-            const int byte = e / 2, quarter = (e % 2) * 2 + (byte / 8) % 2;
-            element[quarter * 16 + (byte / 16) * 8 + byte % 8] = uint8_t(e);
+// One block of inputs to 15 bits, in the order in which the shuffles of `row_times` deliver weights: the even ones of
+// elements 0..15 and 32..47, the even ones of the other halves, then the odd ones likewise. Returns the step, which is
+// NaN for a block that is not finite, so that its sums are NaN too.
+AVX2 inline float fix_block(const float* x, int16_t* fixed) {
+    const __m256 positive = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff)), top = _mm256_set1_ps(FLT_MAX);
+    __m256 most8 = _mm256_setzero_ps(), finite = _mm256_castsi256_ps(_mm256_set1_epi32(-1));
+    for (int i = 0; i < kBlock; i += 8) {
+        const __m256 size = _mm256_and_ps(_mm256_loadu_ps(x + i), positive);
+        most8 = _mm256_max_ps(size, most8);
+        finite = _mm256_and_ps(finite, _mm256_cmp_ps(size, top, _CMP_LE_OQ));
+    }
+    __m128 most4 = _mm_max_ps(_mm256_castps256_ps128(most8), _mm256_extractf128_ps(most8, 1));
+    most4 = _mm_max_ps(most4, _mm_movehl_ps(most4, most4));
+    const float most = _mm_cvtss_f32(_mm_max_ss(most4, _mm_movehdup_ps(most4)));
+    const bool whole = _mm256_movemask_ps(finite) == 255;
+    const __m256 unit = _mm256_set1_ps(whole && most > 1e-30f ? kTop / most : 0);
+    const __m128i even_then_odd = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    for (int i = 0; i < kBlock; i += 16) {
+        __m128i part[2];
+        for (int j = 0; j < 2; j++) {
+            const __m256i eight = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * j), unit));
+            const __m128i four = _mm_packs_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+            part[j] = _mm_shuffle_epi8(four, even_then_odd);
         }
+        int16_t* place = fixed + i % 32 + i / 32 * 8;  // 0, 16, 32, 48 -> 0, 16, 8, 24
+        _mm_store_si128((__m128i*)place, _mm_unpacklo_epi64(part[0], part[1]));
+        _mm_store_si128((__m128i*)(place + 32), _mm_unpackhi_epi64(part[0], part[1]));
     }
-};
-constexpr Order kOrder;
-
-// One block of inputs to 15 bits. A block that is not finite gets a NaN step, so that its sums are NaN too.
-inline float fix_block(const float* x, int64_t count, int16_t* fixed) {
-    float whole[kBlock] = {}, most = 0;
-    bool finite = true;
-    for (int64_t i = 0; i < count; i++) {
-        whole[i] = x[i];
-        most = std::max(most, std::fabs(x[i]));
-        finite &= std::isfinite(x[i]);
-    }
-    const float unit = finite && most > 1e-30f ? kTop / most : 0;
-    for (int i = 0; i < kBlock; i++) fixed[i] = finite ? int16_t(std::lrintf(whole[kOrder.element[i]] * unit)) : 0;
-    return finite ? most / kTop / kTop : NAN;
+    return whole ? most / kTop / kTop : NAN;
 }
 
-void fix_part(void* arg, int part, int parts) {
+AVX2 void fix_part(void* arg, int part, int parts) {
     const Input& in = *static_cast<const Input*>(arg);
     for (int64_t m = in.x_rows * part / parts; m < in.x_rows * (part + 1) / parts; m++) {
         for (int64_t b = 0; b < in.blocks; b++) {
-            const int64_t at = m * in.blocks + b, here = std::min(kBlock, in.w->cols - b * kBlock);
-            in.step[at] = fix_block(in.x + m * in.w->cols + b * kBlock, here, in.fixed + at * kBlock);
+            const float* x = in.x + m * in.w->cols + b * kBlock;
+            float padded[kBlock] = {};
+            if (b == in.blocks - 1 && in.w->cols % kBlock) {
+                std::memcpy(padded, x, in.w->cols % kBlock * sizeof(float));
+                x = padded;
+            }
+            in.step[m * in.step_row + b] = fix_block(x, in.fixed + (m * in.blocks + b) * kBlock);
         }
     }
 }
@@ -78,12 +91,19 @@ AVX2 inline float sum8(__m256 v) {
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
 
-// absmax of blocks [first, first + count), counted over the tensor.
+// absmax of blocks [first, first + count), counted over the tensor. The table is read by integer moves into memory: the
+// compiler's own vector form spends the shuffles that the products need.
 AVX2 inline void read_absmax(const danlu_nf4& w, int64_t first, int64_t count, float* absmax) {
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        std::memcpy(&bits, w.map + w.absmax[first + i], 4);
+        std::memcpy(absmax + i, &bits, 4);
+        __asm__ volatile("" ::: "memory");
+    }
     for (int64_t i = 0; i < count;) {
         const float scale = w.scale[(first + i) / kAbsmaxBlock];
         const int64_t stop = std::min(count, i + kAbsmaxBlock - (first + i) % kAbsmaxBlock);
-        for (; i < stop; i++) absmax[i] = w.map[w.absmax[first + i]] * scale + w.offset;
+        for (; i < stop; i++) absmax[i] = absmax[i] * scale + w.offset;
     }
 }
 
@@ -101,18 +121,29 @@ AVX2 inline Levels levels_of(const danlu_nf4& w) {
             _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i*)high))};
 }
 
-// Weight row n times M input rows starting at m, over blocks [from, to); adds to `out` after the first tile.
+// Some blocks of some weight rows.
+struct Patch {
+    int64_t row, rows, from, to;  // weight rows [row, row + rows), blocks [from, to)
+    const float* absmax;          // [rows][stride]
+    int64_t stride;
+};
+
+// Weight row `r` of the patch times M input rows starting at m; adds to `out` after the first blocks.
 template <int M>
-AVX2 inline void row_times(const Input& in, const Levels& levels, int64_t n, int64_t m, int64_t from, int64_t to) {
+AVX2 inline void row_times(const Input& in, const Levels& levels, const Patch& patch, int64_t r, int64_t m) {
     const danlu_nf4& w = *in.w;
-    const int64_t count = to - from, stride = in.blocks * kBlock;
+    const int64_t n = patch.row + r, count = patch.to - patch.from, stride = in.blocks * kBlock;
+    alignas(32) float factor[M][kTile / M + kVector];
+    for (int64_t b = 0; b < count; b += kVector) {
+        const __m256 absmax = _mm256_load_ps(patch.absmax + r * patch.stride + b);
+        for (int i = 0; i < M; i++) {
+            const __m256 step = _mm256_loadu_ps(in.step + (m + i) * in.step_row + patch.from + b);
+            _mm256_storeu_ps(&factor[i][b], _mm256_mul_ps(absmax, step));
+        }
+    }
     const __m256i nibble = _mm256_set1_epi8(15);
-    float absmax[kTile], factor[M][kTile / M];
-    read_absmax(w, n * in.blocks + from, count, absmax);
-    for (int i = 0; i < M; i++)
-        for (int64_t b = 0; b < count; b++) factor[i][b] = absmax[b] * in.step[(m + i) * in.blocks + from + b];
-    const uint8_t* packed = w.packed + (n * in.blocks + from) * kBlock / 2;
-    const int16_t* fixed = in.fixed + m * stride + from * kBlock;
+    const uint8_t* packed = w.packed + (n * in.blocks + patch.from) * kBlock / 2;
+    const int16_t* fixed = in.fixed + m * stride + patch.from * kBlock;
     __m256 sum[M];
     for (int i = 0; i < M; i++) sum[i] = _mm256_setzero_ps();
     for (int64_t b = 0; b < count; b++, packed += kBlock / 2, fixed += kBlock) {
@@ -135,42 +166,48 @@ AVX2 inline void row_times(const Input& in, const Levels& levels, int64_t n, int
     }
     for (int i = 0; i < M; i++) {
         float* out = in.out + (m + i) * w.rows + n;
-        const float before = from ? *out : in.bias ? in.bias[n] : 0.0f;
+        const float before = patch.from ? *out : in.bias ? in.bias[n] : 0.0f;
         *out = before + sum8(sum[i]);
     }
 }
 
 template <int M>
-AVX2 void rows_times(const Input& in, const Levels& levels, int64_t n0, int64_t n1, int64_t m, int64_t from, int64_t to) {
-    for (int64_t n = n0; n < n1; n++) row_times<M>(in, levels, n, m, from, to);
+AVX2 void patch_times(const Input& in, const Levels& levels, const Patch& patch, int64_t m) {
+    for (int64_t r = 0; r < patch.rows; r++) row_times<M>(in, levels, patch, r, m);
 }
 
-using Pass = void (*)(const Input&, const Levels&, int64_t, int64_t, int64_t, int64_t, int64_t);
-constexpr Pass kPass[kMostRows + 1] = {nullptr,       rows_times<1>, rows_times<2>, rows_times<3>, rows_times<4>,
-                                       rows_times<5>, rows_times<6>, rows_times<7>, rows_times<8>};
+using Pass = void (*)(const Input&, const Levels&, const Patch&, int64_t);
+constexpr Pass kPass[kMostRows + 1] = {nullptr,        patch_times<1>, patch_times<2>, patch_times<3>, patch_times<4>,
+                                       patch_times<5>, patch_times<6>, patch_times<7>, patch_times<8>};
 
 AVX2 void multiply_part(void* arg, int part, int parts) {
     const Input& in = *static_cast<const Input*>(arg);
     const Levels levels = levels_of(*in.w);
     const int64_t first = in.w->rows * part / parts, last = in.w->rows * (part + 1) / parts;
-    const int64_t tile = kTile / std::min<int64_t>(in.x_rows, kMostRows);
-    for (int64_t n = first; n < last; n += kRowChunk)
-        for (int64_t from = 0; from < in.blocks; from += tile)
+    const int64_t tile = std::min(kTile / std::min<int64_t>(in.x_rows, kMostRows), in.blocks);
+    const int64_t stride = (tile + kVector - 1) / kVector * kVector, chunk = kChunk / stride;
+    alignas(32) float absmax[kChunk];
+    for (int64_t n = first; n < last; n += chunk) {
+        for (int64_t from = 0; from < in.blocks; from += tile) {
+            const Patch patch{n, std::min(chunk, last - n), from, std::min(in.blocks, from + tile), absmax, stride};
+            for (int64_t r = 0; r < patch.rows; r++)
+                read_absmax(*in.w, (n + r) * in.blocks + from, patch.to - from, absmax + r * stride);
             for (int64_t m = 0; m < in.x_rows; m += kMostRows)
-                kPass[std::min<int64_t>(in.x_rows - m, kMostRows)](in, levels, n, std::min(last, n + kRowChunk), m, from,
-                                                                   std::min(in.blocks, from + tile));
+                kPass[std::min<int64_t>(in.x_rows - m, kMostRows)](in, levels, patch, m);
+        }
+    }
 }
 
 }  // namespace
 
 DANLU_LINEAR_NF4(avx2) {
     if (!nf4_linear_sizes_hold(*w, x_rows, x_floats, out_floats) || threads < 1) return DANLU_BAD_SIZE;
-    const int64_t blocks = nf4_blocks(*w);
+    const int64_t blocks = nf4_blocks(*w), step_row = blocks + kVector;
     auto free_it = [](void* p) { std::free(p); };
     const std::unique_ptr<void, void (*)(void*)> room(std::aligned_alloc(64, x_rows * blocks * kBlock * 2), free_it);
-    const std::unique_ptr<float[]> step(new (std::nothrow) float[x_rows * blocks]);
+    const std::unique_ptr<float[]> step(new (std::nothrow) float[x_rows * step_row]());
     if (!room || !step) return DANLU_NO_MEMORY;
-    Input in{w, x, x_rows, blocks, bias, out, static_cast<int16_t*>(room.get()), step.get()};
+    Input in{w, x, x_rows, blocks, step_row, bias, out, static_cast<int16_t*>(room.get()), step.get()};
     danlu_together(int(std::min<int64_t>(threads, x_rows)), fix_part, &in);
     danlu_together(int(std::min<int64_t>(threads, w->rows)), multiply_part, &in);
     return DANLU_OK;

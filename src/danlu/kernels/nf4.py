@@ -126,25 +126,33 @@ def nearest(values: Tensor, levels: Tensor) -> Tensor:
 
 
 def quantize_nf4(weight_NK: Tensor) -> Nf4:
-    """Quantize a matrix; each block by its own absmax, each absmax to 8 bits. Raises WeightsNotFinite on NaN or Inf.
+    """Quantize a matrix of any float dtype; each block by its own absmax, each absmax to 8 bits.
 
-    Cost: about 20 bytes of temporaries per weight; time is bound by the search for the nearest of 16 levels.
+    Raises WeightsNotFinite on NaN or Inf. Works on panels of rows, so beside the result it needs 300 MB at most.
     """
-    weight_NK = weight_NK.detach().float()
-    bad = int((~torch.isfinite(weight_NK)).sum())
+    rows, columns = weight_NK.shape
+    step = max(1, PANEL_FLOATS // columns)
+    panels = [_quantize_panel(weight_NK[n : n + step].detach().float()) for n in range(0, rows, step)]
+    bad = sum(panel[2] for panel in panels)
     if bad:
-        raise WeightsNotFinite(f"{bad} weights of {weight_NK.numel()} are NaN or infinite", why="no scale can hold them",
-                        fix="take a checkpoint from before the run diverged")
+        raise WeightsNotFinite(f"{bad} weights of {rows * columns} are NaN or infinite", why="no scale can hold them",
+                               fix="take a checkpoint from before the run diverged")
+    absmax = torch.cat([panel[1] for panel in panels])
+    code, scale, offset = _quantize_absmax(absmax.flatten())
+    return Nf4(torch.cat([panel[0] for panel in panels]), code.view(absmax.shape), scale, offset, (rows, columns))
+
+
+def _quantize_panel(weight_NK: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Packed levels and fp32 absmax of some rows, and how many of their weights are not finite."""
     rows, columns = weight_NK.shape
     blocks = -(-columns // BLOCK)
     weight_NBk = torch.nn.functional.pad(weight_NK, (0, blocks * BLOCK - columns)).view(rows, blocks, BLOCK)
     absmax_NB = weight_NBk.abs().amax(-1)
+    bad = 0 if bool(absmax_NB.isfinite().all()) else int((~weight_NK.isfinite()).sum())
     # A block of zeros has no scale; dividing by 1 sends it to the level 0.
     share_NBk = weight_NBk * (1 / absmax_NB.where(absmax_NB > 0, 1.0)).unsqueeze(-1)
     code_NBk = nearest(share_NBk, LEVELS.to(weight_NK.device))
-    packed = (code_NBk[..., 0::2] << 4 | code_NBk[..., 1::2]).view(rows, -1)
-    code, scale, offset = _quantize_absmax(absmax_NB.flatten())
-    return Nf4(packed.contiguous(), code.view(rows, blocks), scale, offset, (rows, columns))
+    return (code_NBk[..., 0::2] << 4 | code_NBk[..., 1::2]).view(rows, -1), absmax_NB, bad
 
 
 def _quantize_absmax(absmax: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -223,3 +231,14 @@ def linear_torch(x_RK: Tensor, w: Nf4, bias: Tensor | None) -> Tensor:
 def bits_per_weight(w: Nf4) -> float:
     """Bits stored per weight, everything counted."""
     return w.nbytes * 8 / math.prod(w.shape)
+
+
+def strength(weight_NK: Tensor, w: Nf4) -> tuple[float, float]:
+    """Energy of a matrix, and of what quantizing it changed; both panel by panel."""
+    signal = noise = 0.0
+    step = max(1, PANEL_FLOATS // w.shape[1])
+    for n in range(0, w.shape[0], step):
+        panel = weight_NK[n : n + step].float()
+        signal += float(panel.square().sum(dtype=torch.float64))
+        noise += float((panel - dequantize(w, n, n + len(panel))).square().sum(dtype=torch.float64))
+    return signal, noise

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from danlu import families, tensorfile
 from danlu.errors import BadModel, WrongWeights
+from danlu.model import quantized
 from danlu.model.net import Decoder, Reduce
 from danlu.model.shard import Share
 from danlu.nouns import ModelSpec
@@ -54,12 +55,17 @@ def load(
 ) -> Decoder:
     """Units [start, stop) of the model in `folder`, its weights turned to `dtype`; only their bytes are read.
 
-    Raises what spec_of raises, BadTensorFile, and WrongWeights for tensors that are missing, left over or misshapen.
+    In a quantized folder the 4-bit matrices stay as they are, in the file's own pages.
+    Raises what spec_of raises, BadTensorFile, WrongNf4, NewerFormat, and WrongWeights for tensors that are missing,
+    left over or misshapen.
     """
-    spec = spec_of(folder)
-    entries = tensorfile.read_folder(folder)
-    check(spec, entries, folder)
+    config = config_of(folder)
+    spec, entries = families.spec(config), tensorfile.read_folder(folder)
+    small = quantized.is_quantized(config, folder)
+    check(spec, quantized.unpacked(spec, entries, folder) if small else entries, folder)
     decoder = Decoder(spec, start, stop, dtype=dtype, device=device, share=share, reduce=reduce)
+    if small:
+        quantized.place(decoder, lambda name: tensor(entries[name]), device)
     theirs = families.names(spec)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():

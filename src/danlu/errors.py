@@ -200,6 +200,8 @@ class WrongNf4(BadData):
     """The parts of a quantized matrix do not belong together, or one is missing."""
 
     code = "DL-DATA-041"
+
+
 class DamagedPack(BadData):
     """A pack of small files is incomplete, or its bytes are not those that were written."""
 

@@ -1,0 +1,78 @@
+"""Turn text folders into clean, de-duplicated, shuffled tokens, in OUT/store and OUT/tokens.
+
+Without data.text it takes what every machine has: the Python library, documentation and licences of installed packages.
+
+example:
+  danlu prep --out runs/notes --data.text "[~/notes]" --json prep.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from danlu.cli.config import Run
+    from danlu.data.prep import Prepared
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Which run, and where its figures go."""
+    parser.add_argument("config", type=Path, nargs="?", help="run.yaml; the defaults without it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare and print the funnel."""
+    from danlu.cli import config, output
+
+    made = prepare(config.load(args.config, args.overrides))
+    print(funnel(made))
+    output.write_json(args.json, made.figures)
+    return 0
+
+
+def prepare(run: Run) -> Prepared:
+    """Tokens for a run, made or found as they are, enough for at least one batch; progress goes to stderr.
+
+    Raises what `data.prep` raises, and TooFewTokens.
+    """
+    from danlu.cli.output import Progress
+    from danlu.data.ingest import Tell
+    from danlu.data.loader import Loader
+    from danlu.data.prep import prep
+
+    lines: list[Progress] = []
+
+    def tell(stage: str) -> Tell:
+        lines.append(Progress(stage))
+
+        def show(words: str, share: float) -> None:
+            lines[-1].show(f"{min(share, 1):4.0%}  {words}" if share else words)
+
+        return show
+
+    text = [path.expanduser() for path in run.data.text]
+    made = prep(text, run.out, vocab=run.data.vocab, limit_bytes=int(run.data.limit_mb * 1e6), tell=tell)
+    Loader(made.tokens, seq=run.data.seq, batch=run.plan.micro_batch * run.plan.micro_batches, seed=run.train.seed)
+    rate = made.bytes_in / 1e6 / max(made.seconds, 1e-9)
+    lines[-1].done(f"{made.manifest['splits']['train']['tokens']:,} tokens, {rate:.1f} MB/s")
+    return made
+
+
+def funnel(made: Prepared) -> str:
+    """What became of every document, as a table, with an example for each rule that dropped one."""
+    from danlu.cli.output import table
+
+    rows = [["in", f"{made.docs_in:,}", ""]]
+    for name, count in sorted(made.dropped.items(), key=lambda item: -item[1]):
+        rows.append([f"- {name}", f"{count:,}", made.examples.get(name, [""])[0][:90]])
+    rows.append(["kept", f"{made.docs_kept:,}", ""])
+    splits = made.manifest["splits"]
+    end = (
+        f"{made.bytes_in / 1e6:.1f} MB read, {splits['train']['tokens']:,} tokens to learn from and "
+        f"{splits['held']['tokens']:,} held out, vocabulary {made.manifest['vocab']:,}, "
+        f"unigram entropy {made.manifest['unigram_entropy']:.3f} nats\n{made.tokens}"
+    )
+    return table(["documents", "number", "for example"], rows) + "\n\n" + end

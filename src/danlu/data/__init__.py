@@ -1,0 +1,1 @@
+"""From folders of text to tokens: read, clean, de-duplicate, encode, and load in a shuffled, resumable order."""

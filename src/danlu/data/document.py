@@ -1,0 +1,103 @@
+"""A document, its record in the store, and the funnel that counts what becomes of every document."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+EXAMPLES = 3  # dropped documents remembered per rule
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A piece of text with a name; `meta` says where it came from."""
+
+    key: str
+    text: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Drop(Protocol):
+    """What a step calls for each document it takes out: rule's name is the step's, `why` has the number."""
+
+    def __call__(self, document: Document, why: str) -> None:
+        """Count the document and remember it as an example."""
+
+
+class Step(Protocol):
+    """A filter: documents in, documents out, each in turn. One file of danlu/data/steps holds one, named `step`."""
+
+    def __call__(self, documents: Iterable[Document], drop: Drop) -> Iterator[Document]:
+        """Yield what stays, changed or not; call `drop` for what does not."""
+
+
+def rule(verdict: Callable[[str], str | None]) -> Step:
+    """A step out of a pure verdict on one text: why it must go (with the number), or None if it may stay."""
+
+    def step(documents: Iterable[Document], drop: Drop) -> Iterator[Document]:
+        for document in documents:
+            why = verdict(document.text)
+            if why is None:
+                yield document
+            else:
+                drop(document, why)
+
+    return step
+
+
+def to_record(document: Document) -> tuple[bytes, bytes]:
+    """Key and value as docs/formats.md has them: one line of JSON, then the text."""
+    meta = json.dumps(document.meta, ensure_ascii=False) if document.meta else ""
+    return document.key.encode(), f"{meta}\n{document.text}".encode()
+
+
+def from_record(key: bytes, value: bytes) -> Document:
+    """The document that `to_record` wrote."""
+    meta, _, text = value.decode().partition("\n")
+    return Document(key.decode(), text, json.loads(meta) if meta else {})
+
+
+def batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    """The same documents in lists of about `size` characters; a long document ends its list."""
+    batch: list[Document] = []
+    gathered = 0
+    for document in documents:
+        batch.append(document)
+        gathered += len(document.text)
+        if gathered >= size:
+            yield batch
+            batch, gathered = [], 0
+    if batch:
+        yield batch
+
+
+@dataclass
+class Funnel:
+    """Counts of one pass: documents and bytes in, kept, and dropped by rule, with a few examples of each."""
+
+    docs_in: int = 0
+    bytes_in: int = 0
+    docs_kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def drop(self, name: str, key: str, why: str) -> None:
+        """Count one dropped document."""
+        self.dropped[name] += 1
+        kept = self.examples.setdefault(name, [])
+        if len(kept) < EXAMPLES:
+            kept.append(f"{key}: {why}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {"docs_in": self.docs_in, "bytes_in": self.bytes_in, "docs_kept": self.docs_kept,
+                "dropped": dict(self.dropped), "examples": self.examples}  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Funnel:
+        """The funnel that `as_dict` wrote."""
+        return cls(values["docs_in"], values["bytes_in"], values["docs_kept"], Counter(values["dropped"]),
+                   {name: list(found) for name, found in values["examples"].items()})  # fmt: skip

@@ -1,0 +1,89 @@
+"""Documents into one flat stream of tokens per split, and the manifest that makes it a token file (docs/formats.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from danlu.data import bpe
+from danlu.data.document import Document
+from danlu.data.encoder import Encoder
+from danlu.data.ingest import Tell
+from danlu.store import atomic
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+VERSION = 1
+MANIFEST = "manifest.json"
+HELD = 0.02      # share of documents, not of positions: a held-out text is never seen in part
+
+
+def held_out(keys: Iterable[str]) -> frozenset[str]:
+    """Documents kept for measuring: about HELD of them by a hash of their name, at least one of two or more."""
+    places = {key: int.from_bytes(blake2b(key.encode(), digest_size=8, person=b"held").digest(), "big") for key in keys}
+    chosen = frozenset(key for key, place in places.items() if place < HELD * 2**64)
+    if len(places) < 2:
+        return frozenset()
+    return chosen if 0 < len(chosen) < len(places) else frozenset([min(places, key=lambda key: (places[key], key))])
+
+
+def encode(documents: Iterable[Document], held: frozenset[str], tokenizer: Tokenizer, folder: Path,
+           record: dict[str, Any], total: int, tell: Tell) -> dict[str, Any]:  # fmt: skip
+    """Write train.bin, held.bin and the tokenizer, then the manifest; until that is there, there is no token file.
+
+    documents  in the order their tokens shall have, each followed by the end token
+    record     what the manifest keeps besides: where the text came from
+    total      how many documents there are, for telling how far it is
+    Returns the manifest. Raises DiskFull.
+    """
+    vocab = tokenizer.get_vocab_size()
+    dtype = np.dtype("<u2" if vocab <= 2**16 else "<u4")
+    end, encoder = tokenizer.token_to_id(bpe.END), Encoder(tokenizer)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    bpe.save(tokenizer, folder)
+    with atomic.replacing(folder / "train.bin") as train, atomic.replacing(folder / "held.bin") as rest:
+        splits = {"train": _Split(train, vocab), "held": _Split(rest, vocab)}
+        for number, document in enumerate(documents):
+            ids = np.array([*encoder.encode(document.text), end], dtype)
+            splits["held" if document.key in held else "train"].add(ids)
+            if number % 64 == 0:
+                tell(f"{sum(split.tokens for split in splits.values()):,} tokens", number / total)
+    manifest = {
+        "tokens": VERSION, "dtype": dtype.name, "vocab": vocab, "end": end,
+        "unigram_entropy": splits["train"].entropy(),
+        "splits": {name: split.as_dict(f"{name}.bin") for name, split in splits.items()}, **record,
+    }  # fmt: skip
+    atomic.write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    return manifest
+
+
+class _Split:
+    """Owns what is known of one stream while it is written."""
+
+    def __init__(self, file: BinaryIO, vocab: int) -> None:
+        self._file, self._digest = file, blake2b(digest_size=16)
+        self._counts = np.zeros(vocab, np.int64)
+        self.tokens = self.documents = 0
+
+    def add(self, ids: npt.NDArray[Any]) -> None:
+        raw = ids.tobytes()
+        self._file.write(raw)
+        self._digest.update(raw)
+        self._counts += np.bincount(ids, minlength=len(self._counts))
+        self.tokens += len(ids)
+        self.documents += 1
+
+    def entropy(self) -> float:
+        """Nats per token of the best guess that knows only how frequent each token is."""
+        share = self._counts[self._counts > 0] / max(self.tokens, 1)
+        return float(-(share * np.log(share)).sum())
+
+    def as_dict(self, name: str) -> dict[str, Any]:
+        return {"file": name, "tokens": self.tokens, "documents": self.documents, "blake2b": self._digest.hexdigest()}

@@ -1,0 +1,88 @@
+"""Files into the store: each commit holds documents and the place in the source list where the next one begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+
+from danlu.data.document import Document, Funnel, to_record
+from danlu.data.read import Refused, Source, listing, read
+from danlu.errors import NoText
+from danlu.store.packs import Writer
+
+SHARERS = 64             # where not all can be read, no file takes more than this part of the limit
+PACK_BYTES = 16 << 20  # what an interrupted ingest may have to read again
+
+Tell = Callable[[str, float], None]  # what is done in words, and its share of the whole
+
+
+def ingest(roots: Sequence[Path], folder: Path, *, limit: int, tell: Tell) -> tuple[Funnel, str]:
+    """Read text until `limit` bytes and keep it in the store `folder`; goes on where a killed call was.
+
+    Files are taken in the order of their key's hash, so a limit gives a random sample, always the same one.
+    Returns the funnel of reading, and the fingerprint of files and limit. Raises NoText, StoreInUse, DiskFull.
+    """
+    try:
+        sources, refused = listing(roots)
+    except FileNotFoundError as error:
+        raise NoText("there is no text to read", where=str(error.filename), why="no such file or folder",
+                     fix="check data.text in your run.yaml, or leave it out to use this machine's documents") from error
+    fingerprint = _fingerprint(sources, limit)
+    with Writer(folder, pack_bytes=PACK_BYTES) as writer:
+        if writer.cursor.get("source") != fingerprint:
+            writer.clear()
+        funnel = Funnel.from_dict(writer.cursor["funnel"]) if writer.cursor else _begin(refused)
+        if not writer.done:
+            _fill(writer, sources, funnel, fingerprint, limit, tell)
+    if not funnel.docs_kept:
+        reasons = ", ".join(f"{name} {count}" for name, count in funnel.dropped.items()) or "every file is empty"
+        raise NoText("nothing to learn from", where=", ".join(map(str, roots[:3])),
+                     why=f"{len(sources)} files hold no readable text ({reasons})",
+                     fix="point data.text at folders with UTF-8 text files")
+    return funnel, fingerprint
+
+
+def _fill(writer: Writer, sources: list[Source], funnel: Funnel, fingerprint: str, limit: int, tell: Tell) -> None:
+    start, piece = writer.cursor.get("file", 0), writer.cursor.get("piece", 0)
+    size = sum(source.size for source in sources)
+    whole = min(limit, size) or 1
+    share = limit if size <= limit else limit // min(len(sources), SHARERS)
+    for number in range(start, len(sources)):
+        for found in islice(read(sources[number], share), piece, None):
+            piece += 1
+            if isinstance(found, Refused):
+                funnel.docs_in += 1
+                funnel.drop(found.rule, found.key, found.why)
+            elif _add(writer, found, funnel):
+                writer.commit({"source": fingerprint, "file": number, "piece": piece, "funnel": funnel.as_dict()})
+            if funnel.bytes_in >= limit:
+                break
+        piece = 0
+        tell(f"{funnel.docs_kept:,} documents, {funnel.bytes_in / 1e6:.1f} MB", funnel.bytes_in / whole)
+        if funnel.bytes_in >= limit:
+            break
+    writer.commit({"source": fingerprint, "funnel": funnel.as_dict()}, done=True)
+
+
+def _add(writer: Writer, document: Document, funnel: Funnel) -> bool:
+    key, value = to_record(document)
+    funnel.docs_in += 1
+    funnel.docs_kept += 1
+    funnel.bytes_in += len(value)
+    return writer.add(key, value)
+
+
+def _begin(refused: list[Refused]) -> Funnel:
+    funnel = Funnel(docs_in=len(refused))
+    for each in refused:
+        funnel.drop(each.rule, each.key, each.why)
+    return funnel
+
+
+def _fingerprint(sources: list[Source], limit: int) -> str:
+    digest = blake2b(f"1 {limit}".encode(), digest_size=16)
+    for source in sources:
+        digest.update(f"{source.key}\0{source.size}\0{source.modified_ns}\0".encode())
+    return digest.hexdigest()

@@ -1,0 +1,104 @@
+"""The whole way from text folders to a token file: read, clean, learn a vocabulary, encode.
+
+Each stage ends in a manifest that names what it was made from, so a call that was killed goes on at the first
+unfinished stage, and a call with nothing new to do does nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danlu.data import bpe
+from danlu.data.clean import STEPS, clean
+from danlu.data.document import Document, from_record
+from danlu.data.encode import encode, held_out
+from danlu.data.ingest import Tell, ingest
+from danlu.data.loader import manifest_of
+from danlu.data.read import default_text
+from danlu.errors import DamagedTokens
+from danlu.store.packs import Store
+
+VERSION = 1
+SAMPLE = 2_000  # characters per token of the vocabulary to learn it from: the first in hash order, so a random sample
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What `prep` made, and the funnel: every document read is kept or dropped by exactly one rule."""
+
+    tokens: Path
+    docs_in: int
+    docs_kept: int
+    bytes_in: int
+    dropped: dict[str, int]
+    examples: dict[str, list[str]]
+    manifest: dict[str, Any]
+    seconds: float
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Flat JSON: data.docs_in, data.tokens, data.dropped.RULE, ..."""
+        splits = self.manifest["splits"]
+        values: dict[str, float] = {
+            "docs_in": self.docs_in, "docs_kept": self.docs_kept, "bytes_in": self.bytes_in,
+            "duplicates": self.dropped.get("exact", 0), "near_duplicates": self.dropped.get("near", 0),
+            "tokens": splits["train"]["tokens"], "held_tokens": splits["held"]["tokens"],
+            "vocab": self.manifest["vocab"], "unigram_entropy": self.manifest["unigram_entropy"],
+            "seconds": self.seconds, **{f"dropped.{name}": count for name, count in self.dropped.items()},
+        }  # fmt: skip
+        return {f"data.{name}": value for name, value in values.items()}
+
+
+def prep(text: Sequence[Path], out: Path, *, vocab: int, limit_bytes: int,
+         tell: Callable[[str], Tell] = lambda stage: lambda words, share: None) -> Prepared:  # fmt: skip
+    """Prepare the text in OUT/store and OUT/tokens.
+
+    text         folders and files; empty means the documents every machine has (`default_text`)
+    limit_bytes  reading stops after so many; with the same files always at the same ones
+    tell         given a stage's name, what to call with its progress
+    The tokens depend on names and bytes of the files alone.
+    Raises NoText, StoreInUse, DiskFull, MissingPackage, DamagedPack.
+    """
+    began = time.monotonic()
+    reading, source = ingest(text or default_text(), out / "store" / "raw", limit=limit_bytes, tell=tell("read"))
+    cleaning = clean(out / "store" / "raw", out / "store" / "clean", source=source, tell=tell("clean"))
+    made_by = {"source": source, "steps": list(STEPS), "vocab": vocab, "sample": SAMPLE, "version": VERSION}
+    manifest = _encoded(out / "store" / "clean", out / "tokens", made_by, vocab, tell)
+    return Prepared(
+        out / "tokens", reading.docs_in, cleaning.docs_kept, reading.bytes_in, dict(reading.dropped + cleaning.dropped),
+        reading.examples | cleaning.examples, manifest, time.monotonic() - began,
+    )  # fmt: skip
+
+
+def _encoded(clean_store: Path, folder: Path, made_by: dict[str, Any], vocab: int,
+             tell: Callable[[str], Tell]) -> dict[str, Any]:  # fmt: skip
+    try:
+        manifest = manifest_of(folder)
+        if manifest.get("made_by") == made_by:
+            return manifest
+    except DamagedTokens:
+        pass  # not there yet, or cut short: it is made now
+    folder.mkdir(parents=True, exist_ok=True)
+    store = Store(clean_store)
+    tell("vocab")(f"learning {vocab:,} tokens", 0.0)
+    tokenizer = bpe.train(_sample(store, SAMPLE * vocab), vocab)
+    held = held_out(record.key.decode() for record in store.scan())
+    manifest = encode(_documents(store), held, tokenizer, folder, {"made_by": made_by}, store.records, tell("encode"))
+    store.close()
+    return manifest
+
+
+def _documents(store: Store) -> Iterator[Document]:
+    return (from_record(record.key, record.value) for record in store.scan())
+
+
+def _sample(store: Store, left: int) -> Iterator[str]:
+    for document in _documents(store):
+        yield document.text
+        left -= len(document.text)
+        if left <= 0:
+            return

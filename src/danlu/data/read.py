@@ -1,0 +1,162 @@
+"""From folders to documents, whatever lies there: binaries, broken UTF-8, loops of links, lines of gigabytes."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sysconfig
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+from typing import BinaryIO
+
+from danlu.data.document import Document
+from danlu.store.pack import hash_of
+
+PIECE = 64 << 10          # bytes; a longer file becomes several documents, cut at line ends
+MAX_BROKEN = 0.01         # share of characters that are not UTF-8; up to it they are replaced, above it the piece goes
+MAX_CONTROL = 0.10        # share of control characters in text; above it the piece is binary
+MAX_EXPANSION = 64        # a .gz file may unpack to so many times its size; text reaches about 10, a bomb 1000
+_CONTROL = bytes(i for i in range(32) if i not in b"\t\n\r\f\b\x1b") + b"\x7f"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file to be read; `key` is its name relative to the folder it was found in, `size` is in bytes."""
+
+    key: str
+    path: str
+    size: int
+    modified_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A file, or a piece of one, that is no text, and why."""
+
+    key: str
+    rule: str
+    why: str
+
+
+def default_text() -> list[Path]:
+    """Text that every machine has: the Python library, the documentation and licences of installed packages."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    installed = {"site-packages", "dist-packages", "__pycache__"}
+    found = sorted(each for each in library.iterdir() if each.name not in installed)
+    documents = (Path("/usr/share") / name for name in ("doc", "common-licenses", "info", "perl"))
+    return [*found, *(each for each in documents if each.is_dir())]
+
+
+def listing(roots: Sequence[Path]) -> tuple[list[Source], list[Refused]]:
+    """Every file under the roots once, in the order of their key's hash: any prefix of it is a random sample.
+
+    Links are followed, but no folder is entered twice. Raises FileNotFoundError for a root that does not exist.
+    """
+    found: list[Source] = []
+    refused: list[Refused] = []
+    seen: set[tuple[int, int]] = set()
+    names = [root.resolve().name for root in roots]
+    for number, root in enumerate(roots):
+        name = names[number] if names.count(names[number]) == 1 else f"{names[number]}#{number}"
+        root.stat()
+        _walk(str(root), _text(name), seen, found, refused)
+    found.sort(key=lambda source: (hash_of(source.key.encode()), source.key))
+    return found, refused
+
+
+def read(source: Source, share: int) -> Iterator[Document | Refused]:
+    """The documents of one file, or why it has none. Holds one piece in memory, however long the file is.
+
+    share  bytes after which the rest of the file is left out, counted as one refused piece
+    """
+    packed = source.path.endswith(".gz")
+    limit = min(share, source.size * MAX_EXPANSION + PIECE) if packed else share
+    try:
+        with ExitStack() as stack:
+            file: BinaryIO = stack.enter_context(open(source.path, "rb"))
+            if packed:
+                file = stack.enter_context(gzip.GzipFile(fileobj=file))  # type: ignore[assignment]
+            done = 0
+            for number, piece in enumerate(_pieces(file)):
+                key = source.key if number == 0 else f"{source.key}#{number}"
+                document = _decode(key, piece)
+                yield document
+                if isinstance(document, Refused) and document.rule == "binary":
+                    return
+                done += len(piece)
+                if done > limit:
+                    bomb = f"{source.size} bytes unpack to over {done}"
+                    why = bomb if limit < share else f"a file's share is {share} bytes"
+                    yield Refused(f"{source.key}#{number + 1}", "cut", f"{why}; the rest is left out")
+                    return
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        yield Refused(source.key, "archive", f"the archive is damaged: {error}")
+    except OSError as error:
+        yield Refused(source.key, "unreadable", error.strerror or str(error))
+
+
+def _walk(path: str, key: str, seen: set[tuple[int, int]], found: list[Source], refused: list[Refused]) -> None:
+    todo = [(path, key)]
+    while todo:
+        path, key = todo.pop()
+        try:
+            state = os.stat(path)
+            if S_ISREG(state.st_mode):
+                found.append(Source(key, path, state.st_size, state.st_mtime_ns))
+            elif not S_ISDIR(state.st_mode):
+                refused.append(Refused(key, "not_a_file", "it is a device, a socket or a pipe"))
+            elif (state.st_dev, state.st_ino) not in seen:
+                seen.add((state.st_dev, state.st_ino))
+                todo += [(f"{path}/{each}", f"{key}/{_text(each)}") for each in os.listdir(path)]
+        except OSError as error:
+            refused.append(Refused(key, "unreadable", error.strerror or str(error)))
+
+
+def _text(name: str) -> str:
+    """A file name as text; bytes of it that are not UTF-8 are written as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    """Bytes of a file in pieces of at most PIECE, each ending at a line end, or else between two characters."""
+    rest = b""
+    while True:
+        more = file.read(PIECE - len(rest))
+        piece = rest + more
+        if len(piece) < PIECE or not more:
+            if piece:
+                yield piece
+            if not more:
+                return
+            rest = b""
+            continue
+        cut = piece.rfind(b"\n", PIECE // 2) + 1 or _between_characters(piece)
+        yield piece[:cut]
+        rest = piece[cut:]
+
+
+def _between_characters(piece: bytes) -> int:
+    for cut in range(len(piece) - 1, len(piece) - 4, -1):
+        if piece[cut] & 0xC0 != 0x80:
+            return cut
+    return len(piece)
+
+
+def _decode(key: str, piece: bytes) -> Document | Refused:
+    if b"\0" in piece:
+        return Refused(key, "binary", "it has zero bytes")
+    control = (len(piece) - len(piece.translate(None, _CONTROL))) / len(piece)
+    if control > MAX_CONTROL:
+        return Refused(key, "binary", f"{control:.0%} of it are control characters")
+    try:
+        return Document(key, piece.decode())
+    except UnicodeDecodeError:
+        text = piece.decode(errors="replace")
+    broken = text.count("\ufffd")
+    if broken > MAX_BROKEN * len(text):
+        return Refused(key, "broken_utf8", f"{broken} of {len(text)} characters are not UTF-8")
+    return Document(key, text, {"repaired": broken})

@@ -1,0 +1,1 @@
+"""One filter per file; `danlu.data.clean.STEPS` says which run, and in which order."""

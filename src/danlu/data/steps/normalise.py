@@ -1,0 +1,35 @@
+"""One form of every text: NFC, line ends, no control characters, no trailing blanks, at most two empty lines."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from danlu.data.document import Document, Drop
+
+_OVERSTRIKE = re.compile(r".\x08")          # typewriter bold of old manuals: a letter, back, the letter again
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")    # colours of a terminal
+_TABLE = {**dict.fromkeys([*range(9), *range(14, 32), 0x7F, 0xFEFF, 0x200B]), **dict.fromkeys(map(ord, "\r\f\v"), "\n"),
+          0x85: "\n", 0x2028: "\n", 0x2029: "\n"}  # fmt: skip
+_EMPTY_LINES = re.compile(r"\n{4,}")
+
+
+def step(documents: Iterable[Document], drop: Drop) -> Iterator[Document]:
+    """Drops nothing: later steps and the tokenizer see one way of writing the same text."""
+    for document in documents:
+        yield replace(document, text=normal(document.text))
+
+
+def normal(text: str) -> str:
+    """The text in its normal form; normal(normal(text)) == normal(text)."""
+    if "\b" in text:
+        text = _OVERSTRIKE.sub("", text)
+    if "\x1b" in text:
+        text = _ESCAPES.sub("", text)
+    text = text.replace("\r\n", "\n").translate(_TABLE)
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    text = "\n".join(map(str.rstrip, text.split("\n")))
+    return _EMPTY_LINES.sub("\n\n\n", text).strip("\n") + "\n"

@@ -1,0 +1,54 @@
+"""Our fast encoder gives the tokenizer's own ids; transformers loads the folder and agrees."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danlu.data import bpe
+from danlu.data.encoder import Encoder
+
+WORDS = "the don't they'll we've I'm 'quoted' x=1; f(a,b) \t\n\n   indent  def main(): return 0x1F 12 #!/ 炼丹 丹炉 é ß"
+TEXT = [f"{WORDS} {number}\n    line {number * 7919}\r\n" for number in range(40)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return bpe.train(TEXT, 400)
+
+
+pieces = st.sampled_from([*WORDS.split(" "), " ", "  ", "\n", "\n\n", "\t", "\r", "\x0b", "'s", "'", "\x00", "\x1c",
+                          "\u2028", "\xa0", "\u3000", "\x85", "😀", bpe.END, "<|", "\u0301"])  # fmt: skip
+
+
+@given(st.lists(pieces | st.text(max_size=5), max_size=40))
+def test_ids_are_the_tokenizers_own(tokenizer, words):
+    text = "".join(words)
+    encoder = Encoder(tokenizer)
+    ids = encoder.encode(text)
+    assert ids == tokenizer.encode(text, add_special_tokens=False).ids
+    assert encoder.encode(text) == ids  # also from memory
+    assert tokenizer.token_to_id(bpe.END) not in ids
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+def test_the_memory_starts_anew_when_it_is_full(tokenizer, monkeypatch):
+    monkeypatch.setattr("danlu.data.encoder.REMEMBERED", 5)
+    encoder = Encoder(tokenizer)
+    for text in TEXT:
+        assert encoder.encode(text) == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_learning_is_deterministic_and_gives_the_size_asked_for(tokenizer):
+    assert bpe.train(TEXT, 400).to_str() == bpe.train(TEXT, 400).to_str()
+    assert bpe.train(TEXT, 300).get_vocab_size() == 300
+
+
+def test_transformers_loads_the_folder(tokenizer, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    bpe.save(tokenizer, tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.eos_token == bpe.END
+    assert theirs(TEXT[3])["input_ids"] == Encoder(tokenizer).encode(TEXT[3])
+    assert theirs.decode(theirs(WORDS)["input_ids"]) == WORDS

@@ -1,0 +1,216 @@
+"""Text folders as people have them, and a prep that may be killed at any moment."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from hashlib import blake2b
+from pathlib import Path
+
+import pytest
+from provoke import provoke
+
+from danlu.cli import prep as command
+from danlu.data import loader
+from danlu.data.ingest import ingest
+from danlu.data.prep import prep
+from danlu.data.read import MAX_EXPANSION, PIECE, Refused, Source, default_text, listing, read
+from danlu.store.packs import Store
+
+
+def story(number: int, lines: int = 12) -> str:
+    rng = random.Random(number)
+    words = ["amber", "river", "stone", "calls", "under", "seven", "quiet", "lamps", "build", "north", "paper", "winds"]
+    return "".join(f"{' '.join(rng.choices(words, k=9)).capitalize()}, {line} of {number}.\n" for line in range(lines))
+
+
+def fill(folder: Path, count: int = 80) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        place = folder / f"part{number % 5}"
+        place.mkdir(exist_ok=True)
+        (place / f"{number}.txt").write_text(story(number))
+    return folder
+
+
+def messy(folder: Path) -> Path:
+    fill(folder)
+    (folder / "picture.png").write_bytes(bytes(range(256)) * 20)
+    (folder / "noise").write_bytes(bytes(range(1, 32)) * 30)
+    (folder / "latin1.txt").write_bytes(("é" * 300 + " caf\n").encode("latin-1"))
+    (folder / "one_bad_byte.txt").write_bytes(story(500).encode() + b"\xff caf\xe9\n")
+    (folder / "a\nname.txt").write_text(story(501))
+    (Path(os.fsdecode(os.fsencode(folder) + b"/bad\xffname.txt"))).write_text(story(502))
+    (folder / "copy.txt").write_text(story(3))
+    (folder / "nearly.txt").write_text(story(4).replace("12 of", "13 of") + "One more line.\n")
+    (folder / "loop").symlink_to(folder)
+    (folder / "nowhere").symlink_to(folder / "absent")
+    (folder / "empty.txt").touch()
+    (folder / "packed.txt.gz").write_bytes(gzip.compress(story(503).encode()))
+    (folder / "cut.gz").write_bytes(gzip.compress(os.urandom(9000))[:4000])
+    (folder / "bomb.gz").write_bytes(gzip.compress(b"boom " * 10_000_000))
+    os.mkfifo(folder / "pipe")
+    with socket.socket(socket.AF_UNIX) as end:
+        here = os.getcwd()
+        os.chdir(folder)
+        end.bind("socket")
+        os.chdir(here)
+    return folder
+
+
+def digest(folder: Path) -> str:
+    names = ("train.bin", "held.bin", "tokenizer.json")
+    return blake2b(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
+
+
+def run(text: Path, out: Path, limit: int = 10**8):
+    return prep([text], out, vocab=400, limit_bytes=limit)
+
+
+def test_a_messy_folder_is_read_and_everything_else_is_counted(tmp_path):
+    made = run(messy(tmp_path / "text"), tmp_path / "out")
+    dropped = made.dropped
+    assert dropped["binary"] == 2 and dropped["archive"] == 1
+    assert (dropped["broken_utf8"], dropped["not_a_file"], dropped["unreadable"]) == (1, 2, 1)
+    assert dropped["exact"] >= 1 and dropped["near"] == 1 and dropped["cut"] == 1
+    assert made.docs_in == made.docs_kept + sum(dropped.values())
+    store = Store(tmp_path / "out" / "store" / "raw")
+    keys = {record.key.decode() for record in store.scan()}
+    assert {"text/a\nname.txt", "text/bad\\xffname.txt", "text/packed.txt.gz", "text/one_bad_byte.txt"} <= keys
+    assert not any("loop" in key for key in keys)
+    assert b'{"repaired": 2}\n' in (store.get(b"text/one_bad_byte.txt") or b"")
+    figures = made.figures
+    assert figures["data.duplicates"] == dropped["exact"] and figures["data.near_duplicates"] == 1
+    assert figures["data.dropped.binary"] == 2 and figures["data.vocab"] == 400
+    loader.verify(made.tokens)
+
+
+def test_the_same_files_give_the_same_tokens_anywhere(tmp_path):
+    one = run(fill(tmp_path / "a" / "text"), tmp_path / "out1")
+    two = run(fill(tmp_path / "b" / "text"), tmp_path / "out2")
+    assert digest(one.tokens) == digest(two.tokens)
+
+
+def test_a_second_call_does_nothing_and_a_changed_file_is_noticed(tmp_path):
+    text = fill(tmp_path / "text")
+    first = run(text, tmp_path / "out")
+    stamp = (first.tokens / "train.bin").stat().st_mtime_ns
+    again = run(text, tmp_path / "out")
+    assert again.manifest == first.manifest and again.dropped == first.dropped
+    assert (first.tokens / "train.bin").stat().st_mtime_ns == stamp
+    (text / "part0" / "0.txt").write_text(story(900, 20))
+    assert run(text, tmp_path / "out").manifest["made_by"] != first.manifest["made_by"]
+
+
+def test_a_limit_takes_the_same_sample_every_time(tmp_path):
+    text = fill(tmp_path / "text")
+    one, two = (ingest([text], tmp_path / name, limit=20_000, tell=lambda words, share: None)[0] for name in "ab")
+    assert one == two and 20_000 <= one.bytes_in < 22_000
+    keys = [{record.key for record in Store(tmp_path / name).scan()} for name in "ab"]
+    assert keys[0] == keys[1]
+
+
+@pytest.mark.parametrize("line", [b"word " * 40_000, "丹炉".encode() * 60_000, story(1, 4000).encode()])
+def test_a_long_file_is_cut_into_pieces_that_join_to_itself(tmp_path, line):
+    (tmp_path / "long").write_bytes(line)
+    pieces = list(read(Source("long", str(tmp_path / "long"), len(line), 0), 10**9))
+    assert "".join(piece.text for piece in pieces) == line.decode()
+    assert max(len(piece.text.encode()) for piece in pieces) <= PIECE and len(pieces) >= len(line) // PIECE
+
+
+def test_no_file_takes_more_than_its_share(tmp_path):
+    (tmp_path / "long").write_text(story(1, 5000))
+    *pieces, last = read(Source("long", str(tmp_path / "long"), 300_000, 0), 100_000)
+    assert isinstance(last, Refused) and last.rule == "cut" and len(pieces) == 2
+
+
+def test_a_bomb_is_cut_early(tmp_path):
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"boom " * 4_000_000))
+    size = (tmp_path / "bomb.gz").stat().st_size
+    *pieces, last = read(Source("bomb", str(tmp_path / "bomb.gz"), size, 0), 10**9)
+    assert isinstance(last, Refused) and len(pieces) * PIECE <= size * MAX_EXPANSION + 3 * PIECE
+
+
+def test_this_machine_has_text():
+    sources, _ = listing(default_text())
+    assert sum(source.size for source in sources) > 5_000_000
+    assert not any("/site-packages/" in source.key for source in sources)
+
+
+def test_folders_without_text_say_so(tmp_path):
+    out = tmp_path / "out"
+    with provoke("DL-DATA-064"):
+        run(tmp_path / "absent", out)
+    (tmp_path / "empty").mkdir()
+    with provoke("DL-DATA-064"):
+        run(tmp_path / "empty", out)
+    (tmp_path / "empty" / "image").write_bytes(b"\0" * 5000)
+    with provoke("DL-DATA-064") as caught:
+        run(tmp_path / "empty", out)
+    assert "binary 1" in caught.error.why
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / "note").write_text("hello\n")
+    with provoke("DL-DATA-064") as caught:
+        run(tmp_path / "short", out)
+    assert "length" in caught.error.why
+
+
+def test_without_the_tokenizers_package_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with provoke("DL-ENV-001"):
+        run(fill(tmp_path / "text"), tmp_path / "out")
+
+
+def test_the_command_prints_the_funnel_and_writes_the_figures(tmp_path, capsys):
+    text, out = messy(tmp_path / "text"), tmp_path / "out"
+    words = ["--out", str(out), "--data.text", f"[{text}]", "--data.vocab", "400", "--data.seq", "16",
+             "--plan.micro_batch", "2", "--plan.micro_batches", "2"]  # fmt: skip
+    arguments = argparse.Namespace(config=None, overrides=words, json=tmp_path / "prep.json")
+    assert command.run(arguments) == 0
+    printed = capsys.readouterr()
+    assert "- binary" in printed.out and "kept" in printed.out and "encode" in printed.err
+    figures = json.loads((tmp_path / "prep.json").read_text())
+    assert figures["data.docs_in"] > figures["data.docs_kept"] > 0 and figures["data.unigram_entropy"] > 1
+    arguments.overrides = [*words, "--data.seq", "40000"]
+    with provoke("DL-DATA-066"):
+        command.run(arguments)
+
+
+PREP = """
+import sys
+from pathlib import Path
+from danlu.data import ingest, clean
+from danlu.data.prep import prep
+ingest.PACK_BYTES = clean.PACK_BYTES = 3000
+print("begin", flush=True)
+prep([Path(sys.argv[1])], Path(sys.argv[2]), vocab=400, limit_bytes=10**8)
+"""
+
+
+@pytest.mark.procs
+def test_kill_9_at_any_moment_changes_nothing_in_the_end(tmp_path):
+    text = fill(tmp_path / "text", 150)
+    truth = run(text, tmp_path / "whole")
+    seed = random.SystemRandom().randrange(2**32)
+    rng, env = random.Random(seed), {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for attempt in range(7):
+        with subprocess.Popen([sys.executable, "-c", PREP, str(text), str(tmp_path / "out")], env=env,
+                              stdout=subprocess.PIPE) as child:  # fmt: skip
+            assert child.stdout and child.stdout.readline()
+            try:
+                child.wait(rng.uniform(0, 0.3) if attempt < 6 else None)
+            except subprocess.TimeoutExpired:
+                child.send_signal(signal.SIGKILL)
+        if (tmp_path / "out" / "tokens" / "manifest.json").exists():
+            loader.verify(tmp_path / "out" / "tokens")
+    assert digest(tmp_path / "out" / "tokens") == digest(truth.tokens), f"seed {seed}"
+    made = run(text, tmp_path / "out")
+    assert (made.docs_in, made.dropped) == (truth.docs_in, truth.dropped), f"seed {seed}"
+    assert not list((tmp_path / "out").rglob("*.part"))

@@ -266,3 +266,19 @@ class ServerRefused(Broken):
     """A server we asked did not answer, or answered with an error."""
 
     code = "DL-RUN-001"
+class OtherModel(BadConfig):
+    """A snapshot of another model than the run's."""
+
+    code = "DL-CFG-080"
+
+
+class RunExists(BadConfig):
+    """The run's folder already holds snapshots, and nothing was said about going on from them."""
+
+    code = "DL-CFG-081"
+
+
+class UnreadableJob(BadData):
+    """The job file that every process of a training job reads cannot be used."""
+
+    code = "DL-DATA-080"

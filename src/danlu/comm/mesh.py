@@ -23,6 +23,14 @@ class Aborted(Exception):
     """What was waited for will not come: the job has moved to another epoch. Never shown to a user."""
 
 
+class PeerLost(Exception):
+    """A rank ended or its line broke. A value for the owner to act on, never shown to a user."""
+
+    def __init__(self, peer: int, why: str) -> None:
+        super().__init__(f"rank {peer}: {why}")
+        self.peer = peer
+
+
 class Door:
     """Owns a listening socket and its address."""
 
@@ -88,7 +96,8 @@ def join(
 
     addresses  of all ranks, this one included
     key        secret of the job; a caller without it is turned away
-    Raises Aborted once `given_up()`, LateRank naming those who did not come in `limit_s`, BadMessage for a caller that
+    Raises PeerLost for a rank that does not answer, Aborted once `given_up()`, LateRank naming those who did not come
+    in `limit_s`, BadMessage for a caller that
     speaks another wire version.
     """
     hello = encode(Header(Tag("hello", 0), rank, epoch, "uint8", (len(key),), 0.0, zlib.crc32(key))) + key
@@ -96,7 +105,7 @@ def join(
     deadline = time.monotonic() + limit_s
     try:
         for peer in sorted(p for p in addresses if p < rank):
-            lines[peer] = _reach(addresses[peer], peer, rank, given_up)
+            lines[peer] = _reach(addresses[peer], peer)
             lines[peer].sendall(hello)
         while missing := [peer for peer in addresses if peer > rank and peer not in lines]:
             if given_up():
@@ -122,18 +131,11 @@ def join(
     return lines
 
 
-def _reach(address: str, peer: int, rank: int, given_up: Callable[[], bool]) -> socket.socket:
+def _reach(address: str, peer: int) -> socket.socket:
     try:
         return call(address)
     except OSError as error:
-        if given_up():
-            raise Aborted from error
-        raise LateRank(
-            f"rank {peer} does not answer",
-            where=f"rank {rank}",
-            why=f"{address}: {error}",
-            fix="look at that rank's log in OUT/logs",
-        ) from error
+        raise PeerLost(peer, f"{address}: {error}") from error
 
 
 def _greet(caller: socket.socket, epoch: int, key: bytes, limit_s: float) -> int | None:

@@ -16,17 +16,9 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from danlu.comm.header import SIZE, Header, Tag, decode, encode
-from danlu.comm.mesh import Aborted
+from danlu.comm.mesh import Aborted, PeerLost
 from danlu.errors import BadMessage, LateRank
 from danlu.nouns import Link
-
-
-class PeerLost(Exception):
-    """A rank ended or its line broke. A value for the owner to act on, never shown to a user."""
-
-    def __init__(self, peer: int, why: str) -> None:
-        super().__init__(f"rank {peer}: {why}")
-        self.peer = peer
 
 
 class Message(NamedTuple):

@@ -1,0 +1,1 @@
+"""A Plan's instruction lists, executed: one process per card, one owner, snapshots, recovery."""

@@ -1,0 +1,90 @@
+"""What every process of a training job is told, in one file: OUT/job.json (docs/formats.md, "job file")."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from danlu.errors import UnreadableJob
+from danlu.nouns import Card, Plan
+from danlu.plan import text as plan_text
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJob:
+    """A training job.
+
+    tokens      folder of the token file
+    weights     Hugging Face folder to start from, None for seeded random weights
+    save_every  steps between snapshots; the last step is always saved
+    trace_step  the step whose spans are kept for the timeline picture
+    key         secret that every process of the job shows
+    limit_s     longest wait for a message
+    patience_s  silence after which a rank is taken for dead
+    """
+
+    plan: Plan
+    out: Path
+    tokens: Path
+    steps: int
+    lr: float
+    warmup: int
+    weight_decay: float
+    clip: float
+    seed: int
+    save_every: int
+    key: str
+    trace_step: int
+    weights: Path | None = None
+    limit_s: float = 120.0
+    patience_s: float = 5.0
+
+    @property
+    def batch(self) -> int:
+        """Sequences of one optimizer step."""
+        return self.plan.micro_batch * self.plan.micro_batches
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Trained tokens of one optimizer step."""
+        return self.batch * self.plan.seq
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the snapshots are."""
+        return self.out / "checkpoints"
+
+    def card(self, stage: int) -> Card:
+        """The card of a stage."""
+        return self.plan.fleet.card(self.plan.stages[stage].cards[0])
+
+    def saves(self, step: int) -> bool:
+        """True when a snapshot follows this step."""
+        return step % self.save_every == 0 or step == self.steps
+
+
+def dumps(job: TrainJob) -> str:
+    """The job as JSON text that `loads` reads back equal."""
+    paths = {name: None if (path := getattr(job, name)) is None else str(path) for name in ("out", "tokens", "weights")}
+    plan = json.loads(plan_text.dumps(job.plan))
+    rest = {name: getattr(job, name) for name in job.__slots__}
+    return json.dumps({"job": VERSION, **rest, **paths, "plan": plan}, indent=1)
+
+
+def loads(text: str, where: str = "job") -> TrainJob:
+    """The job of a JSON text. Raises UnreadableJob, UnreadablePlan."""
+    try:
+        tree = json.loads(text)
+        if tree.pop("job") != VERSION:
+            raise ValueError(f"this danlu reads version {VERSION}")
+        tree["plan"] = plan_text.loads(json.dumps(tree["plan"]), where)
+        for name in ("out", "tokens", "weights"):
+            tree[name] = None if tree[name] is None else Path(tree[name])
+        return TrainJob(**tree)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnreadableJob(
+            "the job file cannot be used", where=where, why=str(error), fix="danlu train run.yaml writes it anew"
+        ) from error

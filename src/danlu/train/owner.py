@@ -1,0 +1,306 @@
+"""The owner of a training job: gives places, keeps the curve, commits snapshots, and gets the job over every death.
+
+The life of an epoch: everyone idle -> `go` with the step of the last committed snapshot -> steps -> the end, or a
+death: `halt` to all, a warm spare takes the empty place, a new spare is started, and the next epoch begins.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from danlu import errors
+from danlu.errors import DanluError, RankLost
+from danlu.events import EventLog
+from danlu.fault.drill import Drill, strike
+from danlu.store import atomic, checkpoint
+from danlu.train import job as job_text
+from danlu.train.crew import Crew, Member, Spawn, tail
+from danlu.train.job import TrainJob
+from danlu.train.result import Fault, Result, Step, StepLog, step_seconds
+
+TURN_S = 0.05
+DEATHS = 5  # deaths in a row without one good step in between after which the job gives up
+HEARSAY_S = 1.0  # a rank that lost a peer is believed after so long even if no process ended
+
+
+def run(
+    job: TrainJob, argv: Sequence[str], spawn: Spawn, *, resume: bool = False,
+    on_step: Callable[[Step], None] | None = None, drills: Sequence[Drill] = (), spares: int = 1,
+) -> Result:  # fmt: skip
+    """Train; returns when the last step is committed. Whatever happens, no process is left.
+
+    argv     command of a rank's process; the job file and the owner's address are appended
+    spawn    starts a process; it must be called, and stay, on a thread that lives as long as the run
+    resume   go on from the newest snapshot in the job's folder
+    on_step  called after every step of the curve (a recomputed one again)
+    drills   faults to cause
+    spares   warm processes that wait to take a dead one's place
+    Raises what a rank reported (where = its stage and card), RankLost, RunExists, DiskFull.
+    """
+    start = checkpoint.latest(job.checkpoints) if resume else None
+    if not resume and (there := checkpoint.steps(job.checkpoints)):
+        raise errors.RunExists(
+            f"{job.out} already holds a run",
+            why=f"its newest snapshot is of step {there[-1]}",
+            fix="--train.resume true to go on from it, or another --out",
+        )
+    path = job.out / "job.json"
+    atomic.write(path, job_text.dumps(job).encode())
+    log = EventLog(job.out / "events.jsonl", room="train")
+    steps = StepLog(job.out / "steps.jsonl", start or 0)
+    crew = Crew(
+        (*argv, str(path)), job.out / "logs", spawn, key=job.key, patience_s=job.patience_s, start_s=job.limit_s
+    )
+    owner = _Owner(job, crew, log, steps, start or 0, on_step or (lambda step: None), list(drills))
+    kindly = False
+    try:
+        for _ in range(len(job.plan.stages) + spares):
+            crew.start()
+        result = owner.work()
+        kindly = True
+        return result
+    finally:
+        crew.stop(kindly=kindly)
+        steps.close()
+        log.close()
+        _sweep(job.checkpoints)
+
+
+class _Owner:
+    """Owns the state of the job."""
+
+    def __init__(
+        self, job: TrainJob, crew: Crew, log: EventLog, steps: StepLog, start: int, on_step: Callable[[Step], None],
+        drills: list[Drill],
+    ) -> None:  # fmt: skip
+        self._job, self._crew, self._log, self._steps, self._on_step, self._drills = (
+            job,
+            crew,
+            log,
+            steps,
+            on_step,
+            drills,
+        )
+        self._ranks = range(len(job.plan.stages))
+        self._start = self._committed = start
+        self._epoch, self._running = 1, False
+        self._curve: list[Step] = []
+        self._faults: list[Fault] = []
+        self._struck: list[float] = []  # when each fault happened
+        self._drilled: float | None = None  # when the newest drill struck, until its effect is seen
+        self._strike_at: tuple[float, Drill] | None = None
+        self._reports: defaultdict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
+        self._shards: defaultdict[int, dict[int, checkpoint.Shard]] = defaultdict(dict)
+        self._ended = 0.0  # end of the newest step, or the start of the epoch
+        self._deaths = self._snapshots = 0
+        self._hearsay: float | None = None
+        self._spans: dict[int, list[Any]] = {}
+        self._busy: dict[int, list[float]] = {rank: [] for rank in self._ranks}
+        self._peaks: dict[int, int] = {}
+
+    @property
+    def _at(self) -> int:
+        """The newest step of the curve."""
+        return self._curve[-1].step if self._curve else self._start
+
+    def work(self) -> Result:
+        """Turn until the last step is committed."""
+        answers = {"idle": self._idle, "step": self._step, "shard": self._shard, "lost": self._lost,
+                   "late": self._late, "error": self._error}  # fmt: skip
+        while not (self._at >= self._job.steps and self._committed >= self._job.steps):
+            limit = TURN_S if self._strike_at is None else min(TURN_S, self._strike_at[0] - time.monotonic())
+            said, dead = self._crew.listen(limit)
+            for member, message in said:
+                answers[message["say"]](member, message)
+            for member in dead:
+                self._died(member)
+            if self._hearsay is not None and time.monotonic() > self._hearsay:
+                self._count("a line between two ranks", "no process ended")
+                self._break(None)
+            if not self._running:
+                self._gather()
+            elif self._strike_at is not None and time.monotonic() >= self._strike_at[0]:
+                self._strike()
+        return self._result()
+
+    def _gather(self) -> None:
+        """Give every empty place to someone who waits; begin the epoch when all places are taken and idle."""
+        members = self._crew.members
+        vacant = sorted(set(self._ranks) - {m.rank for m in members})
+        for rank, member in zip(vacant, [m for m in members if m.rank is None and m.idle], strict=False):
+            member.rank = rank
+        placed = {m.rank: m for m in members if m.rank is not None and m.idle}
+        if len(placed) < len(self._ranks):
+            return
+        addresses = {rank: placed[rank].address for rank in self._ranks}
+        for rank in self._ranks:
+            placed[rank].idle = False
+            placed[rank].say("go", rank=rank, epoch=self._epoch, step=self._committed, addresses=addresses)
+        self._running, self._ended = True, time.monotonic()
+        self._log.emit("train.go", epoch=self._epoch, step=self._committed)
+        self._plan_strike()
+
+    def _idle(self, member: Member, message: dict[str, Any]) -> None:
+        member.idle = member.idle or message["epoch"] == self._epoch - 1
+
+    def _step(self, member: Member, message: dict[str, Any]) -> None:
+        """A stage finished a step; the step is done when all stages have."""
+        number = message["step"]
+        if message["epoch"] != self._epoch or member.rank is None:
+            return
+        reports = self._reports[number]
+        reports[member.rank] = message
+        if len(reports) < len(self._ranks):
+            return
+        del self._reports[number]
+        ended = max(each["end"] for each in reports.values())
+        done = Step(number, message["loss"], message["norm"], message["lr"], ended - self._ended, ended, self._epoch)
+        for rank, each in reports.items():
+            self._busy[rank].append(each["busy"])
+            self._peaks[rank] = max(each["peak"], self._peaks.get(rank, 0))
+            if "spans" in each:
+                self._spans[rank] = each["spans"]
+        self._ended, self._deaths = ended, 0
+        self._note_recovery(number, ended)
+        self._curve.append(done)
+        self._steps.add(done)
+        self._on_step(done)
+        self._plan_strike()
+
+    def _note_recovery(self, number: int, ended: float) -> None:
+        """Fill in what the faults so far have cost, as it becomes known."""
+        for index, (fault, struck) in enumerate(zip(self._faults, self._struck, strict=True)):
+            if not fault.recovery_s:
+                fault = replace(fault, recovery_s=ended - struck)
+            if not fault.caught_up_s and number > fault.restored + fault.recomputed:
+                fault = replace(fault, caught_up_s=ended - struck)
+            self._faults[index] = fault
+
+    def _shard(self, member: Member, message: dict[str, Any]) -> None:
+        """A stage's part of a snapshot is on disk; the snapshot is whole when all are."""
+        step = message["step"]
+        if message["epoch"] != self._epoch or member.rank is None:
+            return
+        self._shards[step][member.rank] = checkpoint.shard_of(message["shard"])
+        if len(self._shards[step]) < len(self._ranks):
+            return
+        found = self._shards.pop(step)
+        meta = {"seed": self._job.seed, "batch": self._job.batch, "seq": self._job.plan.seq, "lr": self._job.lr}
+        checkpoint.commit(self._job.checkpoints, step, [found[rank] for rank in self._ranks], meta)
+        self._committed = step
+        self._snapshots += 1
+        for each in self._crew.members:
+            each.say("committed", step=step)
+        self._log.emit("train.snapshot", step=step)
+
+    def _lost(self, member: Member, message: dict[str, Any]) -> None:
+        """A rank's line to a peer broke. Mostly the peer died, and its process says so within moments."""
+        if self._running and message["epoch"] == self._epoch and self._hearsay is None:
+            self._hearsay = time.monotonic() + HEARSAY_S
+
+    def _late(self, member: Member, message: dict[str, Any]) -> None:
+        if message["epoch"] == self._epoch:
+            self._error(member, message["error"])
+
+    def _error(self, member: Member, message: dict[str, Any]) -> None:
+        """A rank cannot go on: raise what it said, with its name."""
+        who = (
+            "a spare process" if member.rank is None else f"rank {member.rank}, card {self._job.card(member.rank).name}"
+        )
+        raise _said(message, who)
+
+    def _died(self, member: Member) -> None:
+        """A process ended that should not have: someone else takes its place, and a new spare is started."""
+        self._count(f"process {member.process.pid}, exit code {member.process.poll()}", tail(member.log))
+        self._crew.start()
+        if member.rank is not None and self._running:
+            self._break(member.rank)
+
+    def _count(self, where: str, why: str) -> None:
+        self._deaths += 1
+        if self._deaths > DEATHS:
+            raise RankLost(
+                f"the job broke {self._deaths} times without one good step between",
+                where=where,
+                why=why,
+                fix=f"look at {self._job.out / 'logs'}",
+            )
+
+    def _break(self, dead: int | None) -> None:
+        """End the epoch: everyone breaks off and waits; the curve goes back to the last snapshot."""
+        now = time.monotonic()
+        self._hearsay = None
+        broken, self._epoch, self._running = self._epoch, self._epoch + 1, False
+        during, recomputed = self._at + 1, self._at - self._committed
+        for member in self._crew.members:
+            if member.rank is not None:
+                member.say("halt", epoch=broken)
+        stage = -1 if dead is None else dead
+        card = "" if dead is None else self._job.card(dead).name
+        struck, self._drilled = self._drilled or now, None
+        self._struck.append(struck)
+        self._faults.append(Fault(stage, card, during, self._committed, now - struck, recomputed=recomputed))
+        gone = [each for each in self._curve if each.step > self._committed]
+        self._log.emit("train.fault", stage=stage, card=card, during=during, restored=self._committed,
+                       rewound=[[each.step, each.loss] for each in gone])  # fmt: skip
+        self._curve = [each for each in self._curve if each.step <= self._committed]
+        self._steps.rewind(self._committed)
+        self._reports.clear()
+        self._shards.clear()
+        self._strike_at = None
+
+    def _plan_strike(self) -> None:
+        """Set the moment of the next drill: the middle of its step."""
+        if self._drills and self._strike_at is None and self._at + 1 >= self._drills[0].step:
+            typical = min((each.seconds for each in self._curve), default=0.0)
+            self._strike_at = (time.monotonic() + typical / 2, self._drills.pop(0))
+
+    def _strike(self) -> None:
+        assert self._strike_at is not None
+        _, drill = self._strike_at
+        self._strike_at = None
+        member = next(m for m in self._crew.members if m.rank == drill.stage)
+        self._drilled = time.monotonic()
+        self._log.emit("train.drill", stage=drill.stage, step=drill.step, kind=drill.kind)
+        strike(drill, member.process.pid)
+
+    def _result(self) -> Result:
+        job, curve = self._job, tuple(self._curve)
+        seconds = step_seconds(curve, job.save_every) if curve else 0.0
+        begun = min((span[2] for spans in self._spans.values() for span in spans), default=0.0)
+        spans = tuple(
+            tuple((op, mb, start - begun, end - begun) for op, mb, start, end in self._spans.get(rank, []))
+            for rank in self._ranks
+        )
+        self._log.emit("train.end", step=self._at, step_s=seconds)
+        return Result(
+            curve, tuple(self._faults), seconds, job.tokens_per_step / seconds if seconds else 0.0,
+            tuple(sorted(busy)[len(busy) // 2] if busy else 0.0 for busy in self._busy.values()), spans,
+            tuple(self._peaks.get(rank, 0) for rank in self._ranks), self._snapshots, self._start,
+        )  # fmt: skip
+
+
+def _said(message: dict[str, Any], who: str) -> DanluError:
+    """The error a rank reported, as the entry of the catalogue that it is."""
+    todo = [DanluError]
+    while todo:
+        kind = todo.pop()
+        todo += kind.__subclasses__()
+        if kind.code == message["code"]:
+            where = f"{who}: {message['where']}" if message["where"] else who
+            return kind(message["what"], why=message["why"], fix=message["fix"], where=where)
+    return RankLost(message["what"], where=who, why=message["why"], fix=message["fix"])
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a snapshot that was broken off has left."""
+    whole = {checkpoint.folder_of(folder, step) for step in checkpoint.steps(folder)}
+    for place in folder.glob("step-*"):
+        if place not in whole:
+            shutil.rmtree(place, ignore_errors=True)

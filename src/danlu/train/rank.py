@@ -1,0 +1,255 @@
+"""What one process of a training job does: follow the owner's orders with the stage it is given.
+
+A process is nobody until the owner's `go` names its rank, so one spare process, already warm, can take the place of any
+that dies. Survivors of a fault keep their Python, torch and memory; they only break off, and go again.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from danlu.comm.mesh import Aborted, Door, PeerLost, join
+from danlu.comm.wire import Wire
+from danlu.errors import DanluError, LateRank, NoSuchTensor, OtherModel, RankLost
+from danlu.fleet.driver import vendor
+from danlu.memory.arena import Arena
+from danlu.model.net import Decoder, init
+from danlu.nouns import Stage
+from danlu.plan.schedule import Instruction, instructions
+from danlu.store import checkpoint
+from danlu.train import optim
+from danlu.train.control import Line
+from danlu.train.job import TrainJob
+from danlu.train.snapshot import Place, Saver
+from danlu.train.stage import TORCH, Done, Interpreter, program
+
+Batches = Callable[[int], npt.NDArray[np.int64]]  # step, counted from 0 -> (sequences, seq + 1)
+BEAT_S = 0.25
+
+
+def follow(line: Line, job: TrainJob, batches: Batches) -> None:
+    """Do what the owner says until it says `end` or is gone."""
+    warm_up(job)
+    member = _Member(line, job, batches)
+    threading.Thread(target=member.listen, name="control", daemon=True).start()
+    line.say("hello", pid=os.getpid(), address=member.door.address, key=job.key)
+    while (order := member.orders.get())["say"] != "end":
+        try:
+            if order["say"] == "go":
+                member.go(order)
+            else:
+                member.rest(order["epoch"])
+        except Aborted:
+            continue
+        except PeerLost as lost:
+            line.say("lost", epoch=order["epoch"], peer=lost.peer)
+        except LateRank as late:
+            line.say("late", epoch=order["epoch"], error=late.as_dict())
+        except Exception as error:  # anything else ends the job: the owner names this rank
+            report(line, error)
+
+
+def warm_up(job: TrainJob) -> None:
+    """Make torch load and start what it starts at first use (0.3 s), so that a spare takes a place without it."""
+    model = replace(job.plan.model, layers=1, hidden=16, heads=1, kv_heads=1, head_dim=16, ffn=16, vocab=16)
+    plan = replace(job.plan, model=model, stages=(Stage(job.plan.stages[0].cards, 0, len(model.units)),))
+    tiny = build(replace(job, plan=plan), 0)
+    init(tiny.decoder, job.seed)
+    tiny.warm()
+    tiny.optimizer.update(0.0, 0.5)
+
+
+def report(line: Line, error: Exception) -> None:
+    """Tell the owner why this process cannot go on; the traceback of a fault of ours goes to the log."""
+    if not isinstance(error, DanluError):
+        traceback.print_exc()
+        error = RankLost(
+            f"a rank met {type(error).__name__}",
+            why=str(error) or "no message",
+            fix="its log in OUT/logs has the traceback; report it if it is not the disk or the network",
+        )
+    print(error, file=sys.stderr, flush=True)
+    line.say("error", **error.as_dict())
+
+
+class _Member:
+    """Owns what a process keeps over epochs: its door, its saver, and its stage once it has one."""
+
+    def __init__(self, line: Line, job: TrainJob, batches: Batches) -> None:
+        self.line, self.job, self.batches = line, job, _Ahead(batches)
+        self.door = Door()
+        self.orders: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._halted = 0  # newest epoch that was broken off
+        self._wire: Wire | None = None
+        self._stage: Interpreter | None = None
+        self._saver = Saver(job.checkpoints, self._saved, lambda error: report(line, error))
+
+    def listen(self) -> None:
+        """The control thread: passes orders on, breaks off at once on `halt`, and shows that the process lives."""
+        while True:
+            if not select.select([self.line], [], [], BEAT_S)[0]:
+                self.line.say("beat")
+                continue
+            found = self.line.hear()
+            if found is None:
+                os._exit(1)  # the owner is gone; nothing here is worth keeping
+            for order in found:
+                if order["say"] == "committed":
+                    self._saver.committed(order["step"])
+                    continue
+                if order["say"] == "halt":
+                    self._halted = order["epoch"]
+                    self._saver.drop()
+                    if (wire := self._wire) is not None:
+                        wire.abort()
+                self.orders.put(order)
+
+    def rest(self, epoch: int) -> None:
+        """Break off for good: lines closed, nothing in flight, no shard half-written."""
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+        if epoch:
+            self._saver.rest()
+        self.line.say("idle", epoch=epoch)
+
+    def go(self, order: dict[str, Any]) -> None:
+        """Take a place in an epoch, restore its step, and train from there to the end."""
+        rank, epoch, step = order["rank"], order["epoch"], order["step"]
+        addresses = {int(peer): address for peer, address in order["addresses"].items()}
+        if self._stage is None:
+            print(f"rank {rank} on card {self.job.card(rank).name}, process {os.getpid()}", flush=True)
+            self._stage = build(self.job, rank)
+            self._restore(self._stage, rank, step)
+            self._stage.warm()
+        stage = self._stage
+        stage.reset()
+        self._restore(stage, rank, step)
+
+        def given_up() -> bool:
+            return bool(self._halted >= epoch)
+
+        key = bytes.fromhex(self.job.key)
+        lines = join(self.door, rank, epoch, addresses, key, limit_s=self.job.limit_s, given_up=given_up)
+        self._wire = wire = Wire(rank, epoch, lines, links=paced_links(self.job, rank), limit_s=self.job.limit_s)
+        if given_up():
+            raise Aborted
+        self._train(stage, wire, rank, epoch, step)
+
+    def _train(self, stage: Interpreter, wire: Wire, rank: int, epoch: int, begun: int) -> None:
+        job = self.job
+        listed = instructions(job.plan)[rank]
+        plain = program(listed)
+        saving = program((*listed, Instruction("save", after=(len(listed) - 1,))))
+        skipped = _held_twice(job, stage)
+        stage.reset()
+        for step in range(begun + 1, job.steps + 1):
+            rate = optim.learning_rate(step, peak=job.lr, warmup=job.warmup, steps=job.steps)
+
+            def save(step: int = step) -> None:
+                self._saver.keep(stage.optimizer.copy(step), Place(step, rank, epoch), skipped)
+
+            batch = self.batches.at(step - 1)
+            done = stage.run(saving if job.saves(step) else plain, wire, step, batch, rate, job.clip, save)
+            self._tell(done, epoch, rate, stage)
+
+    def _tell(self, done: Done, epoch: int, rate: float, stage: Interpreter) -> None:
+        spans = {"spans": done.spans} if done.step == self.job.trace_step else {}
+        self.line.say("step", epoch=epoch, step=done.step, loss=done.loss, norm=done.norm, lr=rate, end=done.end,
+                      busy=done.busy_s, peak=stage.arena.peak, **spans)  # fmt: skip
+
+    def _saved(self, place: Place, shard: dict[str, Any]) -> None:
+        self.line.say("shard", step=place.step, epoch=place.epoch, shard=shard)
+
+    def _restore(self, stage: Interpreter, rank: int, step: int) -> None:
+        copy = self._saver.copy(step)
+        if copy is not None:
+            stage.optimizer.restore(step, copy.flats)
+        elif step == 0:
+            begin(self.job, stage)
+        else:
+            stage.optimizer.restore_named(step, saved_tensors(self.job, stage, step))
+
+
+class _Ahead:
+    """Reads the next step's batch while this one computes."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches, self._pool = batches, ThreadPoolExecutor(1, "batches")
+        self._next: dict[int, Future[npt.NDArray[np.int64]]] = {}
+
+    def at(self, index: int) -> npt.NDArray[np.int64]:
+        """The batch of step `index`; starts reading the one after it."""
+        coming = self._next.pop(index, None)
+        found = self._batches(index) if coming is None else coming.result()
+        self._next = {index + 1: self._pool.submit(self._batches, index + 1)}
+        return found
+
+
+def build(job: TrainJob, rank: int) -> Interpreter:
+    """The interpreter of a stage on its card, weights not yet set. Raises DoesNotFit when they do not fit the card."""
+    stage, card = job.plan.stages[rank], job.card(rank)
+    driver = vendor(card)
+    decoder = Decoder(job.plan.model, stage.start, stage.stop, dtype=TORCH[job.plan.dtype], device=driver.device(card))
+    optimizer = optim.AdamW(decoder, weight_decay=job.weight_decay)
+    return Interpreter(job.plan, rank, decoder, optimizer, driver.pace(card), Arena(card.name, card.mem_bytes))
+
+
+def begin(job: TrainJob, stage: Interpreter) -> None:
+    """Weights of step 0: from the job's model folder, else random by name and seed. Moments are zero."""
+    init(stage.decoder, job.seed)
+    weights = {name: parameter.detach() for name, parameter in stage.decoder.named_parameters()}
+    zeros = {
+        name + mark: np.zeros(weight.shape, np.float32) for name, weight in weights.items() for mark in (".m", ".v")
+    }
+    stage.optimizer.restore_named(0, {**{n: w.float().cpu().numpy() for n, w in weights.items()}, **zeros})
+
+
+def saved_tensors(job: TrainJob, stage: Interpreter, step: int) -> dict[str, npt.NDArray[Any]]:
+    """A stage's tensors from the snapshot of a step, whoever wrote them. Raises OtherModel if they do not fit."""
+    source = {"head.weight": "embed.weight"} if _held_twice(job, stage) else {}
+    names = {name + mark: source.get(name, name) + mark for name in stage.optimizer.slots for mark in ("", ".m", ".v")}
+    try:
+        found = checkpoint.load(job.checkpoints, step, names.values())
+    except NoSuchTensor as error:
+        raise other_model(job, step, error.why) from error
+    for name, slot in stage.optimizer.slots.items():
+        shape = found[names[name]].shape
+        if shape != tuple(slot.shape):
+            raise other_model(job, step, f"{name} has shape {shape} there and {tuple(slot.shape)} here")
+    return {name: found[there] for name, there in names.items()}
+
+
+def other_model(job: TrainJob, step: int, why: str) -> OtherModel:
+    """The error for a snapshot that another model wrote."""
+    return OtherModel(
+        f"the snapshot of step {step} is of another model",
+        where=str(job.checkpoints),
+        why=why,
+        fix="give the model it was trained with, or another --out",
+    )
+
+
+def paced_links(job: TrainJob, rank: int) -> dict[int, Any]:
+    """The links of a stage to all others that an emulated card must be made to wait for."""
+    mine = job.card(rank)
+    others = {peer: job.card(peer) for peer in range(len(job.plan.stages)) if peer != rank}
+    found = {peer: job.plan.fleet.link(mine.name, other.name) for peer, other in others.items()}
+    return {peer: link for peer, link in found.items() if link is not None and (mine.emulated or others[peer].emulated)}
+
+
+def _held_twice(job: TrainJob, stage: Interpreter) -> frozenset[str]:
+    """Parameters that this stage has a copy of and another stage saves: the head tied to a far embedding."""
+    return frozenset({"head.weight"} & set(stage.optimizer.slots)) if job.plan.model.tied else frozenset()

@@ -1,0 +1,266 @@
+"""The interpreter: executes one stage's instruction list, the same list that plan/simulate.py charges.
+
+Compute instructions run in list order on this thread, each under the card's pacer. A compute instruction waits for the
+`recv`s it names in `after`; what it made is posted the moment it ends, before the pacer sleeps. So a list's two streams
+overlap although one thread drives both. Tensor axes: T tokens of a micro-batch, D hidden.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from danlu.comm.collect import gather_sum, share_all
+from danlu.comm.header import Tag
+from danlu.comm.wire import Message, Wire
+from danlu.errors import NotFinite
+from danlu.fleet.pace import Pacer
+from danlu.memory.arena import Arena
+from danlu.model.net import Causal, Decoder
+from danlu.nouns import Plan
+from danlu.plan.schedule import Instruction
+from danlu.train.optim import AdamW
+
+Span = tuple[str, int, float, float]  # op, micro-batch, start and end in monotonic seconds
+TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One compute instruction with the messages it waits for and those that leave when it ends."""
+
+    op: str
+    mb: int
+    what: str
+    peer: int
+    waits: tuple[Instruction, ...]
+    posts: tuple[Instruction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One executed step: mean loss over its tokens, gradient norm before clipping, its end, what took how long."""
+
+    step: int
+    loss: float
+    norm: float
+    end: float
+    spans: tuple[Span, ...]
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds the card computed."""
+        return sum(end - start for _, _, start, end in self.spans)
+
+
+def program(instructions: Sequence[Instruction]) -> tuple[Work, ...]:
+    """The compute stream of a list, every instruction with the communication that hangs on it."""
+    found = []
+    for index, each in enumerate(instructions):
+        if each.stream != "compute":
+            continue
+        waits = tuple(instructions[at] for at in each.after if instructions[at].op == "recv")
+        posts = tuple(other for other in instructions if other.op == "send" and index in other.after)
+        found.append(Work(each.op, each.mb, each.what, each.peer, waits, posts))
+    sends = sum(each.op == "send" for each in instructions)
+    recvs = sum(each.op == "recv" for each in instructions)
+    assert (sends, recvs) == (sum(len(w.posts) for w in found), sum(len(w.waits) for w in found))
+    return tuple(found)
+
+
+@dataclass(slots=True)
+class _Live:
+    """A micro-batch between its forward and its backward."""
+
+    x: Tensor
+    out: Tensor
+    message: Message | None
+
+
+class Interpreter:
+    """Owns one stage's decoder and optimizer, and what is in flight; used by one thread."""
+
+    def __init__(self, plan: Plan, index: int, decoder: Decoder, optimizer: AdamW, pacer: Pacer, arena: Arena) -> None:
+        self.plan, self.index = plan, index
+        self.decoder, self.optimizer, self.pacer, self.arena = decoder, optimizer, pacer, arena
+        self.first, self.last = decoder.embed is not None, decoder.head is not None
+        self._device = next(decoder.parameters()).device
+        self._state = Causal(plan.micro_batch, plan.seq)
+        self._meta = self._state.meta(device=self._device)
+        self._tokens = plan.micro_batches * plan.micro_batch * plan.seq
+        self._shape = (plan.micro_batch * plan.seq, plan.model.hidden)
+        apart = plan.model.tied and self.first != self.last
+        self._tied = "embed.weight" if apart and self.first else "head.weight" if apart and self.last else None
+        self._activation_bytes = 0
+        self._do: dict[str, Callable[[Work], None]] = {
+            "forward": self._forward, "backward": self._backward, "reduce": self._reduce, "step": self._step,
+        }  # fmt: skip
+        for name, size in optimizer.state_bytes.items():
+            arena.reserve(name, size)
+
+    def run(
+        self, work: Sequence[Work], wire: Wire, step: int, batch: npt.NDArray[np.int64], rate: float, clip: float,
+        save: Callable[[], None],
+    ) -> Done:  # fmt: skip
+        """Execute one step.
+
+        batch  int64 (sequences, seq + 1), only read by the first and the last stage
+        rate   learning rate; clip  largest norm of the whole gradient
+        save   called by the `save` instruction
+        Raises what Wire.take raises, NotFinite, DoesNotFit.
+        """
+        self._wire, self._number, self._rate, self._clip, self._save = wire, step, rate, clip, save
+        rows = torch.from_numpy(batch).to(self._device)
+        self._x, self._y = rows[:, :-1], rows[:, 1:]
+        self._loss = torch.zeros((), device=self._device)
+        self._live: dict[int, _Live] = {}
+        self._came: dict[str, Message] = {}
+        spans = []
+        for each in work:
+            ready = self._collect(each)
+            began = time.monotonic() if self.pacer.real else max(self.pacer.clock, ready)
+            with self.pacer.instruction(ready):
+                self._do[each.op](each) if each.op != "save" else save()
+            spans.append((each.op, each.mb, began, self.pacer.clock))
+            self._post(each)
+        return Done(step, float(self._total[1]), self._norm, self.pacer.settle(), tuple(spans))
+
+    def warm(self) -> None:
+        """Run one micro-batch of nothing, unpaced: what torch does only once is no part of a step.
+
+        What autograd keeps of a micro-batch is counted here.
+        """
+        tokens, width = self._shape
+        x = torch.zeros(tokens, dtype=torch.int64, device=self._device) if self.first else (
+            torch.zeros(tokens, width, dtype=self.decoder.dtype, device=self._device).requires_grad_()
+        )  # fmt: skip
+        with counted(self.optimizer) as held:
+            out = self.decoder(x, self._state, self._meta)
+            if self.last:
+                out = F.cross_entropy(out.float(), torch.zeros(tokens, dtype=torch.int64, device=self._device))
+        self._activation_bytes = sum(held.values())
+        out.backward(torch.zeros_like(out))
+        self.optimizer.grad.zero_()
+
+    def reset(self) -> None:
+        """Forget what was in flight when a step broke off."""
+        self._live, self._came = {}, {}
+        self.arena.release("activations", self.arena.held.get("activations", 0))
+        self.pacer.restart()
+
+    def _collect(self, work: Work) -> float:
+        """Wait for the messages of an instruction; returns when they were there."""
+        ready = 0.0
+        for recv in work.waits:
+            tag = Tag(recv.what, self._number, recv.mb)
+            self._came[recv.what] = found = self._wire.take(recv.peer, tag, self.plan.dtype, self._shape)
+            ready = max(ready, found.header.ready)
+        if work.op == "reduce" and work.what == "tied":
+            mine = self._tied_grad().clone()  # the sum is made in place while this is still being sent
+            tag = Tag("tied", self._number)
+            self._wire.post(work.peer, tag, as_buffer(mine), self.plan.dtype, tuple(mine.shape), self.pacer.clock)
+            self._came["tied"] = found = self._wire.take(work.peer, tag, self.plan.dtype, tuple(mine.shape))
+            ready = found.header.ready
+        elif work.op == "step":
+            self._total, ready = gather_sum(self._wire, self._part, Tag("norm", self._number))
+            self._norm = math.sqrt(self._total[0]) if self._total[0] >= 0 else math.nan
+        return ready
+
+    def _post(self, work: Work) -> None:
+        for send in work.posts:
+            tag = Tag(send.what, self._number, send.mb)
+            self._wire.post(send.peer, tag, as_buffer(self._made), self.plan.dtype, self._shape, self.pacer.clock)
+        if work.op == "reduce" and work.what == "norm":
+            share_all(self._wire, self._part, Tag("norm", self._number), self.pacer.clock)
+
+    def _forward(self, work: Work) -> None:
+        message = self._came.pop("act", None)
+        rows = slice(work.mb * self.plan.micro_batch, (work.mb + 1) * self.plan.micro_batch)
+        if message is None:
+            x = self._x[rows].reshape(-1)
+        else:
+            x = as_tensor(message, self._device).requires_grad_()
+        self.arena.reserve("activations", self._activation_bytes)
+        out = self.decoder(x, self._state, self._meta)
+        if self.last:
+            out = F.cross_entropy(out.float(), self._y[rows].reshape(-1), reduction="sum") / self._tokens
+            self._loss += out.detach()
+        else:
+            self._made = out.detach()
+        self._live[work.mb] = _Live(x, out, message)
+
+    def _backward(self, work: Work) -> None:
+        live, message = self._live.pop(work.mb), self._came.pop("grad", None)
+        if message is None:
+            live.out.backward()  # type: ignore[no-untyped-call]
+        else:
+            live.out.backward(as_tensor(message, self._device))  # type: ignore[no-untyped-call]
+            self._wire.recycle(message.body)
+        if live.message is not None:
+            assert live.x.grad is not None
+            self._made = live.x.grad
+            self._wire.recycle(live.message.body)
+        self.arena.release("activations", self._activation_bytes)
+
+    def _reduce(self, work: Work) -> None:
+        if work.what == "tied":
+            message = self._came.pop("tied")
+            self._tied_grad().add_(as_tensor(message, self._device))
+            self._wire.recycle(message.body)
+        else:
+            counted_elsewhere = self._tied if self._tied and self.last else None
+            self._part = np.array([self.optimizer.norm_squared(counted_elsewhere), float(self._loss)])
+
+    def _step(self, work: Work) -> None:
+        if not np.isfinite(self._total).all():
+            raise NotFinite(
+                f"step {self._number} has no finite gradient",
+                where=f"stage {self.index}",
+                why=f"loss {self._total[1]:g}, gradient norm {self._norm:g}",
+                fix="go on from the last snapshot with a lower --train.lr: --train.resume true --train.lr LR",
+            )
+        self.optimizer.update(self._rate, min(1.0, self._clip / (self._norm + 1e-6)))
+
+    def _tied_grad(self) -> Tensor:
+        assert self._tied is not None
+        return self.optimizer.grad_of(self._tied)
+
+
+@contextmanager
+def counted(optimizer: AdamW) -> Iterator[dict[int, int]]:
+    """Bytes that autograd keeps for the backward pass inside the block, by storage; weights do not count."""
+    held: dict[int, int] = {}
+    weights = {optimizer.flat.untyped_storage().data_ptr(), optimizer.grad.untyped_storage().data_ptr()}
+    weights |= {optimizer.used.untyped_storage().data_ptr()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield held
+
+
+def as_buffer(tensor: Tensor) -> Any:
+    """A contiguous tensor's bytes as something a socket can send; a copy only if it lies on a card."""
+    assert tensor.is_contiguous()
+    host = tensor.detach().cpu()
+    return (host.view(torch.uint16) if host.dtype == torch.bfloat16 else host).numpy()
+
+
+def as_tensor(message: Message, device: torch.device) -> Tensor:
+    """A message's body as a tensor; on the CPU it shares the body's memory."""
+    header = message.header
+    return torch.frombuffer(message.body, dtype=TORCH[header.dtype]).view(header.shape).to(device)

@@ -1,0 +1,170 @@
+"""Whole jobs with real processes: they learn, survive kills at any moment to the last bit, and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from provoke import provoke
+from train_world import SPEC, fleet, plan
+
+from danlu.fault.drill import Drill
+from danlu.launch.local import spawn
+from danlu.nouns import Plan
+from danlu.store import checkpoint
+from danlu.train import owner
+from danlu.train.job import TrainJob, dumps, loads
+from danlu.train.rank import build, saved_tensors
+from danlu.train.result import Result
+
+pytestmark = pytest.mark.procs
+ARGV = (sys.executable, str(Path(__file__).with_name("train_world.py")))
+os.environ["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
+
+
+SLOW = fleet(0.1, 0.1, 0.1)  # so that a signal finds the step it is meant for
+
+
+def a_job(out: Path, a_plan: Plan | None = None, **changes) -> TrainJob:
+    values = {"steps": 12, "lr": 1e-2, "warmup": 2, "weight_decay": 0.1, "clip": 1.0, "seed": 3, "save_every": 4,
+              "key": "ab" * 16, "trace_step": 3, "patience_s": 5.0, "limit_s": 60.0}  # fmt: skip
+    return TrainJob(
+        plan=a_plan or plan(SPEC, (3, 5), cards=SLOW), out=out, tokens=out / "tokens", **{**values, **changes}
+    )
+
+
+def train(job: TrainJob, spares: int = 0, **options) -> Result:
+    return owner.run(job, ARGV, spawn, spares=spares, **options)
+
+
+def weights(job: TrainJob) -> dict[str, np.ndarray]:
+    step = checkpoint.latest(job.checkpoints)
+    assert step == job.steps
+    return checkpoint.load(job.checkpoints, step)
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> tuple[TrainJob, Result]:
+    job = a_job(tmp_path_factory.mktemp("unbroken"))
+    return job, train(job)
+
+
+def test_a_job_learns_and_tells_what_it_did(unbroken):
+    job, result = unbroken
+    assert [each.step for each in result.steps] == list(range(1, 13))
+    assert result.steps[-1].loss < result.steps[0].loss - 0.3
+    assert not result.faults and result.lost == result.repeated == 0
+    assert result.step_s > 0 and all(busy > 0 for busy in result.busy_s) and all(peak > 0 for peak in result.peak_bytes)
+    ops = [[op for op, *_ in spans] for spans in result.spans]
+    assert all(each.count("forward") == each.count("backward") == 4 and each[-1] == "step" for each in ops)
+    assert all(start <= end for spans in result.spans for _, _, start, end in spans)
+    lines = [json.loads(line) for line in (job.out / "steps.jsonl").read_text().splitlines()]
+    assert [(each["step"], each["loss"]) for each in lines] == [(s.step, s.loss) for s in result.steps]
+    assert weights(job).keys() >= {"embed.weight", "head.weight.m", "layers.1.attn.q.weight.v"}
+
+
+def test_kills_and_a_freeze_at_random_moments_leave_no_trace_in_the_bits(unbroken, tmp_path):
+    seed = 11
+    random.seed(seed)
+    kinds = ["kill", "kill", "freeze"]
+    drills = [
+        Drill(stage, random.randint(1, 12), kind) for stage, kind in zip(random.sample(range(3), 3), kinds, strict=True)
+    ]
+    drills.sort(key=lambda drill: drill.step)
+    job = a_job(tmp_path, save_every=3, patience_s=3.0)
+    result = train(job, drills=drills, spares=1)
+    assert same(weights(job), weights(unbroken[0])), f"seed {seed}"
+    assert [(s.step, s.loss, s.norm) for s in result.steps] == [(s.step, s.loss, s.norm) for s in unbroken[1].steps]
+    assert [fault.stage for fault in result.faults] == [drill.stage for drill in drills]
+    for fault, drill in zip(result.faults, drills, strict=True):
+        assert fault.card == f"card{drill.stage}" and fault.restored % 3 == 0 and fault.restored < fault.during
+        assert fault.recomputed == fault.during - 1 - fault.restored
+        assert 0 <= fault.detected_s < fault.recovery_s <= fault.caught_up_s
+    lines = [json.loads(line)["step"] for line in (job.out / "steps.jsonl").read_text().splitlines()]
+    assert lines == list(range(1, 13))
+
+
+def test_a_run_resumes_on_another_number_of_cards(unbroken, tmp_path):
+    early = a_job(tmp_path, steps=12)
+    stop_at = 8
+
+    def stop(step) -> None:
+        if step.step == stop_at + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(early, on_step=stop)
+    there = checkpoint.latest(early.checkpoints)
+    assert there in (4, 8)
+    with provoke("DL-CFG-081"):
+        train(early)
+    result = train(a_job(tmp_path, plan(SPEC, (4,), cards=SLOW)), resume=True)
+    assert [each.step for each in result.steps] == list(range(there + 1, 13)) and result.began_at == there
+    found, expected = weights(early), weights(unbroken[0])
+    assert found.keys() == expected.keys()
+    assert all(np.allclose(found[name], expected[name], rtol=1e-3, atol=1e-5) for name in found)
+    wider = a_job(tmp_path, plan(replace(SPEC, ffn=64), (4,)))
+    with provoke("DL-CFG-080") as caught:
+        saved_tensors(wider, build(wider, 1), 12)
+    assert "(48, 32)" in caught.error.why and "(64, 32)" in caught.error.why
+
+
+def test_no_process_or_socket_is_left_when_the_owner_is_killed(tmp_path):
+    path = tmp_path / "wanted.json"
+    path.write_text(dumps(a_job(tmp_path / "out", steps=100_000, save_every=50)))
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom pathlib import Path\n"
+        "from test_train_run import train\nfrom danlu.train.job import loads\n"
+        f"train(loads(Path({str(path)!r}).read_text()), on_step=lambda s: print(s.step, flush=True))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert int(process.stdout.readline()) == 1
+        children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        assert len(children) == 3
+        process.kill()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}/exe").exists() and alive(pid) for pid in children):
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_rank_that_always_dies_ends_the_job_with_its_log(tmp_path):
+    with provoke("DL-RUN-012") as caught:
+        owner.run(a_job(tmp_path), (sys.executable, "-c", "print('no torch here'); raise SystemExit(3)"), spawn)
+    assert "exit code 3" in str(caught.error) and "no torch here" in caught.error.why
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_snapshot(tmp_path):
+    job = a_job(tmp_path, lr=1e30, clip=1e30, warmup=0, save_every=1)
+    with provoke("DL-RUN-013") as caught:
+        train(job)
+    assert "rank" in str(caught.error) and "step" in caught.error.what
+    last = checkpoint.latest(job.checkpoints)
+    assert last is None or all(np.isfinite(each).all() for each in checkpoint.load(job.checkpoints, last).values())
+
+
+def test_a_job_file_comes_back_as_it_was(tmp_path):
+    job = a_job(tmp_path, weights=tmp_path / "hf")
+    assert loads(dumps(job)) == job
+    for text in ("{", "{}", dumps(job).replace('"job": 1', '"job": 9'), dumps(job).replace('"seed"', '"sead"')):
+        with provoke("DL-DATA-080"):
+            loads(text, "job.json")

@@ -124,10 +124,42 @@ class PortInUse(NoRoom):
     code = "DL-MEM-003"
 
 
+class Overloaded(NoRoom):
+    """More requests wait than the server keeps; `retry_after_s` is its forecast of when to come back."""
+
+    code = "DL-MEM-100"
+
+    def __init__(self, what: str, *, why: str, fix: str, where: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(what, why=why, fix=fix, where=where)
+        self.retry_after_s = retry_after_s
+
+
 class BadData(DanluError):
     """A file, a stream or a message does not hold what its format promises."""
 
     code, exit_code = "DL-DATA-000", 5
+
+
+class BadRequest(BadData):
+    """A request to the server that cannot be meant, or asks for what the server does not do; `field` is the one."""
+
+    code = "DL-DATA-100"
+
+    def __init__(self, what: str, *, why: str, fix: str, where: str = "", field: str | None = None) -> None:
+        super().__init__(what, why=why, fix=fix, where=where)
+        self.field = field
+
+
+class PromptTooLong(BadData):
+    """A prompt and the answer asked for are longer than the context."""
+
+    code = "DL-DATA-101"
+
+
+class UnknownModel(BadData):
+    """A request names a model that this server does not serve."""
+
+    code = "DL-DATA-102"
 
 
 class UnreadablePlan(BadData):
@@ -282,3 +314,13 @@ class UnreadableJob(BadData):
     """The job file that every process of a training job reads cannot be used."""
 
     code = "DL-DATA-080"
+class AnswerFailed(Broken):
+    """An accepted request got no whole answer: the engine failed, or the server stopped."""
+
+    code = "DL-RUN-100"
+
+
+class ServerNotReady(Broken):
+    """A server that was started ended or stayed silent before it was ready."""
+
+    code = "DL-RUN-101"

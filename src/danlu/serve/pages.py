@@ -75,7 +75,7 @@ class Pages:
         return found
 
     def take(self, count: int) -> list[int] | None:
-        """`count` pages to write to, evicting idle ones if there are too few bare; None (and no change) if it cannot."""
+        """`count` pages to write to, evicting idle ones when bare ones are too few; None and no change if it cannot."""
         if count > self.available:
             return None
         while len(self._bare) < count:
@@ -101,7 +101,7 @@ class Pages:
         return page
 
     def release(self, pages: Sequence[int]) -> None:
-        """One user of `pages` (in prefix order) is gone. The tail becomes idle before the head, so it is evicted first."""
+        """One user of `pages` (in prefix order) is gone. The tail becomes idle, and is evicted, before the head."""
         for page in reversed(pages):
             assert self._users[page] > 0, f"page {page} released twice"
             self._users[page] -= 1

@@ -77,7 +77,7 @@ class Schedule:
         self._waiting: list[Seq] = []  # oldest first
         self._step_began = 0.0
         self._step_s = 0.0
-        self.preempted = 0
+        self.preempted = self.prompt_tokens = self.hit_tokens = 0  # since the start, for metrics
 
     @property
     def running(self) -> int:
@@ -112,7 +112,7 @@ class Schedule:
     def retry_after(self) -> float:
         """Forecast of the seconds until a running sequence ends and one that waits moves up, at least one."""
         steps = min((seq.limit - len(seq.tokens) for seq in self._running), default=0)
-        return max(1.0, math.ceil(steps * self._step_s))
+        return float(max(1, math.ceil(steps * self._step_s)))
 
     def step(self, now: float) -> tuple[Work, ...]:
         """Decide the next step; empty when nothing is left to do. Pages for all of it are taken."""
@@ -177,6 +177,8 @@ class Schedule:
             seq.pages, seq.done = found + more, len(found) * PAGE
             if seq.cached is None:
                 seq.cached = seq.done
+                self.prompt_tokens += len(seq.tokens)
+                self.hit_tokens += seq.done
             insort(self._running, seq)
 
     def _preempt(self, seq: Seq) -> None:

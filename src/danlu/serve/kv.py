@@ -1,0 +1,157 @@
+"""KV memory in pages, and attention over it: the decoder's state when it serves.
+
+Axes: T tokens of all sequences of a step, B sequences of a group, N tokens of each, P pages of each, L keys of each,
+H query heads, G key-value heads, K width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from danlu.model.net import Meta
+from danlu.nouns import ModelSpec
+from danlu.serve.pages import PAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens start..stop-1 of one sequence, whose KV of tokens 0..stop-1 lies in `pages` in order."""
+
+    pages: Sequence[int]
+    start: int
+    stop: int
+
+
+def page_bytes(spec: ModelSpec, dtype: torch.dtype) -> int:
+    """Bytes of one page over all layers."""
+    return 2 * spec.layers * PAGE * spec.kv_heads * spec.head_dim * dtype.itemsize
+
+
+class Paged:
+    """Owns the KV tensors of `count` pages: per layer one of keys and one of values, (count * PAGE, G, K)."""
+
+    def __init__(self, spec: ModelSpec, count: int, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
+        shape = (count * PAGE, spec.kv_heads, spec.head_dim)
+        self._layers = [
+            (torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device))
+            for _ in range(spec.layers)
+        ]
+        self._device = torch.device(device)
+
+    def at(self, pieces: Sequence[Piece]) -> Batch:
+        """The state of one forward pass over `pieces`, flattened in the order given.
+
+        Neighbours of alike length that have one token each attend together, so pieces sorted by length run fastest.
+        """
+        slots = [piece.pages[i // PAGE] * PAGE + i % PAGE for piece in pieces for i in range(piece.start, piece.stop)]
+        groups: list[Group] = []
+        row, todo = 0, list(pieces)
+        while todo:
+            size = _alike(todo)
+            groups.append(Group.of(todo[:size], row, self._device))
+            row += size * groups[-1].count
+            del todo[:size]
+        return Batch(self._layers, torch.tensor(slots, device=self._device), groups)
+
+
+def _alike(pieces: Sequence[Piece]) -> int:
+    """How many pieces from the first on attend in one call: one token each, padded to at most twice their length."""
+    first = pieces[0]
+    size = 1
+    if first.stop - first.start == 1:
+        while size < len(pieces):
+            piece = pieces[size]
+            if piece.stop - piece.start != 1 or not piece.stop <= 2 * first.stop or not first.stop <= 2 * piece.stop:
+                break
+            size += 1
+    return size
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Sequences that attend in one call: `batch` of them, `count` tokens each, rows `row`.. of the flat step.
+
+    slots_L      B * L indices of the slots of their keys; beyond a sequence's own end, its first
+    length       L, the longest of them
+    positions_BN position of each query
+    ragged       True when some are shorter than L
+    """
+
+    row: int
+    batch: int
+    count: int
+    length: int
+    ragged: bool
+    slots_L: Tensor
+    positions_BN: Tensor
+
+    @staticmethod
+    def of(pieces: Sequence[Piece], row: int, device: torch.device) -> Group:
+        """The index tensors of one attention call, made once per step and used by every layer."""
+        length = max(piece.stop for piece in pieces)
+        count = pieces[0].stop - pieces[0].start
+        table = torch.zeros(len(pieces), -(-length // PAGE), dtype=torch.int64)
+        for i, piece in enumerate(pieces):
+            held = -(-piece.stop // PAGE)
+            table[i, :held] = torch.tensor(piece.pages[:held])
+        slots = (table[:, :, None] * PAGE + torch.arange(PAGE)).flatten(1)[:, :length]
+        # Padding must be finite: its weight is 0, but 0 times the NaN that a stale slot may hold is NaN.
+        own = torch.arange(length) < torch.tensor([piece.stop for piece in pieces])[:, None]
+        slots = torch.where(own, slots, slots[:, :1])
+        positions = torch.tensor([range(piece.start, piece.stop) for piece in pieces])
+        ragged = any(piece.stop != length for piece in pieces)
+        return Group(row, len(pieces), count, length, ragged, slots.flatten().to(device), positions.to(device))
+
+    def causal(self, window: int | None) -> bool:
+        """True when the plain causal triangle is the mask: whole prompts from their first token."""
+        return self.count == self.length > 1 and (window is None or window >= self.length)
+
+    def mask(self, window: int | None) -> Tensor | None:
+        """What each query may see, bool (B, 1, N, L), or None when that is every key."""
+        if self.count == 1 and not self.ragged and (window is None or window >= self.length):
+            return None
+        keys_L = torch.arange(self.length, device=self.positions_BN.device)
+        behind_BNL = self.positions_BN[:, :, None] - keys_L
+        seen = behind_BNL >= 0
+        if window is not None:
+            seen &= behind_BNL < window
+        return seen[:, None]
+
+
+class Batch:
+    """The decoder's state for one forward pass: writes keys and values to their slots, attends over whole prefixes."""
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], slots_T: Tensor, groups: Sequence[Group]) -> None:
+        self._layers, self._slots_T, self._groups = layers, slots_T, groups
+        self._masks: dict[tuple[int, int | None], Tensor | None] = {}
+
+    def attend(
+        self, layer: int, q_THK: Tensor, k_TGK: Tensor, v_TGK: Tensor, meta: Meta, *, scale: float, window: int | None
+    ) -> Tensor:
+        """Attention of every token over its own sequence; returns (T, H, K)."""
+        keys, values = self._layers[layer]
+        keys.index_copy_(0, self._slots_T, k_TGK.to(keys.dtype))
+        values.index_copy_(0, self._slots_T, v_TGK.to(values.dtype))
+        out = [self._group(i, group, keys, values, q_THK, scale, window) for i, group in enumerate(self._groups)]
+        return out[0] if len(out) == 1 else torch.cat(out)
+
+    def _group(
+        self, i: int, group: Group, keys: Tensor, values: Tensor, q_THK: Tensor, scale: float, window: int | None
+    ) -> Tensor:
+        size, heads = group.batch * group.count, q_THK.shape[1:]
+        q = q_THK[group.row : group.row + size].reshape(group.batch, group.count, *heads).transpose(1, 2)
+        # index_select, not keys[slots]: advanced indexing took 3-6 times as long on a CPU.
+        shape = (group.batch, group.length, *keys.shape[1:])
+        k = keys.index_select(0, group.slots_L).to(q.dtype).view(shape).transpose(1, 2)
+        v = values.index_select(0, group.slots_L).to(q.dtype).view(shape).transpose(1, 2)
+        causal = group.causal(window)
+        if not causal and (i, window) not in self._masks:
+            self._masks[i, window] = group.mask(window)
+        mask = None if causal else self._masks[i, window]
+        o = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=True)
+        return o.transpose(1, 2).flatten(0, 1)

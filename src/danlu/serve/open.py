@@ -1,0 +1,140 @@
+"""From a model folder to an engine: which element type, how many pages, how long a context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import torch
+
+from danlu import tensorfile
+from danlu.errors import BadValue, DoesNotFit
+from danlu.events import fallback
+from danlu.model.load import load, spec_of
+from danlu.nouns import ModelSpec
+from danlu.serve.engine import Engine
+from danlu.serve.kv import Paged, page_bytes
+from danlu.serve.pages import PAGE, Pages, root
+from danlu.serve.schedule import Limits, Schedule
+from danlu.tokens import Tokenizer
+
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+STORED: Mapping[str, str] = {"F64": "fp32", "F32": "fp32", "BF16": "bf16", "F16": "fp16"}
+PROMPT_TOKENS = 512  # of prompts in one step: at 1 ms a token, nobody waits longer than half a second for the next one
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one engine may use.
+
+    dtype    "fp32", "bf16", "fp16", or "auto": as the weights are stored (fp16 computes in fp32 on a CPU)
+    card     torch device, or "auto": this machine's accelerator, else its CPU
+    context  most tokens of prompt and answer; None for the model's own limit
+    """
+
+    max_seqs: int = 8
+    max_waiting: int = 64
+    kv_bytes: int = 2**28
+    context: int | None = None
+    dtype: str = "auto"
+    card: str = "auto"
+
+
+class Voice:
+    """A folder's tokenizer, as the API speaks to it."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt, with the first token the model wants."""
+        return self._tokenizer.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids."""
+        return self._tokenizer.decode(ids)
+
+    def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation, up to where the assistant speaks."""
+        return self._tokenizer.encode(self._tokenizer.chat(messages), special=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A loaded model behind an engine that is not started yet, and what there is to say about it."""
+
+    engine: Engine
+    voice: Voice
+    spec: ModelSpec
+    dtype: str
+    card: str
+    weight_bytes: int
+    kv_bytes: int
+    pages: int
+    chats: bool
+
+
+def open_engine(folder: Path, settings: Settings, free_bytes: int | None = None) -> Opened:
+    """Load the model in `folder` and give it KV memory.
+
+    free_bytes  memory of the host that may be used; None to not ask
+    Raises what model.load and Tokenizer raise, BadValue for a context the model has not, DoesNotFit.
+    """
+    spec, tokenizer = spec_of(folder), Tokenizer(folder)
+    card = _card(settings.card)
+    name = _stored(folder, card) if settings.dtype == "auto" else settings.dtype
+    dtype = DTYPES[name]
+    if settings.context is not None and settings.context > spec.positions:
+        raise BadValue(f"a context of {settings.context} tokens is more than the model has", where="serve.context",
+                       why=f"it was made for {spec.positions}", fix=f"--serve.context {spec.positions}")
+    each = page_bytes(spec, dtype)
+    count = settings.kv_bytes // each
+    if count < 2:
+        raise DoesNotFit("no KV page fits the memory given", where="serve.kv_gib",
+                         why=f"a page of {PAGE} tokens takes {each} bytes, {settings.kv_bytes} were given",
+                         fix=f"--serve.kv_gib {8 * each / 2**30:.2g}")
+    if free_bytes is not None and card == "cpu" and settings.kv_bytes > free_bytes:
+        raise DoesNotFit(f"{settings.kv_bytes / 2**30:.1f} GiB of KV pages do not fit", where="serve.kv_gib",
+                         why=f"this host has {free_bytes / 2**30:.1f} GiB of free memory",
+                         fix=f"--serve.kv_gib {free_bytes / 2**31:.2g}")
+    context = min(settings.context or spec.positions, count * PAGE)
+    if context < (settings.context or spec.positions):
+        fallback("serve.context", f"the context is {context} tokens, not {settings.context or spec.positions}: "
+                                  f"more do not fit {settings.kv_bytes / 2**30:.3g} GiB of KV pages (serve.kv_gib)")
+    try:
+        decoder = load(folder, dtype=dtype, device=card).requires_grad_(False)
+        kv = Paged(spec, count, dtype=dtype, device=card)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise DoesNotFit("weights and KV pages do not fit", where=card, why=str(error),
+                         fix="quantize the model: danlu quantize, or set a smaller --serve.kv_gib") from error
+    limits = Limits(settings.max_seqs, settings.max_waiting, PROMPT_TOKENS + settings.max_seqs)
+    schedule = Schedule(Pages(count), limits, root(identity(folder), name))
+    engine = Engine(decoder, kv, schedule, words=tokenizer.stream, ends=tokenizer.eos, context=context, device=card)
+    held = {tensor.data_ptr(): tensor.nbytes for tensor in (*decoder.parameters(), *decoder.buffers())}
+    return Opened(engine, Voice(tokenizer), spec, name, card, sum(held.values()), count * each, count,
+                  tokenizer.has_template)
+
+
+def identity(folder: Path) -> str:
+    """What a model folder is, for block keys: its config.json, and names, sizes and times of its weight files."""
+    seen = blake2b((folder / "config.json").read_bytes(), digest_size=16)
+    for path in sorted(folder.glob("*.safetensors")):
+        said = path.stat()
+        seen.update(f"{path.name}\0{said.st_size}\0{said.st_mtime_ns}\0".encode())
+    return seen.hexdigest()
+
+
+def _card(asked: str) -> str:
+    if asked != "auto":
+        return asked
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return "cpu" if found is None else found.type
+
+
+def _stored(folder: Path, card: str) -> str:
+    """Element type of the largest float tensor in the folder."""
+    entries = [entry for entry in tensorfile.read_folder(folder).values() if entry.dtype in STORED]
+    name = STORED[max(entries, key=lambda entry: len(entry.buffer)).dtype] if entries else "fp32"
+    return "fp32" if name == "fp16" and card == "cpu" else name

@@ -6,6 +6,7 @@ names the nearest one.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -159,14 +160,21 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     return {key: _yaml(value, name) for key, (name, value) in named.items() if key is not None}
 
 
-def load(path: Path | None, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Run:
+def load(
+    path: Path | None,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    base: Mapping[str, Any] | None = None,
+) -> Run:
     """The configuration of a run.
 
     path       run.yaml, or None for the defaults
     overrides  words of the command line that no command took for itself
+    base       what a file would say, where there is no file
     Raises UnreadableConfig, UnknownKey or BadValue, each naming file and line.
     """
-    text, tree = "", {}
+    text = ""
+    tree: dict[str, Any] = copy.deepcopy(dict(base or {}))
     if path is not None:
         try:
             text = path.read_text(encoding="utf-8")

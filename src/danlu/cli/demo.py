@@ -1,5 +1,5 @@
 """Live a model's whole life on an unequal emulated fleet: probe, clean data, plan, train while a card is killed,
-quantize to 4 bits, serve over the OpenAI API, and write a report. Needs no accelerator, no account, no download of a model.
+quantize to 4 bits, serve over the OpenAI API, and write a report. No accelerator, no account, no model download.
 
 example:
   ./danlu demo
@@ -9,22 +9,35 @@ example:
 from __future__ import annotations
 
 import argparse
-import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from danlu.cli.client import Answer
     from danlu.cli.config import Run
+    from danlu.data.prep import Prepared
     from danlu.nouns import Fleet, ModelSpec, Plan
+    from danlu.train.result import Result
 
+MINUTES = 2.5  # of the three it may take; the rest is for slower machines than the forecast knows
 SPEEDS = (4.0, 2.0, 2.0)
-MEM_GIB = (0.50, 0.25, 0.20)
-MINUTES = 2.6  # of the three that the demo may take; what is left over is for slower machines
-AFTER_TRAINING_S = 35.0  # quantize, serve, report: measured 20 s on two cores of 2021
-EVEN_STEPS = 6
+MEM_GIB = (0.25, 0.16, 0.12)
+AFTER_TRAINING_S = 30.0  # export, quantize, serve and report together
+START_S = 10.0  # processes of one training run, from nothing to the first step
+EVEN_STEPS = 8
+VICTIM = 1  # the stage that is killed
+PREFIX_CHARS = 4_000
+SAID_TOKENS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The two streamed answers of one server: to a prompt never seen, and to one that shares its beginning."""
+
+    cold: Answer
+    warm: Answer
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,3 +46,270 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", type=Path, metavar="DIR", help="your own text instead of this machine's documents")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of everything it writes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Live the life, print what happened, leave report.html."""
+    from danlu.cli import config, output
+
+    began = time.monotonic()
+    base = settings(args)
+    text = config.load(None, args.overrides, base=base)
+    fresh(text.out)
+    figures = live(text, deadline=began + args.minutes * 60, began=began)
+    output.write_json(text.out / "demo.json", figures)
+    output.write_json(args.json, figures)
+    return 0
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The demo as the tree of a run.yaml; flags such as --train.lr change it like any other."""
+    return {
+        "danlu": 1,
+        "out": str(args.out),
+        "model": {"layers": 6, "hidden": 192, "heads": 6, "kv_heads": 3, "ffn": 512, "positions": 2048},
+        "fleet": {"emulate": list(SPEEDS), "mem_gib": list(MEM_GIB)},
+        "data": {"text": [str(args.text)] if args.text else [], "vocab": 2048, "seq": 128, "limit_mb": 12},
+        "plan": {"micro_batch": 4, "micro_batches": 12},
+        "train": {"lr": 4e-3, "warmup": 8, "save_every": 8, "seed": 1},
+    }
+
+
+def live(run: Run, deadline: float, began: float) -> dict[str, Any]:
+    """All stages in turn. Returns the flat JSON. `deadline` and `began` are monotonic seconds."""
+    from danlu.cli import config, output, page, prep, wiring
+    from danlu.cli.bench import machine
+
+    install = installed_s()
+    progress = output.Progress("probe")
+    fleet = wiring.fleet_of(run, progress.show)
+    progress.done(
+        "emulated: " + ", ".join(f"{c.name} {c.cores:.2f} cores {output.size(c.mem_bytes)}" for c in fleet.cards)
+    )
+
+    data = prep.prepare(run)
+    spec = wiring.spec_of(run)
+    best, even = plans(run, spec, fleet)
+    steps = steps_until(deadline, best, even)
+    run = run.model_copy(update={"train": run.train.model_copy(update={"steps": steps})})
+    (run.out / "run.yaml").write_text(config.dump(run), encoding="utf-8")
+
+    base = measure_even(run, even)
+    result = train(run, best)
+    figures = quantized(run)
+    served = serve(run, run.out / "nf4")
+
+    figures = {
+        "cards": [card.name for card in fleet.cards], **data.figures, **plan_figures(best, even),
+        **train_figures(result, base, data), **figures, **serve_figures(served),
+        "seconds.install": install, "seconds.total": round(time.monotonic() - began, 1),
+    }  # fmt: skip
+    story = tell(best, data, result, served, figures, machine())
+    report = run.out / "report.html"
+    report.write_text(page.render(story), encoding="utf-8")
+    print(summary(best, figures, report))
+    return figures
+
+
+def fresh(out: Path) -> None:
+    """Forget the training of an earlier demo in this folder; its cleaned text and measured fleet are used again."""
+    import shutil
+
+    for name in ("checkpoints", "logs", "even", "model", "nf4"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("job.json", "steps.jsonl", "events.jsonl", "plan.json", "report.html", "demo.json"):
+        (out / name).unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def installed_s() -> float:
+    """Seconds the launcher's installation took; 0 when danlu was installed in another way."""
+    import sys
+
+    mark = Path(sys.prefix) / "danlu-seconds"
+    return float(mark.read_text()) if mark.exists() else 0.0
+
+
+def plans(run: Run, spec: ModelSpec, fleet: Fleet) -> tuple[Plan, Plan]:
+    """The best split and the even one, each with its forecast."""
+    from danlu.cli import output, wiring
+
+    progress = output.Progress("plan")
+    best = wiring.plan_of(run, spec, fleet)
+    even = wiring.plan_of(run.model_copy(update={"plan": run.plan.model_copy(update={"split": "even"})}), spec, fleet)
+    assert best.forecast is not None and even.forecast is not None
+    layers = "/".join(f"{count:g}" for count in best.layers_per_stage)
+    progress.done(
+        f"layers {layers}, forecast {output.span(best.forecast.step_s)} a step; even {output.span(even.forecast.step_s)}"
+    )
+    return best, even
+
+
+def steps_until(deadline: float, best: Plan, even: Plan) -> int:
+    """Training steps that the forecast fits into the time left."""
+    assert best.forecast is not None and even.forecast is not None
+    left = deadline - time.monotonic() - AFTER_TRAINING_S - 2 * START_S - EVEN_STEPS * even.forecast.step_s
+    return max(24, min(5000, int(left / best.forecast.step_s)))
+
+
+def measure_even(run: Run, even: Plan) -> Result:
+    """A few steps by the even split, to have its step time measured and not only forecast."""
+    from danlu.cli import train
+
+    few = run.train.model_copy(update={"steps": EVEN_STEPS, "save_every": EVEN_STEPS})
+    return train.train_run(run.model_copy(update={"out": run.out / "even", "train": few}), even, stage="even split")
+
+
+def train(run: Run, plan: Plan) -> Result:
+    """The real training; in its middle one card's process is killed."""
+    from danlu.cli import train
+    from danlu.fault.drill import Drill
+
+    return train.train_run(run, plan, drills=(Drill(VICTIM, run.train.steps // 2 + 3),))
+
+
+def quantized(run: Run) -> dict[str, Any]:
+    """Export the trained model and quantize it; figures of quality before and after."""
+    from danlu.cli.export import export_run
+    from danlu.cli.quantize import quantize_folder
+
+    export_run(run.out, run.out / "model")
+    return quantize_folder(run.out / "model", run.out / "nf4", run.out / "tokens", run.data.seq)
+
+
+def serve(run: Run, folder: Path) -> Served:
+    """Serve the quantized model and stream two answers that share a long beginning."""
+    from danlu.cli import client, output
+    from danlu.cli.serve import serving
+
+    progress = output.Progress("serve")
+    prefix = held_out_text(run)
+    with serving(folder) as server:
+        progress.show(f"{server.url}/v1 is ready", force=True)
+        ask = {"temperature": 0.7, "seed": 1}
+        client.complete(server.url, server.model, "warm", 4)
+        cold = client.complete(server.url, server.model, prefix + "\n\nThis ", SAID_TOKENS, **ask)
+        warm = client.complete(server.url, server.model, prefix + "\n\nThe ", SAID_TOKENS, **ask)
+    progress.done(
+        f"first token {output.span(cold.first_s)} cold, {output.span(warm.first_s)} with {warm.cached_tokens} of "
+        f"{warm.prompt_tokens} prompt tokens cached"
+    )
+    return Served(cold, warm)
+
+
+def held_out_text(run: Run) -> str:
+    """Text the model has not seen in training, as long as the shared prefix should be."""
+    from danlu.data.loader import Loader
+    from danlu.tokens import Tokenizer
+
+    held = Loader(run.out / "tokens", seq=run.data.seq, batch=1, seed=0, split="held")
+    tokenizer = Tokenizer(run.out / "tokens")
+    text = "".join(tokenizer.decode(held.batch_at(i)[0].tolist()) for i in range(min(16, held.windows)))
+    return text[:PREFIX_CHARS]
+
+
+def plan_figures(best: Plan, even: Plan) -> dict[str, Any]:
+    """Keys plan.*."""
+    assert best.forecast is not None and even.forecast is not None
+    return {
+        "plan.layers_per_card": list(best.layers_per_stage),
+        "plan.forecast_step_s": best.forecast.step_s,
+        "plan.even_forecast_step_s": even.forecast.step_s,
+    }
+
+
+def train_figures(result: Result, base: Result, data: Prepared) -> dict[str, Any]:
+    """Keys train.* and fault.*."""
+    fault = result.faults[0]
+    return {
+        "train.steps": len(result.steps),
+        "train.step_s": result.step_s,
+        "train.even_step_s": base.step_s,
+        "train.tokens_per_s": result.tokens_per_s,
+        "train.loss_first": result.steps[0].loss,
+        "train.loss_last": result.steps[-1].loss,
+        "train.unigram_entropy": data.manifest["unigram_entropy"],
+        "fault.card": fault.card,
+        "fault.recovery_s": fault.recovery_s,
+        "fault.steps_lost": result.lost,
+        "fault.steps_repeated": result.repeated,
+        "fault.steps_recomputed": fault.recomputed,
+    }
+
+
+def serve_figures(served: Served) -> dict[str, Any]:
+    """Keys serve.*."""
+    return {
+        "serve.ttft_cold_s": served.cold.first_s,
+        "serve.ttft_warm_s": served.warm.first_s,
+        "serve.prefix_hit_tokens": served.warm.cached_tokens,
+        "serve.tokens_per_s": SAID_TOKENS / max(1e-9, served.warm.total_s - served.warm.first_s),
+    }
+
+
+def tell(plan: Plan, data: Prepared, result: Result, served: Served, figures: dict[str, Any], machine: str) -> Any:
+    """What the report shows, from what the stages gave."""
+    import os
+
+    from danlu.cli import page
+    from danlu.plan.forecast import timeline
+
+    assert plan.forecast is not None
+    cards = [plan.fleet.card(stage.cards[0]) for stage in plan.stages]
+    rows = [
+        page.CardRow(card.name, card.cores, card.flops["fp32"] / 1e9, card.mem_bytes, layers, expected, peak)
+        for card, layers, expected, peak in zip(
+            cards, plan.layers_per_stage, plan.forecast.stage_bytes, result.peak_bytes, strict=True
+        )
+    ]
+    dropped = sorted(data.dropped.items(), key=lambda item: -item[1])
+    funnel = [("read", data.docs_in), *dropped, ("kept", data.docs_kept)]
+    fault = result.faults[0]
+    return page.Story(
+        values=figures, machine=machine, cores=os.cpu_count() or 1, params=plan.model.params, cards=rows, funnel=funnel,
+        timelines=[("forecast", timeline(plan).spans), ("measured", result.spans)],
+        losses=[step.loss for step in result.steps], fault_step=fault.during, resumed_step=fault.restored,
+        answer=served.warm.text,
+    )  # fmt: skip
+
+
+def summary(plan: Plan, figures: dict[str, Any], report: Path) -> str:
+    """The table a person sees at the end."""
+    from danlu.cli import output
+
+    f = figures
+    layers = " / ".join(f"{count:g}" for count in plan.layers_per_stage)
+    error = f["plan.forecast_step_s"] / f["train.step_s"] - 1
+    rows = [
+        [
+            "split over unequal cards",
+            f"{layers} layers",
+            f"{f['train.even_step_s'] / f['train.step_s']:.2f}x the even split",
+        ],
+        [
+            "forecast of a step",
+            output.span(f["plan.forecast_step_s"]),
+            f"measured {output.span(f['train.step_s'])}, {error:+.1%}",
+        ],
+        [
+            "loss",
+            f"{f['train.loss_first']:.2f} -> {f['train.loss_last']:.2f}",
+            f"entropy of single tokens {f['train.unigram_entropy']:.2f}",
+        ],
+        [
+            "fault",
+            f"{f['fault.card']} killed",
+            f"going on after {output.span(f['fault.recovery_s'])}, {f['fault.steps_recomputed']} steps again, {f['fault.steps_lost']} lost",
+        ],
+        [
+            "4 bits",
+            f"{f['quant.bits_per_weight']:.2f} bits a weight",
+            f"perplexity {f['quant.ppl_before']:.1f} -> {f['quant.ppl_after']:.1f}",
+        ],
+        [
+            "first token",
+            output.span(f["serve.ttft_cold_s"]),
+            f"{output.span(f['serve.ttft_warm_s'])} when {f['serve.prefix_hit_tokens']} tokens are cached",
+        ],
+    ]
+    return f"\n{output.table(['', 'figure', 'beside'], rows)}\n\nreport  {report}\n"

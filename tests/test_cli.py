@@ -123,3 +123,16 @@ def test_every_key_can_be_explained_and_the_schema_is_json(capsys):
 def test_a_table_is_as_wide_as_its_cells():
     text = output.table(["card", "layers"], [["a", 3], ["bcd", 12]])
     assert re.search(r"^a\s+3$", text, re.M) and re.search(r"^bcd\s+12$", text, re.M)
+
+
+def test_a_key_keeps_its_value_beside_a_command_with_arguments():
+    parser = app.parser_of("prep")
+    own, overrides = app.divide(["--data.seq", "64", "run.yaml", "--json", "f", "--out=x"], parser)
+    assert own == ["run.yaml", "--json", "f"] and overrides == ["--data.seq", "64", "--out=x"]
+
+
+def test_words_for_pytest_stay_in_order():
+    assert app.divide(["--system", "-k", "name", "tests"], app.parser_of("test")) == (
+        ["--system"],
+        ["-k", "name", "tests"],
+    )

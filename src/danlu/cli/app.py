@@ -11,6 +11,7 @@ import argparse
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,27 @@ def parser_of(name: str, parent: Any = None) -> argparse.ArgumentParser:
     return parser
 
 
+def divide(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
+    """(words of the command itself, words such as `--train.steps 50` that set keys of run.yaml).
+
+    An option the parser does not know is a key, and the word after it its value; config.load refuses it if no key has
+    that name. A command that passes words on (`danlu test -k name`) gets all it does not know in `overrides`.
+    """
+    known = {option for action in parser._actions for option in action.option_strings}
+    own: list[str] = []
+    overrides: list[str] = []
+    todo = list(words)
+    while todo:
+        word = todo.pop(0)
+        if parser.get_default("passes_on"):
+            (own if word in known else overrides).append(word)
+        elif not word.startswith("--") or word.partition("=")[0] in known:
+            own.append(word)
+        else:
+            overrides += [word, *([todo.pop(0)] if "=" not in word and todo else [])]
+    return own, overrides
+
+
 def overview() -> str:
     """The text of `danlu --help`."""
     width = max(map(len, COMMANDS))
@@ -93,8 +115,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise _no_such_command(name)
-        args, extra = parser_of(name).parse_known_args(words[1:])
-        args.overrides = extra
+        parser = parser_of(name)
+        own, overrides = divide(words[1:], parser)
+        args = parser.parse_args(own)
+        args.overrides = overrides
         return int(module_of(name).run(args))
     except DanluError as error:
         print(error, file=sys.stderr)

@@ -18,7 +18,7 @@ from pathlib import Path
 def arguments(parser: argparse.ArgumentParser) -> None:
     """--system; the rest is pytest's."""
     parser.add_argument("--system", action="store_true", help="also the tests that need root or Debian packages")
-    parser.add_argument("pytest", nargs="*", help="passed on to pytest, for example a file name")
+    parser.set_defaults(passes_on=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
             why=f"{root} is no checkout of danlu: a wheel carries no tests",
             fix="git clone the repository, then ./danlu test",
         )
-    argv = [sys.executable, "-m", "pytest", *args.pytest, *args.overrides]
+    argv = [sys.executable, "-m", "pytest", *args.overrides]
     if not args.system:
         argv += ["-m", "not system"]
         print("not run: tests marked `system` (they need root or Debian packages): ./danlu test --system", flush=True)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from provoke import provoke
 
 from danlu import families, plugins
+from danlu.errors import DanluError
 from danlu.nouns import ModelSpec, RopeScaling
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -104,6 +105,41 @@ def test_what_the_decoder_lacks_is_refused_by_name(family, wrong):
     with provoke("DL-DATA-021") as caught:
         families.spec({"model_type": family, **TINY, **wrong})
     assert caught.error.why
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 1000) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from([*LLAMA3, "x"]), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(FAMILIES), st.data())
+def test_any_junk_in_a_config_gives_a_spec_or_our_error(family, data):
+    config = {**families.config(families.spec({"model_type": family, **TINY})), "quantization_config": None}
+    if family != "llama":
+        config |= {"use_sliding_window": True, "sliding_window": 5}
+    keys = [
+        *config,
+        "rope_theta",
+        "rope_scaling",
+        "original_max_position_embeddings",
+        "mlp_bias",
+        "partial_rotary_factor",
+    ]
+    for key in data.draw(st.sets(st.sampled_from(keys), min_size=1, max_size=2)):
+        config[key] = data.draw(junk)
+    try:
+        spec = families.spec(config)
+    except DanluError:
+        return
+    assert spec.params > 0 and spec.window != 0
+
+
+def test_a_window_over_no_layer_is_no_window():
+    config = {"model_type": "qwen3", **TINY, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2}
+    assert families.spec(config).window is None and families.spec({**config, "max_window_layers": 0}).window == 5
 
 
 def test_a_family_refuses_to_export_what_it_cannot_say():

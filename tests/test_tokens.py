@@ -21,7 +21,8 @@ TEXT = ["The furnace is hot. 丹炉 refines elixirs 🔥🔥 and naïve café ow
 CHATML = (
     "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
     "<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}{% if tools is not none %}{{ tools }}{% endif %}"
+    "{{ messages | tojson }}{{ eos_token }}{{ strftime_now('%Y') }}"
 )
 
 
@@ -135,7 +136,7 @@ def test_a_broken_or_hostile_template_gives_our_error(tmp_path, template):
         Tokenizer(tmp_path).chat([{"role": "user", "content": "x"}])
 
 
-@pytest.mark.parametrize("damage", ["absent", "text", "config", "vocab"])
+@pytest.mark.parametrize("damage", ["absent", "text", "config", "vocab", "eos", "template"])
 def test_a_tokenizer_that_cannot_be_meant_is_refused(tmp_path, damage):
     byte_level(tmp_path)
     if damage == "absent":
@@ -144,6 +145,12 @@ def test_a_tokenizer_that_cannot_be_meant_is_refused(tmp_path, damage):
         (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
     elif damage == "config":
         (tmp_path / "tokenizer_config.json").write_text("[]")
+    elif damage == "eos":
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ["<|end|>"]}))
+    elif damage == "template":
+        (tmp_path / "tokenizer_config.json").write_text(
+            json.dumps({"chat_template": [{"name": "default", "template": 3}]})
+        )
     else:
         (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 100}))
     with provoke("DL-DATA-024") as caught:

@@ -77,7 +77,7 @@ class Tokenizer:
 
         try:
             text: str = _compiled(self._template or PLAIN_TEMPLATE).render(
-                messages=messages, add_generation_prompt=True,
+                messages=messages, add_generation_prompt=True, tools=None, documents=None,
                 **{name: word for name, word in self._words.items() if word is not None},
             )  # fmt: skip
         except jinja2.TemplateSyntaxError as error:
@@ -151,11 +151,19 @@ def eos_of(folder: Path) -> tuple[int, ...]:
     for name in ("generation_config.json", "config.json"):
         said = _json(folder / name).get("eos_token_id")
         if said is not None:
-            return tuple(said) if isinstance(said, list) else (said,)
+            ids = said if isinstance(said, list) else [said]
+            if not all(type(each) is int for each in ids):
+                raise BadTokenizer(
+                    f"eos_token_id in {name} is no id",
+                    where=str(folder / name),
+                    why=f"it is {said!r}",
+                    fix="write the number of the token that ends an answer",
+                )
+            return tuple(ids)
     word = _content(_json(folder / "tokenizer_config.json").get("eos_token"))
     tokenizer = _json(folder / "tokenizer.json")
     added = {each.get("content"): each.get("id") for each in tokenizer.get("added_tokens") or ()}
-    return (added[word],) if word in added else ()
+    return (added[word],) if word is not None and word in added else ()
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -175,7 +183,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _content(word: Any) -> str | None:
     """A special token, which is written as its text or as a mapping that has it."""
-    return word.get("content") if isinstance(word, dict) else word
+    found = word.get("content") if isinstance(word, dict) else word
+    return found if isinstance(found, str) else None
 
 
 def _template(folder: Path, said: Mapping[str, Any]) -> str | None:
@@ -185,8 +194,15 @@ def _template(folder: Path, said: Mapping[str, Any]) -> str | None:
         return path.read_text(encoding="utf-8")
     found = said.get("chat_template")
     if isinstance(found, list):
-        named = {each["name"]: each["template"] for each in found}
+        named = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
         found = named.get("default", next(iter(named.values()), None))
+    if found is not None and not isinstance(found, str):
+        raise BadTokenizer(
+            "the chat template is no text",
+            where=str(folder / "tokenizer_config.json"),
+            why=f"it is {type(found).__name__}",
+            fix="correct or remove chat_template",
+        )
     return found
 
 

@@ -21,6 +21,9 @@ NAMES = {
 }  # fmt: skip
 
 
+LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """How one architecture differs from the others. `defaults` are what transformers assumes for a missing key.
@@ -121,7 +124,8 @@ def config(kind: Kind, model: ModelSpec) -> dict[str, Any]:
 def _refuse(config: Mapping[str, Any]) -> None:
     """Raise UnsupportedModel for what the decoder does not have, before any number is read."""
     if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
+        said = config["quantization_config"]
+        method = said.get("quant_method") if isinstance(said, Mapping) else said
         raise UnsupportedModel(
             f"weights quantized by {method}",
             why="only danlu's own quantized folders are read",
@@ -171,22 +175,36 @@ def _rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
 
 
 def _window(kind: Kind, config: Mapping[str, Any], layers: int) -> int | None:
+    """Span of the sliding window in tokens if all layers have it, None if none has."""
     if kind.windows == "none" or config.get("sliding_window") is None:
         return None
     if kind.windows == "switch":
         if not config.get("use_sliding_window"):
             return None
-        full = min(int(config.get("max_window_layers") or 0), layers)
-        types = config.get("layer_types") or ["full_attention"] * full + ["sliding_attention"] * (layers - full)
-        if len(set(types)) > 1:
+        full = _full_layers(config, layers)
+        if 0 < full < layers:
             raise UnsupportedModel(
                 "full and sliding attention in one model",
-                why=f"{types.count('full_attention')} of {layers} layers are full",
+                why=f"{full} of {layers} layers are full",
                 fix="set use_sliding_window to false if prompts stay below the window",
             )
-        if types[0] == "full_attention":
+        if full:
             return None
     return _count(config, "sliding_window")
+
+
+def _full_layers(config: Mapping[str, Any], layers: int) -> int:
+    """How many layers attend to everything: as `layer_types` says, else the first `max_window_layers`."""
+    types, first = config.get("layer_types"), config.get("max_window_layers")
+    if isinstance(types, list) and len(types) == layers and set(map(str, types)) <= set(LAYER_TYPES):
+        return types.count("full_attention")
+    if types is not None:
+        raise BadModel(
+            "layer_types does not name every layer",
+            why=f"it is {str(types)[:80]}; {layers} of {' or '.join(LAYER_TYPES)} are expected",
+            fix="correct layer_types in config.json",
+        )
+    return min(first, layers) if isinstance(first, int) else 0
 
 
 def _count(config: Mapping[str, Any], key: str) -> int:
@@ -202,7 +220,7 @@ def _count(config: Mapping[str, Any], key: str) -> int:
 
 def _positive(config: Mapping[str, Any], key: str) -> float:
     value = config.get(key)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e300:
         raise BadModel(
             f"{key} is {'missing' if value is None else repr(value)}",
             why="it must be a number above 0",

@@ -100,6 +100,12 @@ class StoreInUse(BadEnvironment):
     code = "DL-ENV-060"
 
 
+class ProbeFailed(BadEnvironment):
+    """A process that measures this machine ended before it was done."""
+
+    code = "DL-ENV-010"
+
+
 class NoRoom(DanluError):
     """Memory, disk or a port ran out."""
 

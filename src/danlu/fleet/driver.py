@@ -24,6 +24,9 @@ class Driver(Protocol):
     def present(self) -> str:
         """Empty when this machine has such cards, else the reason why not, for people."""
 
+    def cards(self) -> tuple[Card, ...]:
+        """The cards of this machine, measured; none for a vendor whose cards are declared."""
+
     def device(self, card: Card) -> str:
         """The torch device string of a card, for example "cuda:1"."""
 

@@ -1,15 +1,35 @@
-"""Which units go to which card."""
+"""Which units go to which card, in which order.
+
+Every ordered choice of cards, every contiguous split of the units and three depths of warm-up are candidates. A bound
+that needs no simulation sorts them; they are simulated in that order until no bound is below the best step found. So
+the answer is exact for small fleets (EXACT_CARDS and EXACT_SPLITS in candidates.py).
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
 from danlu.nouns import Fleet, ModelSpec, Plan, Stage
+from danlu.plan.candidates import Ask, Cuts, Floats, Sums, orders, promising
+from danlu.plan.forecast import forecast, links
+from danlu.plan.room import does_not_fit, holds
+from danlu.plan.schedule import instructions, message_bytes
+from danlu.plan.simulate import compiled, steady
+
+SCHEDULES = ("1f1b", "1f1b:2", "1f1b:3")
+BATCH = 256  # splits simulated at once
 
 
 def even(spec: ModelSpec, fleet: Fleet, *, micro_batch: int, micro_batches: int, seq: int, dtype: str = "fp32") -> Plan:
     """The plan of a system that takes all cards for equal: whole layers, as many on each card as on the next.
 
     Left-over layers go to the first cards; embed and head ride on the first and the last stage. A card without a layer
-    is left out.
+    is left out. Memory is not looked at.
     """
     cards = fleet.cards[: spec.layers]
     per_layer = len(spec.recipe)
@@ -19,4 +39,99 @@ def even(spec: ModelSpec, fleet: Fleet, *, micro_batch: int, micro_batches: int,
         units = per_layer * (base + (number < extra)) + (number == 0) + (number == len(cards) - 1)
         stages.append(Stage((card.name,), at, at + units))
         at += units
-    return Plan(spec, fleet, tuple(stages), "1f1b", micro_batches, micro_batch, seq, dtype)
+    return forecast(Plan(spec, fleet, tuple(stages), "1f1b", micro_batches, micro_batch, seq, dtype))
+
+
+def search(
+    spec: ModelSpec, fleet: Fleet, *, micro_batch: int, micro_batches: int, seq: int, dtype: str = "fp32"
+) -> Plan:
+    """The plan with the shortest forecast step; it may leave cards out.
+
+    micro_batch   sequences per micro-batch, micro_batches of them per step
+    seq           tokens per sequence
+    Raises DoesNotFit, with the cheapest change that would fit.
+    """
+    ask = Ask(spec, micro_batch, micro_batches, seq, dtype)
+    best: tuple[float, Plan] | None = None
+    rows = sorted(_rows(ask, fleet), key=lambda row: row.least)
+    for row in rows:
+        if best is not None and row.least >= best[0]:
+            break
+        found = row.best(math.inf if best is None else best[0])
+        if found is not None:
+            best = found
+    if best is None:
+        raise does_not_fit(ask, fleet)
+    return forecast(best[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One ordered choice of cards under one schedule: its splits that fit memory, best bound first."""
+
+    plan: Plan
+    cuts: Cuts
+    bounds: Floats
+    sums: tuple[Sums, ...]
+
+    @property
+    def least(self) -> float:
+        """No split of this row is faster."""
+        return float(self.bounds[0])
+
+    def best(self, limit: float) -> tuple[float, Plan] | None:
+        """The fastest split of this row if its step is below `limit` seconds."""
+        events = compiled(instructions(_split(self.plan, self.cuts[0])))
+        joined, winner = links(self.plan), None
+        for at in range(0, len(self.cuts), BATCH):
+            part = self.cuts[at : at + BATCH]
+            if self.bounds[at] >= limit:
+                break
+            costs = [each.cost(part[:, i], part[:, i + 1]) for i, each in enumerate(self.sums)]
+            steps = np.broadcast_to(steady(events, costs, joined), len(part))
+            found = int(np.argmin(steps))
+            if steps[found] < limit:
+                limit, winner = float(steps[found]), part[found]
+        return None if winner is None else (limit, _split(self.plan, winner))
+
+
+def _rows(ask: Ask, fleet: Fleet) -> Iterator[Row]:
+    """All rows that have a split that fits."""
+    sums = {card.name: Sums(ask, card) for card in fleet.cards}
+    for cards in orders(fleet, len(ask.spec.units)):
+        chosen = tuple(sums[card.name] for card in cards)
+        for schedule in SCHEDULES if len(cards) > 1 else SCHEDULES[:1]:
+            cuts = promising(chosen, holds(ask, cards, schedule))
+            if len(cuts):
+                stages = tuple(Stage((card.name,), 0, 0) for card in cards)
+                plan = Plan(ask.spec, fleet, stages, schedule, ask.micro_batches, ask.micro_batch, ask.seq, ask.dtype)
+                bounds = _bounds(ask, chosen, cuts, plan)
+                order = np.argsort(bounds, kind="stable")
+                yield Row(plan, cuts[order], bounds[order], chosen)
+
+
+def _split(plan: Plan, cuts: Any) -> Plan:
+    """The plan with its stages cut there."""
+    stages = (
+        replace(stage, start=int(a), stop=int(b)) for stage, a, b in zip(plan.stages, cuts, cuts[1:], strict=False)
+    )
+    return replace(plan, stages=tuple(stages))
+
+
+def _bounds(ask: Ask, sums: Sequence[Sums], cuts: Cuts, plan: Plan) -> Floats:
+    """Seconds that no schedule of a split can beat.
+
+    From one step's end (all stages meet in the gradient's norm) stage i waits for the first stage's optimizer and for a
+    micro-batch to come through the stages before it, computes all micro-batches, and the last one goes back through
+    them. Links add their time once each way.
+    """
+    costs = [each.cost(cuts[:, i], cuts[:, i + 1]) for i, each in enumerate(sums)]
+    joined, message = links(plan), message_bytes(plan)
+    through, least = np.zeros(len(cuts)), np.zeros(len(cuts))
+    for i, cost in enumerate(costs):
+        one = cost.forward_s + cost.backward_s
+        ends = np.maximum(costs[0].step_s + costs[0].norm_s, 0.0) if i else cost.step_s + cost.norm_s
+        least = np.maximum(least, through + ask.micro_batches * one + ends)
+        link = joined.get((i, i + 1))
+        through = through + one + (2 * link.seconds(message) if link else 0.0)
+    return least

@@ -15,6 +15,13 @@ def present() -> str:
     return ""
 
 
+def cards() -> tuple[Card, ...]:
+    """One per core, measured with all cores busy."""
+    from danlu.fleet.probe import cpu_cards
+
+    return cpu_cards()
+
+
 def device(card: Card) -> str:
     """Always "cpu"; how many cores it uses is set by the process that runs the rank."""
     return "cpu"

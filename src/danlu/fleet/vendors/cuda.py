@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Any
+
 from danlu.fleet.driver import Memory
 from danlu.fleet.pace import Pacer
 from danlu.nouns import Card
@@ -17,6 +21,46 @@ def present() -> str:
     if found is None or found.type != "cuda" or not torch.accelerator.is_available():
         return "torch sees no cuda accelerator"
     return ""
+
+
+def cards() -> tuple[Card, ...]:
+    """Each card with the rate of one large matmul in fp32 and bf16, and of copying memory."""
+    import torch
+
+    found = []
+    for number in range(torch.accelerator.device_count()):
+        where = f"cuda:{number}"
+        flops = {name: _matmul_rate(where, kind) for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+        total = torch.cuda.mem_get_info(number)[1]
+        found.append(Card(where, "cuda", torch.cuda.get_device_name(number), flops, int(total), _copy_rate(where)))
+    return tuple(found)
+
+
+def _matmul_rate(where: str, dtype: Any, size: int = 8192, repeats: int = 10) -> float:
+    import torch
+
+    a = torch.ones(size, size, device=where, dtype=dtype)
+    return 2.0 * size**3 / _seconds(lambda: a @ a, where, repeats)
+
+
+def _copy_rate(where: str, size: int = 2**28, repeats: int = 10) -> float:
+    import torch
+
+    a, b = torch.ones(size, device=where), torch.ones(size, device=where)
+    return 2 * 4.0 * size / _seconds(lambda: a.copy_(b), where, repeats)
+
+
+def _seconds(run: Callable[[], object], where: str, repeats: int) -> float:
+    """Seconds of one run, after one to warm up."""
+    import torch
+
+    run()
+    torch.accelerator.synchronize(where)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    torch.accelerator.synchronize(where)
+    return (time.perf_counter() - start) / repeats
 
 
 def index(card: Card) -> int:

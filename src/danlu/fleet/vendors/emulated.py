@@ -16,6 +16,11 @@ def present() -> str:
     return ""
 
 
+def cards() -> tuple[Card, ...]:
+    """None: emulated cards are made by danlu.fleet.emulate."""
+    return ()
+
+
 def device(card: Card) -> str:
     """Its tensors live on the CPU."""
     return "cpu"

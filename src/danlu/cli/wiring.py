@@ -1,0 +1,99 @@
+"""From the text of a run to the nouns the rooms speak: its model, its fleet, its plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from danlu.cli.config import Run
+from danlu.nouns import Fleet, ModelSpec, Plan
+
+
+def tokens_of(run: Run) -> Path:
+    """Folder of the run's token file."""
+    return run.data.tokens or run.out / "tokens"
+
+
+def spec_of(run: Run) -> ModelSpec:
+    """The numbers of the model: of the Hugging Face folder, else of `run.model`.
+
+    The vocabulary of a new model is that of its token file; `data.vocab` before there is one. Raises BadModel,
+    UnsupportedModel, UnknownPlugin, BadValue.
+    """
+    from danlu import families
+    from danlu.errors import BadValue
+
+    model = run.model
+    if model.path is not None:
+        return families.spec(json.loads(_text(model.path / "config.json")))
+    if model.heads % model.kv_heads or (model.head_dim is None and model.hidden % model.heads):
+        raise BadValue(f"{model.heads} heads do not divide", where="model",
+                       why=f"hidden is {model.hidden}, kv_heads {model.kv_heads}: each must be shared evenly",
+                       fix="choose heads that divide hidden, and kv_heads that divide heads")  # fmt: skip
+    return families.spec({
+        "model_type": model.family, "num_hidden_layers": model.layers, "hidden_size": model.hidden,
+        "num_attention_heads": model.heads, "num_key_value_heads": model.kv_heads,
+        "head_dim": model.head_dim or model.hidden // model.heads, "intermediate_size": model.ffn,
+        "vocab_size": vocab_of(run), "max_position_embeddings": model.positions, "tie_word_embeddings": model.tied,
+        "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10_000.0,
+    })  # fmt: skip
+
+
+def vocab_of(run: Run) -> int:
+    """Tokens of the vocabulary that a new model learns."""
+    manifest = tokens_of(run) / "manifest.json"
+    return int(json.loads(_text(manifest))["vocab"]) if manifest.exists() else run.data.vocab
+
+
+def fleet_of(run: Run, progress: Callable[[str], None]) -> Fleet:
+    """The cards of a run: of `fleet.path`, else this machine's, emulated unequal where `fleet.emulate` says so.
+
+    The machine is measured once and kept in OUT/fleet.yaml; delete the file to measure again. Raises BadFleet,
+    MissingPackage, ProbeFailed.
+    """
+    from danlu.fleet import text
+    from danlu.fleet.emulate import emulate, shares
+    from danlu.fleet.probe import probe
+
+    if run.fleet.path is not None:
+        return text.load(run.fleet.path)
+    kept = run.out / "fleet.yaml"
+    if kept.exists():
+        machine = text.load(kept)
+    else:
+        machine = probe(progress=progress)
+        run.out.mkdir(parents=True, exist_ok=True)
+        text.dump(machine, kept)
+    if run.fleet.emulate is None:
+        return machine
+    base = machine.cards[0]
+    cores = [card for card in machine.cards if card.vendor == base.vendor]
+    speeds = shares(run.fleet.emulate, len(cores))
+    even_gib = sum(card.mem_bytes for card in cores) / 2**31 / len(speeds)
+    sizes = run.fleet.mem_gib or [even_gib] * len(speeds)
+    link = machine.link(base.name, cores[-1].name) if len(cores) > 1 else None
+    return emulate(base, speeds, [int(size * 2**30) for size in sizes], link=link, host=machine.hosts[0])
+
+
+def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
+    """The plan of a run, forecast included: of `plan.path`, else the best split, or the even one where it says so.
+
+    Raises UnreadablePlan, DoesNotFit.
+    """
+    from danlu.plan import search, text
+    from danlu.plan.forecast import forecast
+
+    if run.plan.path is not None:
+        return forecast(text.loads(_text(run.plan.path), str(run.plan.path)))
+    split = search.even if run.plan.split == "even" else search.search
+    return split(spec, fleet, micro_batch=run.plan.micro_batch, micro_batches=run.plan.micro_batches, seq=run.data.seq)
+
+
+def _text(path: Path) -> str:
+    from danlu.errors import UnreadableConfig
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableConfig(f"cannot read {path}", why=str(error), fix=f"ls -l {path.parent}") from error

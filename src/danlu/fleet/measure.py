@@ -1,0 +1,272 @@
+"""Times the operators a decoder is made of on one core, in a process of its own: one JSON line a point.
+
+    python -m danlu.fleet.measure quick|full
+
+Thread CPU time, median of repeats; the whole grid is gone through several times, so that a machine that is slow for a
+second is slow for one pass and not for one operator. Operands are drawn from a pool larger than the level-2 cache,
+because in a step every operand was last touched many operators ago. docs/formats.md lists the operators.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+POOL = 4 * 2**20  # fp32 numbers
+TABLE = 2048  # rows of the embedding that `gather` looks up
+CHAIN = 8  # operators of one autograd graph: its engine starts once, as it does in a step
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Sizes to measure at.
+
+    most_flop  a product of more is left out: its rate is that of a smaller one
+    passes     times the whole grid is gone through
+    spend_s    least CPU seconds of repeats of one point in one pass
+    """
+
+    rows: tuple[int, ...]
+    widths: tuple[int, ...]
+    seqs: tuple[int, ...]
+    head_dims: tuple[int, ...]
+    elements: tuple[int, ...]
+    most_flop: float
+    passes: int
+    spend_s: float
+
+
+GRIDS = {
+    "quick": Grid((64, 256, 1024), (64, 192, 512, 2048), (64, 128, 256, 512), (32, 64),
+                  (2**12, 2**15, 2**18, 2**21), 3e8, 2, 0.002),
+    "full": Grid((16, 64, 256, 512, 1024, 4096), (64, 128, 192, 256, 384, 512, 1024, 2048, 4096),
+                 (32, 64, 128, 256, 512, 1024), (16, 32, 64, 128), (2**10, 2**14, 2**18, 2**20, 2**22), 2e9, 3, 0.004),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One thing to time: `run(prepare())` does `work` units; `prepare` is not timed."""
+
+    op: str
+    shape: tuple[int, ...]
+    work: float
+    prepare: Callable[[], Any]
+    run: Callable[[Any], Any]
+
+
+class Pool:
+    """Random numbers to take operands from, each time others, without making new ones."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._all, self._at = torch.randn(POOL), 0
+
+    def take(self, *shape: int) -> Any:
+        """A tensor of this shape that shares the pool's memory."""
+        count = math.prod(shape)
+        if self._at + count > POOL:
+            self._at = 0
+        self._at += count
+        return self._all[self._at - count : self._at].view(shape)
+
+    def learn(self, *shape: int) -> Any:
+        """The same, for which a gradient is wanted."""
+        return self.take(*shape).detach().requires_grad_()
+
+
+def seconds(point: Point, spend_s: float) -> float:
+    """Median thread CPU seconds of one run of a point, of at least three."""
+    point.run(point.prepare())
+    found: list[float] = []
+    while len(found) < 3 or sum(found) < spend_s:
+        given = point.prepare()
+        start = time.thread_time()
+        point.run(given)
+        found.append(time.thread_time() - start)
+    return statistics.median(found)
+
+
+def points(grid: Grid) -> Iterator[Point]:
+    """Every point of the grid."""
+    pool = Pool()
+    for rows, inner, columns in itertools.product(grid.rows, grid.widths, grid.widths):
+        if 2.0 * rows * inner * columns <= grid.most_flop:
+            yield from products(pool, rows, inner, columns)
+    for seq, head_dim in itertools.product(grid.seqs, grid.head_dims):
+        yield from attention(pool, seq, head_dim)
+    for rows, columns in itertools.product(grid.rows, grid.widths):
+        if rows * columns * CHAIN < POOL:
+            yield from rowwise(pool, rows, columns)
+    for rows, head_dim in itertools.product(grid.rows, grid.head_dims):
+        yield angles(rows, head_dim)
+    for count in grid.elements:
+        yield from flat(pool, count)
+    yield from calls(pool)
+
+
+def products(pool: Pool, rows: int, inner: int, columns: int) -> Iterator[Point]:
+    """The three products of a linear layer, several at a time where one is too short to time."""
+    import torch.nn.functional as F
+
+    shape, flop = (rows, inner, columns), 2.0 * rows * inner * columns
+    times = max(1, min(16, int(2e7 / flop)))
+
+    def draw() -> Any:
+        return [(pool.take(rows, inner), pool.take(columns, inner), pool.take(rows, columns)) for _ in range(times)]
+
+    yield Point("matmul", shape, flop * times, draw, lambda given: [F.linear(x, w) for x, w, _ in given])
+    yield Point("matmul_dx", shape, flop * times, draw, lambda given: [g @ w for _, w, g in given])
+    yield Point("matmul_dw", shape, flop * times, draw, lambda given: [g.t() @ x for x, _, g in given])
+
+
+def attention(pool: Pool, seq: int, head_dim: int) -> Iterator[Point]:
+    """Causal attention of 8 heads, in the decoder's memory order: tokens outside, heads inside."""
+    import torch
+    import torch.nn.functional as F
+
+    flop = 4.0 * 8 * head_dim * seq * (seq + 1) / 2
+
+    def draw() -> Any:
+        return [pool.learn(1, seq, 8, head_dim).transpose(1, 2) for _ in "qkv"]
+
+    def forward(qkv: Any) -> Any:
+        q, k, v = qkv
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    def ahead() -> Any:
+        qkv = draw()
+        return forward(qkv), qkv, pool.take(1, seq, 8, head_dim).transpose(1, 2)
+
+    yield Point("attention", (seq, head_dim), flop, draw, forward)
+    yield Point("attention_back", (seq, head_dim), 2.5 * flop, ahead, lambda given: torch.autograd.grad(*given))
+
+
+def rowwise(pool: Pool, rows: int, columns: int) -> Iterator[Point]:
+    """Operators over rows: norm, gate, rotation, embedding, loss."""
+    import torch
+    import torch.nn.functional as F
+
+    head = min(columns, 32)
+
+    def norm(x: Any) -> Any:
+        return F.rms_norm(x, (columns,), weight, 1e-5)
+
+    def gate(x: Any) -> Any:
+        return F.silu(x) * other
+
+    def rotate(x: Any) -> Any:
+        y = x.view(rows, -1, head)
+        return torch.addcmul(y * angle, y.roll(head // 2, -1), angle).view(rows, columns)
+
+    weight, other, angle = pool.learn(columns), pool.learn(rows, columns), pool.take(rows, 1, head)
+    for name, body in (("norm", norm), ("gate", gate), ("rotate", rotate)):
+        yield from chained(pool, name, (rows, columns), body)
+    shape, work = (rows, columns), float(rows * columns)
+    ids, labels = torch.randint(0, TABLE, (rows,)), torch.randint(0, columns, (rows,))
+    yield Point("gather", shape, work, lambda: pool.learn(TABLE, columns), lambda table: F.embedding(ids, table))
+
+    def loss(logits: Any) -> Any:
+        return F.cross_entropy(logits, labels)
+
+    yield Point("loss", shape, work, lambda: pool.learn(rows, columns), loss)
+    yield Point("loss_back", shape, work, lambda: loss(pool.learn(rows, columns)), lambda out: out.backward())
+
+
+def chained(pool: Pool, op: str, shape: tuple[int, ...], body: Callable[[Any], Any]) -> Iterator[Point]:
+    """`body` CHAIN times in a row, forward (recorded for the backward) and backward."""
+
+    def forward(x: Any) -> Any:
+        for _ in range(CHAIN):
+            x = body(x)
+        return x
+
+    def draw() -> Any:
+        return pool.learn(*shape)
+
+    work = float(CHAIN * math.prod(shape))
+    yield Point(op, shape, work, draw, forward)
+    yield Point(f"{op}_back", shape, work, lambda: forward(draw()), lambda y: y.backward(pool.take(*shape)))
+
+
+def angles(rows: int, head_dim: int) -> Point:
+    """Cosines and sines of all positions, laid out for the rotation: once per forward of a stage."""
+    import torch
+
+    frequencies, positions = torch.rand(head_dim // 2), torch.arange(rows)
+
+    def run(_: Any) -> Any:
+        half = positions[:, None, None].float() * frequencies
+        cos, sin = half.cos(), half.sin()
+        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+    return Point("angles", (rows, head_dim), float(rows * head_dim), lambda: None, run)
+
+
+def flat(pool: Pool, count: int) -> Iterator[Point]:
+    """Operators over flat tensors."""
+    import torch
+
+    times = max(1, min(16, 2**18 // count))
+
+    def draw() -> Any:
+        return [(pool.take(count), pool.take(count)) for _ in range(times)]
+
+    def scatter(table: Any) -> Any:
+        return torch.ops.aten.embedding_dense_backward(table.view(-1, 64)[: len(ids)], ids, count // 64, -1, False)
+
+    ids = torch.randint(0, count // 64, (min(64, count // 64),))
+    spare = [torch.empty(count) for _ in range(times)]
+    work = float(count * times)
+    yield Point("add", (count,), work, draw, lambda given: [a + b for a, b in given])
+    yield Point("add_", (count,), work, draw, lambda given: [torch.add(a, b, alpha=0.0, out=a) for a, b in given])
+    yield Point("copy", (count,), work, draw, lambda given: [a.clone() for a, _ in given])
+    yield Point("zero", (count,), work, draw, lambda given: [a.zero_() for a in spare[: len(given)]])
+    yield Point("scatter", (count,), work, draw, lambda given: [scatter(a) for a, _ in given])
+    yield Point("dot", (count,), work, draw, lambda given: [torch.linalg.vector_norm(a) for a, _ in given])
+    weights = [pool.learn(count).clone().detach().requires_grad_()]
+    weights[0].grad = pool.take(count)
+    optimizer = torch.optim.AdamW(weights, fused=True)
+    yield Point("adamw", (count,), float(count), lambda: None, lambda _: optimizer.step())
+
+
+def calls(pool: Pool) -> Iterator[Point]:
+    """What calling itself costs, and how fast memory is read."""
+    import torch
+
+    layer, one = torch.nn.Linear(1, 1, bias=False), torch.ones(1, 1)
+
+    def chain() -> Any:
+        x = one
+        for _ in range(64):
+            x = layer(x)
+        return x
+
+    yield Point("call", (), 64.0, lambda: None, lambda _: chain())
+    yield Point("call_back", (), 64.0, chain, lambda y: y.backward())
+    yield Point("start", (), 16.0, lambda: None, lambda _: [layer(one).backward() for _ in range(16)])
+    whole = pool.take(POOL)
+    yield Point("read", (POOL,), 4.0 * POOL, lambda: None, lambda _: whole.sum())
+
+
+def main(argv: list[str]) -> None:
+    """Measure every point of the grid named on the command line."""
+    grid = GRIDS[argv[0]]
+    import torch
+
+    torch.set_num_threads(1)
+    for _ in range(grid.passes):
+        for point in points(grid):
+            print(json.dumps([point.op, list(point.shape), point.work / seconds(point, grid.spend_s)]), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,63 @@
+"""What a plan should cost: the one door from a Plan to its Forecast and its timeline."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from danlu.nouns import Forecast, Link, Plan
+from danlu.plan.cost import entry_s, tied_s, unit_costs
+from danlu.plan.memory import copied_params, stage_bytes
+from danlu.plan.schedule import depth_of, in_flight, instructions
+from danlu.plan.simulate import StageCost, Timeline, simulate
+
+
+def forecast(plan: Plan) -> Plan:
+    """The plan with its forecast filled in. Raises UnknownSchedule."""
+    found = timeline(plan)
+    tokens = plan.micro_batches * plan.micro_batch * plan.seq
+    bytes_ = tuple(peak_bytes(plan, stage) for stage in range(len(plan.stages)))
+    return replace(plan, forecast=Forecast(found.step_s, tokens / found.step_s, found.busy_s, bytes_))
+
+
+def timeline(plan: Plan) -> Timeline:
+    """One step of the plan, simulated."""
+    costs = [stage_cost(plan, stage) for stage in range(len(plan.stages))]
+    return simulate(instructions(plan), costs, links(plan))
+
+
+def stage_cost(plan: Plan, index: int) -> StageCost:
+    """Seconds of each kind of instruction of one stage on its card."""
+    stage, spec = plan.stages[index], plan.model
+    card = plan.fleet.card(stage.cards[0])
+    each = unit_costs(spec, card, plan.micro_batch, plan.seq, plan.dtype)
+    start, attention = entry_s(spec, card, plan.micro_batch, plan.seq, plan.dtype)
+    attends = any(unit.endswith(".attn") for unit in spec.units[stage.start : stage.stop])
+    held = each[stage.start : stage.stop]
+    if copied_params(spec, stage.start, stage.stop):
+        held += (replace(each[0], forward_s=0.0, backward_s=0.0),)
+    return StageCost(
+        forward_s=start + attends * attention + sum(cost.forward_s for cost in held),
+        backward_s=sum(cost.backward_s for cost in held),
+        norm_s=sum(cost.norm_s for cost in held),
+        tied_s=tied_s(spec, card, plan.dtype),
+        step_s=sum(cost.optimizer_s for cost in held),
+    )
+
+
+def links(plan: Plan) -> dict[tuple[int, int], Link]:
+    """Links between the plan's stages, by (lower, higher) stage."""
+    found = {}
+    for a, here in enumerate(plan.stages):
+        for b, there in enumerate(plan.stages[a + 1 :], a + 1):
+            link = plan.fleet.link(here.cards[0], there.cards[0])
+            if link is not None:
+                found[a, b] = link
+    return found
+
+
+def peak_bytes(plan: Plan, index: int) -> int:
+    """Most bytes one stage's card holds during a step."""
+    stage = plan.stages[index]
+    flight = in_flight(len(plan.stages), plan.micro_batches, depth_of(plan.schedule))[index]
+    return stage_bytes(plan.model, stage.start, stage.stop, in_flight=flight, micro_batch=plan.micro_batch,
+                       seq=plan.seq, dtype=plan.dtype).total  # fmt: skip

@@ -1,0 +1,105 @@
+"""Bytes a stage needs on its card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+
+from danlu.nouns import DTYPE_BYTES, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class StageBytes:
+    """Peak bytes of one stage, by what they are for.
+
+    activations  of all micro-batches in flight
+    transient    logits and their gradient while the loss is computed, and the widest unit's gradients in a backward
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    transient: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.transient
+
+
+def stage_bytes(
+    spec: ModelSpec, start: int, stop: int, *, in_flight: int, micro_batch: int, seq: int, dtype: str = "fp32"
+) -> StageBytes:
+    """What the units [start, stop) need when `in_flight` micro-batches wait for their backward.
+
+    Weights and gradients are kept in `dtype`; Adam's two moments in fp32, and a master copy of weights that are not.
+    """
+    size = DTYPE_BYTES[dtype]
+    sums = _sums(spec, micro_batch, seq, dtype)
+    params = sums.params[stop] - sums.params[start] + copied_params(spec, start, stop)
+    kept = sums.kept[stop] - sums.kept[start]
+    width = max(wide for wide, count in sums.wide if count[stop] > count[start])
+    moments = params * (8 if dtype == "fp32" else 12)
+    return StageBytes(int(params * size), int(params * size), moments, in_flight * kept,
+                      int(3 * micro_batch * seq * width * size))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Over the first k units: parameters, bytes kept for one backward, and how many units are so wide."""
+
+    params: tuple[int, ...]
+    kept: tuple[int, ...]
+    wide: tuple[tuple[int, tuple[int, ...]], ...]
+
+
+@lru_cache(maxsize=64)
+def _sums(spec: ModelSpec, micro_batch: int, seq: int, dtype: str) -> _Sums:
+    def over(values: list[int]) -> tuple[int, ...]:
+        return (0, *accumulate(values))
+
+    units = spec.units
+    widths = [_widest(spec, unit) for unit in units]
+    return _Sums(
+        over([spec.unit_params(unit) for unit in units]),
+        over([unit_activation_bytes(spec, unit, micro_batch, seq, dtype) for unit in units]),
+        tuple((wide, over([int(each == wide) for each in widths])) for wide in sorted(set(widths))),
+    )
+
+
+def copied_params(spec: ModelSpec, start: int, stop: int) -> int:
+    """Parameters a stage holds a copy of: the embedding's, where a tied head is without it."""
+    apart = spec.tied and stop == 2 + spec.layers * len(spec.recipe) and start > 0
+    return spec.vocab * spec.hidden if apart else 0
+
+
+def unit_activation_bytes(spec: ModelSpec, unit: str, micro_batch: int, seq: int, dtype: str) -> int:
+    """Bytes of the tensors a unit's forward keeps for its backward (tests hold them to what autograd keeps).
+
+    attn  its input, the norm's output (twice: before and after its weight), q and k after rotation, v, the heads'
+          output (twice: as attention gave it and in token order)
+    mlp   its input, the norm's output (twice), gate, up, silu(gate), their product
+    """
+    rows, hidden = micro_batch * seq, spec.hidden
+    q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    match unit.rsplit(".", 1)[-1]:
+        case "embed":
+            numbers = 0.0
+        case "head":
+            numbers = rows * (3 * hidden + spec.vocab)
+        case "attn":
+            extra = 2 * (q + kv) if spec.qk_norm else 0
+            numbers = rows * (3 * hidden + 3 * q + 2 * kv + extra)
+        case "mlp":
+            numbers = rows * (3 * hidden + 4 * spec.ffn)
+        case _:
+            raise KeyError(unit)
+    return int(numbers * DTYPE_BYTES[dtype]) + (8 * rows if unit == "embed" else 0)
+
+
+def _widest(spec: ModelSpec, unit: str) -> int:
+    kind = unit.rsplit(".", 1)[-1]
+    widths = {"head": spec.vocab, "mlp": spec.ffn, "attn": spec.heads * spec.head_dim}
+    return widths.get(kind, spec.hidden)

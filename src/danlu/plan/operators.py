@@ -1,0 +1,149 @@
+"""Which operators one unit runs, forward and backward: what model/net.py does, in the words of a card's rates.
+
+An operator is (op, shape, work): `op` and `shape` as in the rates of docs/formats.md, `work` in the unit of its rate.
+`tests/test_cost.py` holds the products of this list equal to those a decoder really runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from danlu.nouns import ModelSpec
+from danlu.plan.flop import attention_pairs
+
+
+class Operator(NamedTuple):
+    """One operator of a unit, `times` over.
+
+    moved  numbers it reads and writes, for a card that has only flops and mem_bw; 0 for what has no such cost there
+    """
+
+    op: str
+    shape: tuple[int, ...]
+    work: float
+    moved: float
+    times: int = 1
+
+
+def forward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator, ...]:
+    """Operators of a unit's forward on `batch` sequences of `seq` tokens, recorded for a backward."""
+    rows, hidden = batch * seq, spec.hidden
+    match unit.rsplit(".", 1)[-1]:
+        case "embed":
+            return (_rows("gather", rows, hidden, 2),)
+        case "head":
+            return (_rows("norm", rows, hidden, 3), *_linear(rows, hidden, spec.vocab), loss(spec, batch, seq))
+        case "mlp":
+            halves = (*_linear(rows, hidden, spec.ffn), *_linear(rows, hidden, spec.ffn))
+            return (_rows("norm", rows, hidden, 3), *halves, _rows("gate", rows, spec.ffn, 5),
+                    *_linear(rows, spec.ffn, hidden), _flat("add", rows * hidden, 3))  # fmt: skip
+        case "attn":
+            q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+            inputs = (*_linear(rows, hidden, q), *_linear(rows, hidden, kv), *_linear(rows, hidden, kv))
+            return (_rows("norm", rows, hidden, 3), *inputs, *_head_norms(spec, rows, ""),
+                    _rows("rotate", rows, q, 7), _rows("rotate", rows, kv, 7), _attention(spec, batch, seq, ""),
+                    _flat("copy", rows * q, 2), *_linear(rows, q, hidden), _flat("add", rows * hidden, 3))  # fmt: skip
+    raise KeyError(unit)
+
+
+def backward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator, ...]:
+    """Operators of a unit's backward; weight gradients are added to those of earlier micro-batches."""
+    rows, hidden = batch * seq, spec.hidden
+    match unit.rsplit(".", 1)[-1]:
+        case "embed":
+            table = spec.vocab * hidden
+            return (_flat("scatter", table, 1), _rows("gather", rows, hidden, 3), _flat("add_", table, 3))
+        case "head":
+            end = loss(spec, batch, seq, "_back")
+            return (end, *_linear_back(rows, hidden, spec.vocab), _rows("norm_back", rows, hidden, 8))
+        case "mlp":
+            halves = (*_linear_back(rows, hidden, spec.ffn), *_linear_back(rows, hidden, spec.ffn))
+            sums = _flat("add_", rows * hidden, 3, 2)
+            return (*_linear_back(rows, spec.ffn, hidden), _rows("gate_back", rows, spec.ffn, 9), *halves, sums,
+                    _rows("norm_back", rows, hidden, 8))  # fmt: skip
+        case "attn":
+            q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+            inputs = (*_linear_back(rows, hidden, q), *_linear_back(rows, hidden, kv), *_linear_back(rows, hidden, kv))
+            return (*_linear_back(rows, q, hidden), _flat("copy", rows * q, 2), _attention(spec, batch, seq, "_back"),
+                    _rows("rotate_back", rows, q, 9), _rows("rotate_back", rows, kv, 9),
+                    *_head_norms(spec, rows, "_back"), *inputs, _flat("add_", rows * hidden, 3, 3),
+                    _rows("norm_back", rows, hidden, 8))  # fmt: skip
+    raise KeyError(unit)
+
+
+def entry(spec: ModelSpec, units: Sequence[str], batch: int, seq: int) -> tuple[Operator, ...]:
+    """What one micro-batch costs a stage beside its units: the call itself, autograd's start, positions' angles."""
+    call = Operator("start", (), 1, 0)
+    if not any(unit.endswith(".attn") for unit in units):
+        return (call,)
+    return (call, _rows("angles", batch * seq, spec.head_dim, 4))
+
+
+def loss(spec: ModelSpec, batch: int, seq: int, back: str = "") -> Operator:
+    """The loss, which runs in the forward of the stage that holds the head; `back` "_back" for its backward."""
+    return _rows(f"loss{back}", batch * seq, spec.vocab, 3)
+
+
+def norm(params: int, whole: int) -> tuple[Operator, ...]:
+    """The norm of `params` of a stage's gradient; it goes at the pace of a tensor of `whole` numbers."""
+    return (_part("dot", params, whole, 1),)
+
+
+def tied(spec: ModelSpec) -> Operator:
+    """The sum of the two gradients of a tied embedding whose ends lie on two cards."""
+    return _flat("add_", spec.vocab * spec.hidden, 3)
+
+
+def step(params: int, whole: int) -> tuple[Operator, ...]:
+    """One optimizer step of `params` of a flat `whole`: clipping, AdamW, the gradient set to zero."""
+    return (_part("add_", params, whole, 2), _part("adamw", params, whole, 7), _part("zero", params, whole, 1))
+
+
+def _part(op: str, count: int, whole: int, moved: int) -> Operator:
+    return Operator(op, (whole,), float(count), float(moved * count))
+
+
+def _rows(op: str, rows: int, columns: int, moved: int) -> Operator:
+    work = float(rows * columns)
+    return Operator(op, (rows, columns), work, moved * work)
+
+
+def _flat(op: str, count: int, moved: int, times: int = 1) -> Operator:
+    return Operator(op, (count,), float(count), float(moved * count), times)
+
+
+def _product(op: str, rows: int, inner: int, columns: int) -> Operator:
+    moved = rows * inner + inner * columns + rows * columns
+    return Operator(op, (rows, inner, columns), 2.0 * rows * inner * columns, moved)
+
+
+def _linear(rows: int, inner: int, columns: int) -> tuple[Operator, ...]:
+    return (_product("matmul", rows, inner, columns), Operator("call", (), 1, 0))
+
+
+def _linear_back(rows: int, inner: int, columns: int) -> tuple[Operator, ...]:
+    weights = _flat("add_", inner * columns, 3)
+    return (_product("matmul_dx", rows, inner, columns), _product("matmul_dw", rows, inner, columns), weights,
+            Operator("call_back", (), 1, 0))  # fmt: skip
+
+
+def _attention(spec: ModelSpec, batch: int, seq: int, back: str) -> Operator:
+    """A window shorter than the sequence is a mask on the whole square."""
+    windowed = spec.window is not None and spec.window < seq
+    pairs = float(seq * seq) if windowed else attention_pairs(seq, None)
+    flop = 4.0 * batch * pairs * spec.heads * spec.head_dim * (2.5 if back else 1.0)
+    moved = batch * seq * (2 * spec.heads + 2 * spec.kv_heads) * spec.head_dim * (2 if back else 1)
+    return Operator(f"attention{back}", (seq, spec.head_dim), flop, moved)
+
+
+def _head_norms(spec: ModelSpec, rows: int, back: str) -> tuple[Operator, ...]:
+    if not spec.qk_norm:
+        return ()
+    each = 8 if back else 3
+    return tuple(_rows(f"norm{back}", rows * heads, spec.head_dim, each) for heads in (spec.heads, spec.kv_heads))
+
+
+def arithmetic(op: str) -> bool:
+    """True for operators whose work is FLOP of the card's matrix units."""
+    return op.startswith(("matmul", "attention"))

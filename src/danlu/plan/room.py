@@ -1,0 +1,96 @@
+"""Does a split fit its cards, and what would fit when none does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from danlu.errors import DoesNotFit
+from danlu.nouns import Card, Fleet
+from danlu.plan.candidates import Ask, Cuts, Holds, Sums, orders, promising
+from danlu.plan.memory import stage_bytes
+from danlu.plan.schedule import depth_of, in_flight
+
+GIB = 2**30
+
+
+def holds(ask: Ask, cards: Sequence[Card], schedule: str) -> tuple[Holds, ...]:
+    """For every stage, the question whether its card has the memory for a range of units."""
+    flights = in_flight(len(cards), ask.micro_batches, depth_of(schedule))
+    return tuple(_hold(ask, card.mem_bytes, flight) for card, flight in zip(cards, flights, strict=True))
+
+
+def _hold(ask: Ask, room: int, flight: int) -> Holds:
+    enough = _table(ask, flight) <= room
+
+    def hold(start: Cuts, stop: Cuts) -> npt.NDArray[np.bool_]:
+        return np.asarray(enough[start, stop])
+
+    return hold
+
+
+@lru_cache(maxsize=256)
+def _table(ask: Ask, flight: int) -> npt.NDArray[np.int64]:
+    """Bytes of every range [start, stop) of units; as many as nothing has where the range is empty."""
+    units = len(ask.spec.units)
+    found = np.full((units + 1, units + 1), np.iinfo(np.int64).max)
+    for start in range(units):
+        for stop in range(start + 1, units + 1):
+            found[start, stop] = _bytes(ask, start, stop, flight)
+    return found
+
+
+def _bytes(ask: Ask, start: int, stop: int, flight: int) -> int:
+    return stage_bytes(
+        ask.spec, start, stop, in_flight=flight, micro_batch=ask.micro_batch, seq=ask.seq, dtype=ask.dtype
+    ).total
+
+
+def does_not_fit(ask: Ask, fleet: Fleet) -> DoesNotFit:
+    """The error, with the cheapest change that would fit."""
+    units = len(ask.spec.units)
+    need, have = _bytes(ask, 0, units, 1), sum(card.mem_bytes for card in fleet.cards)
+    return DoesNotFit(
+        f"no split of {ask.spec.params / 1e6:.1f} M parameters and micro-batches of {ask.micro_batch} x {ask.seq} fits",
+        why=f"training needs {need / GIB:.3f} GiB and more per stage; the cards have {have / GIB:.3f} GiB: "
+        + ", ".join(f"{card.name} {card.mem_bytes / GIB:.3f}" for card in fleet.cards),
+        fix=_cheapest(ask, fleet),
+    )  # fmt: skip
+
+
+def _cheapest(ask: Ask, fleet: Fleet) -> str:
+    """A smaller micro-batch with the same step; else more memory; always something that was checked to fit."""
+    smaller = (size for size in range(ask.micro_batch - 1, 0, -1) if ask.micro_batch % size == 0)
+    for size in smaller:
+        count = ask.micro_batches * ask.micro_batch // size
+        if _possible(replace(ask, micro_batch=size, micro_batches=count), fleet):
+            return f"--plan.micro_batch {size} --plan.micro_batches {count} fits, with the same step"
+    least = replace(ask, micro_batch=1)
+    for percent in (110, 125, 150, 200, 300, 400, 600, 800):
+        grown = tuple(replace(card, mem_bytes=card.mem_bytes * percent // 100) for card in fleet.cards)
+        if _possible(least, replace(fleet, cards=grown)):
+            return f"cards with {percent / 100:g} times the memory (at micro-batch 1){_layers(ask, fleet)}"
+    return f"use more cards{_layers(ask, fleet)}"
+
+
+def _layers(ask: Ask, fleet: Fleet) -> str:
+    """What number of layers would fit at micro-batch 1; nothing if not even one does."""
+    low, high = 0, ask.spec.layers
+    while low < high - 1:
+        middle = (low + high) // 2
+        spec = replace(ask.spec, layers=middle)
+        low, high = (middle, high) if _possible(replace(ask, spec=spec, micro_batch=1), fleet) else (low, middle)
+    return f", or --model.layers {low} --plan.micro_batch 1" if low else ""
+
+
+def _possible(ask: Ask, fleet: Fleet) -> bool:
+    """True when some split of some order fits."""
+    sums = {card.name: Sums(ask, card) for card in fleet.cards}
+    return any(
+        len(promising([sums[card.name] for card in cards], holds(ask, cards, "1f1b")))
+        for cards in orders(fleet, len(ask.spec.units))
+    )

@@ -1,0 +1,196 @@
+"""Charges instruction lists against cost and links: the forecast of a step.
+
+The lists fix who waits for whom; only durations differ between splits of the same shape. So the order is found once
+(`compiled`), and durations may be numbers, or numpy arrays with one entry per split: a thousand splits cost little more
+than one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from danlu.nouns import Link
+from danlu.plan.schedule import Instruction
+
+Seconds = Any  # a float, or a numpy array of one float per split
+Span = tuple[str, int, float, float]
+Links = Mapping[tuple[int, int], Link]
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """Seconds of each of a stage's instructions on its card: floats, or arrays of one per split.
+
+    norm_s  of the norm of its gradient; tied_s  of adding the other end's gradient of a tied embedding
+    """
+
+    forward_s: Seconds
+    backward_s: Seconds
+    norm_s: Seconds = 0.0
+    tied_s: Seconds = 0.0
+    step_s: Seconds = 0.0
+
+    def of(self, each: Instruction) -> Seconds:
+        """Seconds of one compute instruction."""
+        if each.op == "reduce":
+            return self.tied_s if each.what == "tied" else self.norm_s
+        return {"forward": self.forward_s, "backward": self.backward_s, "step": self.step_s, "save": 0.0}[each.op]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """A simulated step.
+
+    step_s  seconds from one step's end to the next one's, once the pipeline runs
+    spans   per stage, (instruction, micro-batch, start, end) of what it computes; seconds since the step's begin
+    """
+
+    step_s: float
+    spans: tuple[tuple[Span, ...], ...]
+
+    @property
+    def busy_s(self) -> tuple[float, ...]:
+        """Seconds each stage computes."""
+        return tuple(sum(end - start for _, _, start, end in stage) for stage in self.spans)
+
+
+Message = tuple[str, int, int, int]  # what, micro-batch, from stage, to stage
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One compute instruction with the messages that must have come, and those it sends first and last."""
+
+    stage: int
+    instruction: Instruction
+    waits: tuple[Message, ...]
+    before: tuple[tuple[Message, int], ...]
+    after: tuple[tuple[Message, int], ...]
+
+
+def simulate(lists: Sequence[Sequence[Instruction]], costs: Sequence[StageCost], links: Links) -> Timeline:
+    """The timeline of one step.
+
+    lists  one instruction list per stage
+    costs  of each stage, in floats
+    links  between stages, by (lower, higher) stage; messages between other stages take no time
+    Raises ValueError when the lists wait for each other for ever.
+    """
+    spans: list[list[Span]] = [[] for _ in lists]
+
+    def note(event: Event, start: Seconds, end: Seconds) -> None:
+        spans[event.stage].append((event.instruction.op, event.instruction.mb, start, end))
+
+    seconds = steady(compiled(lists), costs, links, note, max)
+    return Timeline(seconds, tuple(tuple(stage) for stage in spans))
+
+
+def steady(
+    events: Sequence[Event], costs: Sequence[StageCost], links: Links,
+    note: Callable[[Event, Seconds, Seconds], None] | None = None,
+    later: Callable[[Seconds, Seconds], Seconds] = np.maximum,
+) -> Seconds:  # fmt: skip
+    """Seconds from one step's end to the next one's. `note` is told every event of the first step; `later` is max."""
+    clocks: list[Seconds] = [0.0] * len(costs)
+    _charge(events, costs, links, clocks, note, later)
+    first = _latest(clocks, later)
+    _charge(events, costs, links, clocks, None, later)
+    return _latest(clocks, later) - first
+
+
+def compiled(lists: Sequence[Sequence[Instruction]]) -> tuple[Event, ...]:
+    """All compute instructions of all stages in an order in which none waits for a later one.
+
+    Raises ValueError when there is no such order.
+    """
+    todo = [_events(stage, each, len(lists)) for stage, each in enumerate(lists)]
+    at, sent, found = [0] * len(lists), set[Message](), list[Event]()
+    opened: set[tuple[int, int]] = set()
+    moved = True
+    while moved:
+        moved = False
+        for stage, events in enumerate(todo):
+            while at[stage] < len(events):
+                event = events[at[stage]]
+                if (stage, at[stage]) not in opened:
+                    opened.add((stage, at[stage]))
+                    sent |= {message for message, _ in event.before}
+                    moved = True
+                if not sent.issuperset(event.waits):
+                    break
+                sent |= {message for message, _ in event.after}
+                found.append(event)
+                at[stage] += 1
+                moved = True
+    stuck = {stage: events[at[stage]] for stage, events in enumerate(todo) if at[stage] < len(events)}
+    if stuck:
+        raise ValueError(f"the lists wait for each other: {stuck}")
+    return tuple(found)
+
+
+def _events(stage: int, each: Sequence[Instruction], stages: int) -> list[Event]:
+    """The compute stream of one list, every instruction with the communication that hangs on it."""
+    posts: dict[int, list[tuple[Message, int]]] = {}
+    for one in each:
+        if one.op == "send":
+            posts.setdefault(one.after[0], []).append(((one.what, one.mb, stage, one.peer), one.bytes))
+    others = [peer for peer in range(stages) if peer != stage]
+    found = []
+    for index, one in enumerate(each):
+        if one.stream != "compute":
+            continue
+        waits = [(each[i].what, each[i].mb, each[i].peer, stage) for i in one.after if each[i].op == "recv"]
+        before, after = [], posts.get(index, [])
+        if one.what == "tied":
+            before = [(("tied", -1, stage, one.peer), one.bytes)]
+            waits = [("tied", -1, one.peer, stage)]
+        elif one.what == "norm":
+            after = [(("norm", -1, stage, peer), one.bytes) for peer in others]
+        elif one.op == "step":
+            waits = [("norm", -1, peer, stage) for peer in others]
+        found.append(Event(stage, one, tuple(waits), tuple(before), tuple(after)))
+    return found
+
+
+def _charge(
+    events: Sequence[Event], costs: Sequence[StageCost], links: Links, clocks: list[Seconds],
+    note: Callable[[Event, Seconds, Seconds], None] | None, later: Callable[[Seconds, Seconds], Seconds],
+) -> None:  # fmt: skip
+    """Advance the stages' clocks by one step. A link carries one message after the other in each direction."""
+    arrived: dict[Message, Seconds] = {}
+    busy: dict[tuple[int, int], Seconds] = {}
+
+    def send(message: Message, size: int, now: Seconds) -> None:
+        _, _, source, target = message
+        link = links.get((min(source, target), max(source, target)))
+        if link is not None:
+            now = later(busy.get((source, target), 0.0), now) + link.seconds(size)
+            busy[source, target] = now
+        arrived[message] = now
+
+    for event in events:
+        for (what, mb, source, target), size in event.before:
+            # Both ends of a pair have got here, and neither has gone on: their clocks are what they send at.
+            if (what, mb, source, target) not in arrived:
+                send((what, mb, source, target), size, clocks[source])
+                send((what, mb, target, source), size, clocks[target])
+        start = clocks[event.stage]
+        for message in event.waits:
+            start = later(start, arrived[message])
+        end = start + costs[event.stage].of(event.instruction)
+        clocks[event.stage] = end
+        for message, size in event.after:
+            send(message, size, end)
+        if note is not None:
+            note(event, start, end)
+
+
+def _latest(clocks: Sequence[Seconds], later: Callable[[Seconds, Seconds], Seconds]) -> Seconds:
+    found = clocks[0]
+    for clock in clocks[1:]:
+        found = later(found, clock)
+    return found

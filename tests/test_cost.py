@@ -1,0 +1,110 @@
+"""What the planner believes of a unit against what a decoder really does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from danlu.fleet import measure
+from danlu.model.net import Causal, Decoder, init
+from danlu.nouns import Card, ModelSpec, Rate
+from danlu.plan import operators
+from danlu.plan.cost import interpolate, unit_costs
+from danlu.plan.flop import unit_flop
+from danlu.plan.memory import stage_bytes, unit_activation_bytes
+
+SPEC = ModelSpec("llama", 2, 96, 6, 3, 16, 160, 320, 256)
+SHAPES = [(SPEC, 2, 32), (replace(SPEC, qk_norm=True, kv_heads=6), 3, 16), (replace(SPEC, head_dim=32), 1, 64)]
+PLAIN = Card("a", "cuda", "", {"fp32": 1e12, "bf16": 4e12}, 2**35, 1e11)
+
+
+@pytest.mark.parametrize(("spec", "batch", "seq"), SHAPES)
+@pytest.mark.parametrize("unit", ["layers.1.attn", "layers.1.mlp", "head"])
+def test_products_are_those_the_decoder_runs(spec, batch, seq, unit):
+    at = spec.units.index(unit)
+    decoder = Decoder(spec, at, at + 1)
+    init(decoder, 0)
+    state = Causal(batch, seq)
+    x = torch.randn(batch * seq, spec.hidden, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        decoder(x, state, state.meta()).sum().backward()
+    counted = counter.get_flop_counts()["Global"]
+    products = sum(count for op, count in counted.items() if "mm" in str(op))
+    both = (*operators.forward(spec, unit, batch, seq), *operators.backward(spec, unit, batch, seq))
+    assert products == sum(op.work for op in both if op.op.startswith("matmul"))
+    ours = sum(op.work for op in operators.forward(spec, unit, batch, seq) if operators.arithmetic(op.op))
+    assert ours == unit_flop(spec, unit, batch, seq)
+
+
+@pytest.mark.parametrize(("spec", "batch", "seq"), SHAPES)
+def test_activation_bytes_are_those_autograd_keeps(spec, batch, seq):
+    for start, stop in ((0, 3), (1, 5), (3, 6)):
+        decoder = Decoder(spec, start, stop)
+        init(decoder, 0)
+        state = Causal(batch, seq)
+        rows = batch * seq
+        x = torch.randint(0, spec.vocab, (rows,)) if start == 0 else torch.randn(rows, spec.hidden, requires_grad=True)
+        weights = {p.untyped_storage().data_ptr() for p in decoder.parameters()}
+        held = {}
+
+        def pack(tensor, held=held, weights=weights):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                held[storage.data_ptr()] = storage
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = decoder(x, state, state.meta())
+            if stop == len(spec.units):
+                out = torch.nn.functional.cross_entropy(out, torch.zeros(rows, dtype=torch.int64))
+        real = sum(storage.nbytes() for storage in held.values())
+        ours = sum(unit_activation_bytes(spec, unit, batch, seq, "fp32") for unit in spec.units[start:stop])
+        assert real <= ours <= 1.15 * real, (start, stop)
+
+
+def test_training_state_is_sixteen_bytes_a_parameter():
+    whole = stage_bytes(SPEC, 0, len(SPEC.units), in_flight=1, micro_batch=1, seq=16)
+    assert whole.weights + whole.gradients + whole.optimizer == 16 * SPEC.params
+    tied = replace(SPEC, tied=True)
+    apart = stage_bytes(tied, 3, len(SPEC.units), in_flight=1, micro_batch=1, seq=16)
+    assert apart.weights == 4 * sum(SPEC.unit_params(unit) for unit in SPEC.units[3:])
+
+
+def test_a_declared_card_is_charged_by_its_roof():
+    costs = unit_costs(replace(SPEC, hidden=4096, ffn=16384, heads=32, head_dim=128), PLAIN, 8, 2048)
+    mlp = costs[2]
+    ideal = 6.0 * 8 * 2048 * 4096 * 16384 / 1e12
+    assert ideal < mlp.forward_s < 1.05 * ideal
+    assert mlp.backward_s == pytest.approx(2 * mlp.forward_s, rel=0.05)
+    half = unit_costs(replace(SPEC, hidden=4096, ffn=16384, heads=32, head_dim=128), PLAIN, 8, 2048, "bf16")
+    assert half[2].forward_s < mlp.forward_s / 3
+
+
+def test_rates_are_met_at_their_points_and_lie_between_them_elsewhere():
+    grid = {(8, 8): 1e9, (8, 32): 4e9, (32, 8): 2e9, (32, 32): 8e9}
+    assert all(interpolate(grid, point) == pytest.approx(rate) for point, rate in grid.items())
+    assert interpolate(grid, (16, 8)) == pytest.approx(2**0.5 * 1e9)
+    assert interpolate(grid, (1, 1)) == pytest.approx(1e9)
+    assert interpolate(grid, (99, 99)) == pytest.approx(8e9)
+    del grid[32, 32]
+    assert 2e9 <= interpolate(grid, (32, 32)) <= 4e9
+
+
+def test_every_operator_is_measured_and_every_measured_one_is_used():
+    torch.set_num_threads(1)
+    tiny = measure.Grid((16,), (16, 32), (16,), (16,), (1024,), 1e9, 1, 0.0)
+    found = tuple(Rate(p.op, "fp32", p.shape, p.work / measure.seconds(p, 0.0)) for p in measure.points(tiny))
+    spec = replace(SPEC, qk_norm=True)
+    used = {
+        op.op
+        for unit in spec.units
+        for both in (operators.forward, operators.backward)
+        for op in both(spec, unit, 2, 8)
+    }
+    used |= {op.op for op in (*operators.entry(spec, spec.units, 2, 8), *operators.norm(9, 9), *operators.step(9, 9))}
+    assert used == {rate.op for rate in found} - {"read"}
+    card = replace(PLAIN, rates=found, flops={"fp32": 1.0}, mem_bw=1e-9)  # a rate that is missed costs an age
+    assert sum(cost.forward_s + cost.backward_s for cost in unit_costs(SPEC, card, 2, 8)) < 1.0

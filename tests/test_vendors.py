@@ -1,0 +1,99 @@
+"""Every vendor's file keeps the same contract; the pacer keeps its promise; the probe finds this machine."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from provoke import provoke
+
+from danlu import plugins
+from danlu.fleet import probe
+from danlu.fleet.driver import vendor
+from danlu.fleet.pace import Pacer
+from danlu.nouns import Card
+
+
+@pytest.mark.parametrize("name", plugins.names("danlu.fleet.vendors"))
+def test_a_vendor_keeps_the_contract(name):
+    card = Card(f"{name}:0", name, "", {"fp32": 1e9}, 2**20, 1e9, cores=0.5)
+    driver = vendor(card)
+    if reason := driver.present():
+        pytest.skip(f"{name}: {reason}")
+    import torch
+
+    assert torch.ones(2, device=driver.device(card)).sum() == 2
+    memory = driver.memory(card)
+    assert 0 < memory.free <= memory.total
+    assert driver.health(card) == ""
+    pacer = driver.pace(card)
+    with pacer.instruction():
+        pass
+    assert pacer.settle() <= time.monotonic()
+
+
+def test_an_unhealthy_emulated_card_says_why():
+    card = Card("a", "emulated", "", {"fp32": 1e9}, 2**20, 1e9, cores=2.0)
+    assert "at most 1" in vendor(card).health(card)
+
+
+def burn(cpu_s):
+    """Use this much thread CPU."""
+    until = time.thread_time() + cpu_s
+    while time.thread_time() < until:
+        pass
+
+
+def test_a_paced_loop_takes_cpu_over_speed():
+    pacer = Pacer(0.25)
+    began, cpu = time.monotonic(), time.thread_time()
+    pacer.restart()
+    for _ in range(20):
+        with pacer.instruction():
+            burn(0.005)
+    used = time.thread_time() - cpu
+    end = pacer.settle()
+    assert end - began == pytest.approx(used / 0.25, rel=0.03)
+    assert time.monotonic() >= end
+
+
+def test_waiting_is_no_credit_and_lateness_is_caught_up():
+    pacer = Pacer(0.5)
+    arrival = time.monotonic() + 0.05
+    with pacer.instruction(ready=arrival):
+        assert time.monotonic() >= arrival
+        burn(0.002)
+    assert pacer.clock >= arrival + 0.004
+    start = pacer.clock
+    time.sleep(0.05)  # the thread is late; its card is not
+    with pacer.instruction():
+        burn(0.002)
+    assert pacer.clock - start == pytest.approx(0.004, rel=0.5)
+
+
+def test_what_fails_is_not_charged():
+    pacer = Pacer(0.5)
+    clock = pacer.clock
+    with pytest.raises(ZeroDivisionError), pacer.instruction():
+        burn(0.001)
+        raise ZeroDivisionError
+    assert pacer.clock == clock
+
+
+def test_a_real_card_is_never_paced():
+    pacer = Pacer()
+    with pacer.instruction(ready=time.monotonic() + 60):
+        pass
+    assert pacer.real and pacer.clock <= time.monotonic()
+
+
+def test_the_link_between_processes_is_measured():
+    link = probe.loopback(repeats=20, size=2**20)
+    assert 0 < link.latency_s < 0.1
+    assert link.bandwidth > 1e7
+
+
+def test_a_measurement_that_dies_is_reported():
+    with provoke("DL-ENV-010") as caught:
+        probe.measured(1, "no such grid", lambda text: None)
+    assert "no such grid" in caught.error.why

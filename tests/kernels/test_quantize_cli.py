@@ -1,0 +1,64 @@
+"""`danlu quantize` on a model that has learnt something: half of its bits gone, its perplexity nearly the same."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from danlu.cli.app import main
+from danlu.data import bpe, encode
+from danlu.data.document import Document
+from danlu.data.loader import Loader
+from danlu.model.export import export
+from danlu.model.net import Decoder, init
+from danlu.model.state import Causal
+from danlu.nouns import ModelSpec
+
+DOCUMENTS = [Document(f"doc {n}", f"Document {n} counts {n * n} and {n * 31 % 97}.\n" * 3) for n in range(120)]
+
+
+@pytest.fixture
+def world(tmp_path):
+    """tokens/ and model/: 30 steps of training on text that is easy to foretell."""
+    torch.set_num_threads(1)
+    tokenizer = bpe.train((each.text for each in DOCUMENTS), 320)
+    held = encode.held_out(each.key for each in DOCUMENTS)
+    encode.encode(DOCUMENTS, held, tokenizer, tmp_path / "tokens", {}, len(DOCUMENTS), lambda words, share: None)
+    spec = ModelSpec("llama", 2, 64, 4, 2, 16, 128, 320, 64)
+    decoder = Decoder(spec)
+    init(decoder, 1)
+    loader, state = Loader(tmp_path / "tokens", seq=32, batch=8, seed=1), Causal(8, 32)
+    adam = torch.optim.AdamW(decoder.parameters(), 4e-3)
+    for step in range(30):
+        ids = torch.from_numpy(loader.batch_at(step))
+        F.cross_entropy(decoder(ids[:, :-1].flatten(), state, state.meta()), ids[:, 1:].flatten()).backward()
+        adam.step()
+        adam.zero_grad()
+    export(dict(decoder.named_parameters()), spec, tmp_path / "model", tmp_path / "tokens")
+    return tmp_path
+
+
+def test_perplexity_is_measured_before_and_after(world, capsys):
+    out = str(world / "out.json")
+    argv = ["quantize", str(world / "model"), str(world / "small"), "--tokens", str(world / "tokens"), "--json", out]
+    assert main([*argv, "--data.seq", "32"]) == 0
+    figures = json.loads((world / "out.json").read_text())
+    before, after = figures["quant.ppl_before"], figures["quant.ppl_after"]
+    assert before < 40 < 320 and before != after and 0.9 < after / before < 1.1
+    assert 4.1 < figures["quant.bits_per_weight"] < 4.3 and figures["quant.sqnr_db"] > 19
+    assert figures["quant.bytes_after"] < figures["quant.bytes_before"] / 3
+    text = capsys.readouterr()
+    assert "perplexity" in text.out and "449.2 KiB -> 118.5 KiB" in text.err
+
+
+def test_a_misspelt_flag_is_refused_before_anything_is_written(world, capsys):
+    assert main(["quantize", str(world / "model"), str(world / "small"), "--data.sek", "32"]) == 2
+    assert "data.seq" in capsys.readouterr().err and not (world / "small").exists()
+
+
+def test_a_folder_that_is_not_there_is_a_catalogue_error(world, capsys):
+    assert main(["quantize", str(world / "nothing"), str(world / "small")]) == 5
+    assert "DL-DATA-020" in capsys.readouterr().err

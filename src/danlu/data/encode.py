@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.data import bpe
-from danlu.data.document import Document
+from danlu.data.document import Document, batches
 from danlu.data.encoder import Encoder
 from danlu.data.ingest import Tell
 from danlu.store import atomic
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 VERSION = 1
 MANIFEST = "manifest.json"
 HELD = 0.02      # share of documents, not of positions: a held-out text is never seen in part
+BATCH = 1 << 20  # characters encoded at once: few calls, little memory
 
 
 def held_out(keys: Iterable[str]) -> frozenset[str]:
@@ -50,11 +51,11 @@ def encode(documents: Iterable[Document], held: frozenset[str], tokenizer: Token
     bpe.save(tokenizer, folder)
     with atomic.replacing(folder / "train.bin") as train, atomic.replacing(folder / "held.bin") as rest:
         splits = {"train": _Split(train, vocab), "held": _Split(rest, vocab)}
-        for number, document in enumerate(documents):
-            ids = np.array([*encoder.encode(document.text), end], dtype)
-            splits["held" if document.key in held else "train"].add(ids)
-            if number % 64 == 0:
-                tell(f"{sum(split.tokens for split in splits.values()):,} tokens", number / total)
+        for batch in batches(documents, BATCH):
+            for document, ids in zip(batch, encoder.encode([each.text for each in batch]), strict=True):
+                splits["held" if document.key in held else "train"].add(np.array([*ids, end], dtype))
+            done = sum(split.documents for split in splits.values())
+            tell(f"{sum(split.tokens for split in splits.values()):,} tokens", done / total)
     manifest = {
         "tokens": VERSION, "dtype": dtype.name, "vocab": vocab, "end": end,
         "unigram_entropy": splits["train"].entropy(),

@@ -9,6 +9,7 @@ cut there.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 REMEMBERED = 1_000_000  # words; then the memory starts anew
 # The expression of the byte-level pre-tokenizer (GPT-2), with its classes of Unicode letters and digits cut to ASCII.
 _WORDS = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+", re.ASCII)
-
+# Byte-level BPE writes the bytes that cannot be seen as the letters from U+0100 on, in their order.
+_VISIBLE = {byte: chr(256 + byte) for byte in range(33)} | {0x7F: chr(256 + 33)}
 _LINE_END = re.compile(r"(?<=\S)(?=\n)")
 
 
@@ -28,28 +30,30 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         """tokenizer  byte-level BPE of `danlu.data.bpe`; from now on it takes special tokens in a text as text."""
         tokenizer.encode_special_tokens = True  # a document that spells the end token must not end itself
-        self._tokenizer = tokenizer
+        self._tokenizer, self._merges = tokenizer, tokenizer.model
         self._ids: dict[str, list[int]] = {}
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without any special token."""
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without any special token. One call of the tokenizer for all that is new in them."""
+        cut = [self._words(text) for text in texts]
+        new = list(set(chain.from_iterable(cut)).difference(self._ids))
+        if len(self._ids) + len(new) > REMEMBERED:
+            self._ids, new = {}, list(set(chain.from_iterable(cut)))
+        self._ids.update(self._learned(new))
+        return [list(chain.from_iterable(map(self._ids.__getitem__, words))) for words in cut]
+
+    def _learned(self, words: list[str]) -> Iterator[tuple[str, list[int]]]:
+        for word in filter(str.isascii, words):  # straight to the merges, four times as fast
+            yield word, [token.id for token in self._merges.tokenize(word.translate(_VISIBLE))]
+        others = [word for word in words if not word.isascii()]
+        found = self._tokenizer.encode_batch_fast(others, add_special_tokens=False)
+        yield from zip(others, (each.ids for each in found), strict=True)
+
+    def _words(self, text: str) -> list[str]:
         if text.isascii():
-            return self._ascii(text)
-        ids: list[int] = []
+            return _WORDS.findall(text)
+        words: list[str] = []
         for ascii_only, lines in groupby(_LINE_END.split(text), str.isascii):
             part = "".join(lines)
-            ids += self._ascii(part) if ascii_only else self._other(part)
-        return ids
-
-    def _other(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids)
-
-    def _ascii(self, text: str) -> list[int]:
-        words = _WORDS.findall(text)
-        new = list(set(words).difference(self._ids))
-        if len(self._ids) + len(new) > REMEMBERED:
-            self._ids, new = {}, list(set(words))
-        if new:
-            found = self._tokenizer.encode_batch_fast(new, add_special_tokens=False)
-            self._ids.update(zip(new, (each.ids for each in found), strict=True))
-        return list(chain.from_iterable(map(self._ids.__getitem__, words)))
+            words += _WORDS.findall(part) if ascii_only else [part]
+        return words

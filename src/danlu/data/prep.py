@@ -23,7 +23,7 @@ from danlu.errors import DamagedTokens
 from danlu.store.packs import Store
 
 VERSION = 1
-SAMPLE = 2_000  # characters per token of the vocabulary to learn it from: the first in hash order, so a random sample
+SAMPLE = 1_000  # characters per token of the vocabulary to learn it from: the first in hash order, so a random sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from danlu.data.document import rule
 
-LONG = 60     # characters; longest words and most URLs are shorter
-MOST = 0.20   # of all characters
+LONG = 60     # bytes; longest words and most URLs are shorter
+MOST = 0.20   # of all bytes
 
 
 @rule
 def step(text: str) -> str | None:
     """Drop texts of which more than MOST lies in runs of LONG or more."""
-    share = sum(len(word) for word in text.split() if len(word) >= LONG and word.isascii()) / max(len(text), 1)
+    data = np.frombuffer(text.encode(), np.uint8)
+    ends = np.flatnonzero((data <= ord(" ")) | (data >= 0x7F))
+    runs = np.diff(ends, prepend=-1, append=len(data)) - 1
+    share = runs[runs >= LONG].sum() / max(len(data), 1)
     return f"{share:.0%} in words of {LONG} characters or more, limit {MOST:.0%}" if share > MOST else None

@@ -1,7 +1,7 @@
 """Nearly the same text twice: found by MinHash-LSH, dropped only when the exact Jaccard similarity says so.
 
 A document goes if a document that stays, earlier in hash order, shares at least LEAST of their joint word 5-grams. LSH
-alone would be wrong more often than right: with 14 x 8 hashes most candidates lie below 0.7 (docs: data).
+alone would be wrong more often than right: with 14 x 8 hashes most candidates lie below 0.7.
 Memory: about 8 bytes for each different 5-gram of what stays.
 """
 

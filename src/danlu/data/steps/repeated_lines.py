@@ -5,13 +5,12 @@ from __future__ import annotations
 from danlu.data.document import rule
 
 MOST = 0.30   # of the characters; the Gopher rules take 0.20 for web prose, code and manuals repeat more
-SHORT = 12    # characters; shorter lines ("else:", "}") repeat in any good program
 
 
 @rule
 def step(text: str) -> str | None:
-    """Drop texts of which more than MOST lies in lines that stood there before."""
-    lines = [line for raw in text.splitlines() if len(line := raw.strip()) >= SHORT]
+    """Drop texts of which more than MOST lies in lines that stood there before, blanks at their ends aside."""
+    lines = list(map(str.strip, text.split("\n")))
     total = sum(map(len, lines))
     again = total - sum(map(len, set(lines)))
-    return f"{again / total:.0%} in repeated lines, limit {MOST:.0%}" if total and again > MOST * total else None
+    return f"{again / total:.0%} in repeated lines, limit {MOST:.0%}" if again > MOST * total else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 SCORED = 64  # sequences; more do not change the third digit
 AT_ONCE = 8
@@ -27,26 +28,50 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Quantize, and score both models if asked to."""
     from danlu.cli import config, output
-    from danlu.model import quantize
 
     seq = config.load(None, args.overrides).data.seq
-    progress = output.Progress("quantize")
-    report = quantize.quantize(args.model, args.out, lambda name, done, size: progress.show(
-        f"{done / size:4.0%}  {output.size(done)} of {output.size(size)}  {name}"))
-    progress.done(f"{output.size(report.bytes_before)} -> {output.size(report.bytes_after)}")
-    figures = quantize.as_keys(report)
-    rows = [
-        ("bits per weight", f"{report.bits_per_weight:.3f}", "quantized matrices, scales counted"),
-        ("bits per weight", f"{report.file_bits_per_weight:.3f}", "whole model"),
-        ("signal to noise", f"{report.sqnr_db:.2f} dB", "of the quantized weights"),
-    ]
-    if args.tokens:
-        before, after = (_perplexity(folder, args.tokens, seq) for folder in (args.model, args.out))
-        figures |= {"quant.ppl_before": before, "quant.ppl_after": after}
-        rows += [("perplexity", f"{before:.3f} -> {after:.3f}", f"held-out text, {after / before - 1:+.2%}")]
-    print(output.table(["figure", "value", "of"], rows))
+    figures = quantize_folder(args.model, args.out, args.tokens, seq)
+    print(output.table(["figure", "value", "of"], rows_of(figures)))
     output.write_json(args.json, figures)
     return 0
+
+
+def quantize_folder(model: Path, out: Path, tokens: Path | None, seq: int) -> dict[str, Any]:
+    """Quantize a model folder with a progress line; returns the command's JSON.
+
+    tokens  token file folder whose held-out part scores both models, in sequences of `seq` tokens; None: no score
+    """
+    from danlu.cli import output
+    from danlu.model import quantize
+
+    line = output.Progress("quantize")
+    report = quantize.quantize(
+        model,
+        out,
+        lambda name, done, size: line.show(f"{done / size:4.0%}  {output.size(done)} of {output.size(size)}  {name}"),
+    )
+    figures = quantize.as_keys(report)
+    words = f"{output.size(report.bytes_before)} -> {output.size(report.bytes_after)}"
+    if tokens:
+        line.show("scoring before and after", force=True)
+        before, after = (_perplexity(folder, tokens, seq) for folder in (model, out))
+        figures |= {"quant.ppl_before": before, "quant.ppl_after": after}
+        words += f", perplexity {before:.2f} -> {after:.2f}"
+    line.done(words)
+    return figures
+
+
+def rows_of(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The table a person reads."""
+    rows = [
+        ("bits per weight", f"{figures['quant.bits_per_weight']:.3f}", "quantized matrices, scales counted"),
+        ("bits per weight", f"{figures['quant.file_bits_per_weight']:.3f}", "whole model"),
+        ("signal to noise", f"{figures['quant.sqnr_db']:.2f} dB", "of the quantized weights"),
+    ]
+    if "quant.ppl_after" in figures:
+        before, after = figures["quant.ppl_before"], figures["quant.ppl_after"]
+        rows.append(("perplexity", f"{before:.3f} -> {after:.3f}", f"held-out text, {after / before - 1:+.2%}"))
+    return rows
 
 
 def _perplexity(model: Path, tokens: Path, seq: int) -> float:

@@ -77,22 +77,19 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def live(run: Run, deadline: float, began: float) -> dict[str, Any]:
     """All stages in turn. Returns the flat JSON. `deadline` and `began` are monotonic seconds."""
-    from danlu.cli import config, output, page, prep, wiring
+    from danlu.cli import output, page, prep, wiring
     from danlu.cli.bench import machine
 
     install = installed_s()
     progress = output.Progress("probe")
     fleet = wiring.fleet_of(run, progress.show)
-    progress.done(
-        "emulated: " + ", ".join(f"{c.name} {c.cores:.2f} cores {output.size(c.mem_bytes)}" for c in fleet.cards)
-    )
+    progress.done(", ".join(f"{c.name} {c.cores:.2f} cores {output.size(c.mem_bytes)}" for c in fleet.cards))
 
     data = prep.prepare(run)
     spec = wiring.spec_of(run)
     best, even = plans(run, spec, fleet)
     steps = steps_until(deadline, best, even)
     run = run.model_copy(update={"train": run.train.model_copy(update={"steps": steps})})
-    (run.out / "run.yaml").write_text(config.dump(run), encoding="utf-8")
 
     base = measure_even(run, even)
     result = train(run, best)
@@ -117,7 +114,16 @@ def fresh(out: Path) -> None:
 
     for name in ("checkpoints", "logs", "even", "model", "nf4"):
         shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("job.json", "steps.jsonl", "events.jsonl", "plan.json", "report.html", "demo.json"):
+    for name in (
+        "fleet.yaml",
+        "config.yaml",
+        "job.json",
+        "steps.jsonl",
+        "events.jsonl",
+        "plan.json",
+        "report.html",
+        "demo.json",
+    ):
         (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -157,7 +163,7 @@ def measure_even(run: Run, even: Plan) -> Result:
     from danlu.cli import train
 
     few = run.train.model_copy(update={"steps": EVEN_STEPS, "save_every": EVEN_STEPS})
-    return train.train_run(run.model_copy(update={"out": run.out / "even", "train": few}), even, stage="even split")
+    return train.train_run(run.model_copy(update={"out": run.out / "even", "train": few}), even, name="even split")
 
 
 def train(run: Run, plan: Plan) -> Result:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import export_world
 import pytest
 import torch
+from export_world import export_zeros
 from provoke import provoke
 from test_tokens import byte_level
 
@@ -84,3 +93,32 @@ def test_a_run_without_a_tokenizer_says_so(run, tmp_path):
     before = fallbacks["export.tokenizer"]
     export_run(run, tmp_path / "out")
     assert fallbacks["export.tokenizer"] == before + 1
+
+
+def child(what: str, out) -> subprocess.Popen[bytes]:
+    code = f"import pathlib, export_world; export_world.{what}(pathlib.Path({str(out)!r}))"
+    return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
+
+
+def test_a_full_disk_leaves_the_older_model(tmp_path):
+    export_zeros(tmp_path / "out")
+    (tmp_path / "out" / "mark").write_text("older")
+    assert child("export_in_a_limit", tmp_path / "out").wait(60) == 0
+    assert (tmp_path / "out" / "mark").exists() and [each.name for each in tmp_path.iterdir()] == ["out"]
+
+
+def test_kill_9_at_any_moment_leaves_a_whole_model_and_the_next_export_tidies_up(tmp_path):
+    out, rng = tmp_path / "out", random.Random(7)
+    export_zeros(out)
+    process = child("export_for_ever", out)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / ".out.part").exists() and time.monotonic() < deadline:
+        pass
+    for _ in range(rng.randrange(1_000_000)):
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    if out.exists():
+        assert load(out).spec == export_world.SPEC
+    export_zeros(out)
+    assert [each.name for each in tmp_path.iterdir()] == ["out"] and load(out).spec == export_world.SPEC

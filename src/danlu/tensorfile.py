@@ -116,10 +116,10 @@ class Writer:
             self._spans[name] = (begin, end)
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
         text += b" " * (-(8 + len(text)) % ALIGN)
-        self._path, self._partial = path, path.with_name(f".{path.name}.{os.getpid()}.partial")
+        self._path, self._part = path, path.with_name(f".{path.name}.part")
         self._start, self._left = 8 + len(text), set(self._spans)
         self._size = self._start + end
-        self._fd = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._fd = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         try:
             _reserve(self._fd, self._size)
             self._write(len(text).to_bytes(8, "little") + text, 0)
@@ -152,7 +152,7 @@ class Writer:
             self._abandon()
             raise self._full(error) from error
         os.close(self._fd)
-        os.replace(self._partial, self._path)
+        os.replace(self._part, self._path)
         folder = os.open(self._path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
@@ -165,7 +165,7 @@ class Writer:
 
     def _abandon(self) -> None:
         os.close(self._fd)
-        self._partial.unlink(missing_ok=True)
+        self._part.unlink(missing_ok=True)
 
     def _full(self, error: OSError) -> Exception:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

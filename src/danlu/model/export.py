@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from danlu import families, tensorfile, tokens
-from danlu.errors import BadValue, WrongWeights
+from danlu.errors import WrongWeights
+from danlu.model.folder import replacing
 from danlu.model.load import TAGS, entry
 from danlu.nouns import ModelSpec
 
@@ -34,24 +34,13 @@ def export(
     shard_bytes  largest weight file
     Raises WrongWeights, UnsupportedModel, DiskFull, and BadValue if `out` is something else than a model folder.
     """
-    if out.exists() and not (out / "config.json").exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadValue(f"{out} is in the way", why="it exists and is no model folder", fix="name another output folder")
     kept = {name: tensors[name] for name in _checked(tensors, spec)}
     config = families.config(spec) | {"dtype": TORCH_NAMES[TAGS[next(iter(kept.values())).dtype]]}
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with replacing(out) as draft:
         if tokenizer is not None:
-            config |= _tokenizer(tokenizer if tokenizer.is_dir() else tokenizer.parent, partial)
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        _weights(kept, spec, partial, shard_bytes)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+            config |= _tokenizer(tokenizer if tokenizer.is_dir() else tokenizer.parent, draft)
+        (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        _weights(kept, spec, draft, shard_bytes)
 
 
 def _checked(tensors: Mapping[str, Tensor], spec: ModelSpec) -> list[str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from danlu import families, tensorfile, tokens
 from danlu.errors import BadValue, WeightsNotFinite
 from danlu.kernels import nf4
 from danlu.model import load
+from danlu.model.folder import replacing
 from danlu.model.quantized import PARTS, VERSION, matrices, parts_of
 from danlu.nouns import ModelSpec
 from danlu.tensorfile import Entry
@@ -55,29 +55,21 @@ def quantize(folder: Path, out: Path, progress: Progress | None = None) -> Repor
     """
     config = load.config_of(folder)
     if "danlu_quant" in config:
-        raise BadValue(f"{folder} is quantized already", why=f"danlu_quant is {config['danlu_quant']!r}",
-                       fix="quantize the folder it was made from")
-    if out.exists() and not (out / "config.json").exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadValue(f"{out} is in the way", why="it exists and is no model folder", fix="name another output folder")
+        raise BadValue(
+            f"{folder} is quantized already",
+            why=f"danlu_quant is {config['danlu_quant']!r}",
+            fix="quantize the folder it was made from",
+        )
     spec = families.spec(config)
     entries = tensorfile.read_folder(folder)
     load.check(spec, entries, folder)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        report = _weights(spec, entries, partial / "model.safetensors", progress)
+    with replacing(out) as draft:
+        report = _weights(spec, entries, draft / "model.safetensors", progress)
         for name in tokens.FILES:
             if (folder / name).exists():
-                shutil.copyfile(folder / name, partial / name)
+                shutil.copyfile(folder / name, draft / name)
         text = json.dumps(config | {"danlu_quant": VERSION}, indent=2) + "\n"
-        (partial / "config.json").write_text(text, encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        (draft / "config.json").write_text(text, encoding="utf-8")
     return report
 
 

@@ -1,0 +1,62 @@
+"""Model folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from danlu.errors import BadValue, DiskFull
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A folder to fill; it becomes `out` when the block ends well, and is gone when it does not.
+
+    An older model folder (one with a config.json) of that name is replaced at the end. The draft's name is fixed, so
+    the next try clears what a killed one left. Raises BadValue if `out` is something else, DiskFull.
+    """
+    if out.exists() and not (out / "config.json").exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadValue(f"{out} is in the way", why="it exists and is no model folder", fix="name another output folder")
+    draft, older = (out.with_name(f".{out.name}.{mark}") for mark in ("part", "old"))
+    _settle(out, draft, older)
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        for path in (*draft.iterdir(), draft):
+            _sync(path)
+        if out.exists():
+            out.rename(older)
+        draft.rename(out)
+        _sync(out.parent)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(out.parent).free
+        raise DiskFull(
+            f"no room for {out.name}",
+            where=str(out.parent),
+            why=f"{free:,} bytes are free ({error.strerror})",
+            fix="free some space or write to another disk; what was there before is untouched",
+        ) from error
+    finally:
+        _settle(out, draft, older)
+
+
+def _settle(out: Path, draft: Path, older: Path) -> None:
+    """Whatever moment the writing stopped at, leave one whole `out` or none."""
+    if older.exists() and not out.exists():
+        older.rename(out)
+    for left in (draft, older):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from danlu.launch.local import spawn, stop
+from danlu.launch.nursery import Nursery
 from danlu.nouns import Job
 
 pytestmark = pytest.mark.procs
@@ -35,6 +36,33 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_nursery_forks_children_that_have_the_modules_and_die_with_it(tmp_path):
+    script = tmp_path / "child.py"
+    script.write_text("import os, sys, signal\n"
+                      "print('wave' in sys.modules, sys.argv[1:], os.environ['MARK'], flush=True)\n"
+                      "sys.exit(5) if sys.argv[1] == 'end' else signal.pause()\n")  # fmt: skip
+    nursery = Nursery(["wave"])
+    jobs = [
+        Job(word, (sys.executable, str(script), word), env={"MARK": "m"}) for word in ("end", "stay", "stay", "stay")
+    ]
+    logs = [tmp_path / f"{i}.log" for i in range(4)]
+    children = [nursery.spawn(each, log) for each, log in zip(jobs, logs, strict=True)]
+    assert children[0].wait(20) == children[0].poll() == 5
+    until(lambda: all(log.exists() and log.read_text().endswith("m\n") for log in logs))
+    assert logs[1].read_text() == "True ['stay'] m\n"
+    assert [child.poll() for child in children[1:]] == [None] * 3
+    children[1].signal(signal.SIGKILL)
+    assert children[1].wait(20) == -signal.SIGKILL
+    children[2].signal(signal.SIGSTOP)
+    stop(children[1:3])
+    assert children[2].poll() == -signal.SIGTERM
+    nursery.close()
+    assert children[3].poll() == -signal.SIGKILL
+    until(lambda: not alive(children[3].pid))
+    with pytest.raises(ChildProcessError):
+        nursery.spawn(jobs[0])
 
 
 def test_output_exit_code_and_one_thread(tmp_path):

@@ -17,7 +17,8 @@ from provoke import provoke
 from train_world import SPEC, fleet, plan
 
 from danlu.fault.drill import Drill
-from danlu.launch.local import spawn
+from danlu.launch import local
+from danlu.launch.nursery import Nursery
 from danlu.nouns import Plan
 from danlu.store import checkpoint
 from danlu.train import owner
@@ -41,8 +42,15 @@ def a_job(out: Path, a_plan: Plan | None = None, **changes) -> TrainJob:
     )
 
 
+nursery = Nursery(["danlu.train.rank"])
+
+
+def teardown_module():
+    nursery.close()
+
+
 def train(job: TrainJob, spares: int = 0, **options) -> Result:
-    return owner.run(job, ARGV, spawn, spares=spares, **options)
+    return owner.run(job, ARGV, nursery.spawn, spares=spares, **options)
 
 
 def weights(job: TrainJob) -> dict[str, np.ndarray]:
@@ -131,13 +139,18 @@ def test_no_process_or_socket_is_left_when_the_owner_is_killed(tmp_path):
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert int(process.stdout.readline()) == 1
-        children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-        assert len(children) == 3
+        children = offspring(process.pid)
+        assert len(children) == 4  # the nursery and its three
         process.kill()
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{pid}/exe").exists() and alive(pid) for pid in children):
         assert time.monotonic() < deadline
         os.sched_yield()
+
+
+def offspring(pid: int) -> list[int]:
+    mine = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return mine + [other for child in mine for other in offspring(child)]
 
 
 def alive(pid: int) -> bool:
@@ -149,7 +162,7 @@ def alive(pid: int) -> bool:
 
 def test_a_rank_that_always_dies_ends_the_job_with_its_log(tmp_path):
     with provoke("DL-RUN-012") as caught:
-        owner.run(a_job(tmp_path), (sys.executable, "-c", "print('no torch here'); raise SystemExit(3)"), spawn)
+        owner.run(a_job(tmp_path), (sys.executable, "-c", "print('no torch here'); raise SystemExit(3)"), local.spawn)
     assert "exit code 3" in str(caught.error) and "no torch here" in caught.error.why
 
 
@@ -160,6 +173,20 @@ def test_a_loss_that_is_no_number_keeps_the_last_snapshot(tmp_path):
     assert "rank" in str(caught.error) and "step" in caught.error.what
     last = checkpoint.latest(job.checkpoints)
     assert last is None or all(np.isfinite(each).all() for each in checkpoint.load(job.checkpoints, last).values())
+
+
+def test_a_full_disk_is_named_and_no_process_is_left(tmp_path):
+    (tmp_path / "events.jsonl").symlink_to("/dev/full")
+    started = []
+
+    def noted(job, log):
+        started.append(nursery.spawn(job, log))
+        return started[-1]
+
+    with provoke("DL-MEM-002") as caught:
+        owner.run(a_job(tmp_path), ARGV, noted, spares=0)
+    assert str(tmp_path) in caught.error.where
+    assert len(started) == 3 and all(process.poll() is not None for process in started)
 
 
 def test_a_job_file_comes_back_as_it_was(tmp_path):

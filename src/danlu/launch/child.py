@@ -16,14 +16,18 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def main(argv: list[str]) -> None:
-    """Never returns; ends at once when the parent was gone before the tie was made."""
-    parent, command = int(argv[0]), argv[1:]
+def tie(parent: int) -> None:
+    """Tie this process to the life of its parent; ends at once when that was gone before the tie was made."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        sys.exit(1)
-    os.execvp(command[0], command)  # noqa: S606
+        os._exit(1)
+
+
+def main(argv: list[str]) -> None:
+    """Never returns."""
+    tie(int(argv[0]))
+    os.execvp(argv[1], argv[1:])  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from danlu.nouns import Job
 
@@ -20,6 +22,16 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
     "MALLOC_TOP_PAD_": "67108864",
 }
+
+
+class Stoppable(Protocol):
+    """What `stop` needs of a process."""
+
+    def wait(self, limit_s: float) -> int | None:
+        """Exit code, or None when it still runs after `limit_s`."""
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
 
 
 class Process:
@@ -65,8 +77,8 @@ def spawn(job: Job, log: Path | None = None) -> Process:
         return Process(job, _start(argv, environment, out.fileno()))
 
 
-def stop(processes: list[Process], grace_s: float = 5.0) -> None:
-    """Stop several jobs together: SIGTERM to all, then SIGKILL to those left after `grace_s`. Calling twice is harmless."""
+def stop(processes: Sequence[Stoppable], grace_s: float = 5.0) -> None:
+    """Stop several jobs together: SIGTERM to all, then SIGKILL to those left after `grace_s`; may be repeated."""
     for process in processes:
         process.signal(signal.SIGTERM)
         process.signal(signal.SIGCONT)  # a frozen one cannot hear SIGTERM

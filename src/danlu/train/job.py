@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from danlu.errors import UnreadableJob
 from danlu.nouns import Card, Plan
@@ -21,6 +23,7 @@ class TrainJob:
     weights     Hugging Face folder to start from, None for seeded random weights
     save_every  steps between snapshots; the last step is always saved
     trace_step  the step whose spans are kept for the timeline picture
+    loader      what a resumed run's loader must share with this one's
     key         secret that every process of the job shows
     limit_s     longest wait for a message
     patience_s  silence after which a rank is taken for dead
@@ -39,6 +42,7 @@ class TrainJob:
     key: str
     trace_step: int
     weights: Path | None = None
+    loader: Mapping[str, Any] = field(default_factory=dict)
     limit_s: float = 120.0
     patience_s: float = 5.0
 

@@ -6,6 +6,7 @@ death: `halt` to all, a warm spare takes the empty place, a new spare is started
 
 from __future__ import annotations
 
+import errno
 import shutil
 import time
 from collections import defaultdict
@@ -17,6 +18,7 @@ from typing import Any
 from danlu import errors
 from danlu.errors import DanluError, RankLost
 from danlu.events import EventLog
+from danlu.fault import suspect
 from danlu.fault.drill import Drill, strike
 from danlu.store import atomic, checkpoint
 from danlu.train import job as job_text
@@ -25,7 +27,8 @@ from danlu.train.job import TrainJob
 from danlu.train.result import Fault, Result, Step, StepLog, step_seconds
 
 TURN_S = 0.05
-DEATHS = 5  # deaths in a row without one good step in between after which the job gives up
+DEATHS = 5  # deaths in a row, beyond one of every rank, without one good step after which the job gives up
+SLOW = 1.5  # times the forecast's compute time from which a stage is called slow
 HEARSAY_S = 1.0  # a rank that lost a peer is believed after so long even if no process ended
 
 
@@ -50,6 +53,7 @@ def run(
             why=f"its newest snapshot is of step {there[-1]}",
             fix="--train.resume true to go on from it, or another --out",
         )
+    _sweep(job.checkpoints)
     path = job.out / "job.json"
     atomic.write(path, job_text.dumps(job).encode())
     log = EventLog(job.out / "events.jsonl", room="train")
@@ -65,6 +69,15 @@ def run(
         result = owner.work()
         kindly = True
         return result
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise errors.DiskFull(
+            "no room for the run's logs",
+            where=str(job.out),
+            why=str(error),
+            fix=f"df -h {job.out}; free some space, then go on with --train.resume true",
+        ) from error
     finally:
         crew.stop(kindly=kindly)
         steps.close()
@@ -100,6 +113,8 @@ class _Owner:
         self._ended = 0.0  # end of the newest step, or the start of the epoch
         self._deaths = self._snapshots = 0
         self._hearsay: float | None = None
+        self._watch = suspect.Watch()
+        self._slow: set[int] = set()
         self._spans: dict[int, list[Any]] = {}
         self._busy: dict[int, list[float]] = {rank: [] for rank in self._ranks}
         self._peaks: dict[int, int] = {}
@@ -160,9 +175,19 @@ class _Owner:
             return
         del self._reports[number]
         ended = max(each["end"] for each in reports.values())
-        done = Step(number, message["loss"], message["norm"], message["lr"], ended - self._ended, ended, self._epoch)
+        done = Step(
+            number,
+            message["loss"],
+            message["norm"],
+            message["lr"],
+            ended - self._ended,
+            ended,
+            self._epoch,
+            self._committed,
+        )
         for rank, each in reports.items():
             self._busy[rank].append(each["busy"])
+            self._watch = suspect.stepped(self._watch, rank, each["busy"])
             self._peaks[rank] = max(each["peak"], self._peaks.get(rank, 0))
             if "spans" in each:
                 self._spans[rank] = each["spans"]
@@ -172,6 +197,17 @@ class _Owner:
         self._steps.add(done)
         self._on_step(done)
         self._plan_strike()
+        self._note_slow()
+
+    def _note_slow(self) -> None:
+        """Put a stage that computes longer than its plan says into the events, once."""
+        forecast = self._job.plan.forecast
+        if forecast is None:
+            return
+        found = suspect.slow(self._watch, dict(enumerate(forecast.stage_busy_s)), SLOW)
+        for rank in set(found) - self._slow:
+            self._log.emit("train.slow", stage=rank, card=self._job.card(rank).name, times=found[rank])
+        self._slow = set(found)
 
     def _note_recovery(self, number: int, ended: float) -> None:
         """Fill in what the faults so far have cost, as it becomes known."""
@@ -191,7 +227,12 @@ class _Owner:
         if len(self._shards[step]) < len(self._ranks):
             return
         found = self._shards.pop(step)
-        meta = {"seed": self._job.seed, "batch": self._job.batch, "seq": self._job.plan.seq, "lr": self._job.lr}
+        meta = {
+            "seed": self._job.seed,
+            "batch": self._job.batch,
+            "seq": self._job.plan.seq,
+            "loader": dict(self._job.loader),
+        }
         checkpoint.commit(self._job.checkpoints, step, [found[rank] for rank in self._ranks], meta)
         self._committed = step
         self._snapshots += 1
@@ -211,7 +252,9 @@ class _Owner:
     def _error(self, member: Member, message: dict[str, Any]) -> None:
         """A rank cannot go on: raise what it said, with its name."""
         who = (
-            "a spare process" if member.rank is None else f"rank {member.rank}, card {self._job.card(member.rank).name}"
+            f"process {member.process.pid}"
+            if member.rank is None
+            else f"rank {member.rank}, card {self._job.card(member.rank).name}"
         )
         raise _said(message, who)
 
@@ -224,7 +267,7 @@ class _Owner:
 
     def _count(self, where: str, why: str) -> None:
         self._deaths += 1
-        if self._deaths > DEATHS:
+        if self._deaths > DEATHS + len(self._ranks):
             raise RankLost(
                 f"the job broke {self._deaths} times without one good step between",
                 where=where,

@@ -25,6 +25,7 @@ from danlu.comm.wire import Wire
 from danlu.errors import DanluError, LateRank, NoSuchTensor, OtherModel, RankLost
 from danlu.fleet.driver import vendor
 from danlu.memory.arena import Arena
+from danlu.model.load import load
 from danlu.model.net import Decoder, init
 from danlu.nouns import Stage
 from danlu.plan.schedule import Instruction, instructions
@@ -209,8 +210,13 @@ def build(job: TrainJob, rank: int) -> Interpreter:
 
 def begin(job: TrainJob, stage: Interpreter) -> None:
     """Weights of step 0: from the job's model folder, else random by name and seed. Moments are zero."""
-    init(stage.decoder, job.seed)
-    weights = {name: parameter.detach() for name, parameter in stage.decoder.named_parameters()}
+    here = job.plan.stages[stage.index]
+    if job.weights is None:
+        init(stage.decoder, job.seed)
+        source: Decoder = stage.decoder
+    else:
+        source = load(job.weights, here.start, here.stop)
+    weights = {name: parameter.detach() for name, parameter in source.named_parameters()}
     zeros = {
         name + mark: np.zeros(weight.shape, np.float32) for name, weight in weights.items() for mark in (".m", ".v")
     }

@@ -20,6 +20,7 @@ class Step:
     seconds   from the end of the step before (or the start of its epoch) to the end of the slowest stage
     ended     monotonic seconds
     epoch     counts rewinds
+    saved     step of the newest snapshot by then
     """
 
     step: int
@@ -29,6 +30,7 @@ class Step:
     seconds: float
     ended: float
     epoch: int
+    saved: int
 
 
 @dataclass(frozen=True, slots=True)

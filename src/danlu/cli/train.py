@@ -1,0 +1,238 @@
+"""Train a model over the cards of its plan, one process per card; survives the death of any of them.
+
+Data is prepared and a plan is made first where they are missing. Snapshots, step log and events are in OUT; a run that
+was stopped goes on with --train.resume true, also over other cards.
+
+example:
+  danlu train run.yaml --train.steps 200 --json train.json
+  danlu train run.yaml --kill 1@20     # a drill: stage 1 is killed in the middle of step 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from danlu.cli.config import Run
+    from danlu.fault.drill import Drill
+    from danlu.nouns import Job, Plan
+    from danlu.train.crew import Running
+    from danlu.train.job import TrainJob
+    from danlu.train.result import Result, Step
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Which run, which drill, and where its figures go."""
+    parser.add_argument("config", type=Path, nargs="?", help="run.yaml; the defaults without it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat JSON object")
+    parser.add_argument("--kill", metavar="STAGE@STEP", help="kill a stage's process (from 0) in the middle of a step")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, and say what came of it."""
+    from danlu.cli import config, output
+    from danlu.fault import drill
+
+    run = config.load(args.config, args.overrides)
+    plan = planned(run)
+    drills = [drill.parse(args.kill, len(plan.stages), run.train.steps)] if args.kill else []
+    result = train_run(run, plan, drills=drills)
+    print(summary(plan, result))
+    output.write_json(args.json, figures(run, plan, result))
+    return 0
+
+
+def planned(run: Run) -> Plan:
+    """The plan of a run, its tokens prepared first where they are missing."""
+    from danlu.cli import output, prep, wiring
+
+    if run.data.tokens is None and not (run.out / "tokens" / "manifest.json").exists():
+        prep.prepare(run)
+    line = output.Progress("plan")
+    spec = wiring.spec_of(run)
+    plan = wiring.plan_of(run, spec, wiring.fleet_of(run, line.show))
+    layers = " + ".join(f"{each:g}" for each in plan.layers_per_stage)
+    cards = " + ".join(stage.cards[0] for stage in plan.stages)
+    forecast = f", forecast {output.span(plan.forecast.step_s)} a step" if plan.forecast else ""
+    line.done(f"{layers} layers on {cards}{label(plan)}{forecast}")
+    return plan
+
+
+def train_run(
+    run: Run, plan: Plan, *, drills: Sequence[Drill] = (), on_step: Callable[[Step], None] | None = None,
+    name: str = "train",
+) -> Result:  # fmt: skip
+    """Train by a plan with the tokens of the run; progress goes to stderr. Everything is written under run.out.
+
+    drills   faults to cause on the way
+    on_step  told of every step beside the progress line
+    name     what the progress line starts with
+    Raises what train.owner.run raises, OtherTokens when a resumed run would see other batches, BadValue.
+    """
+    import sys
+
+    from danlu.cli import config, output
+    from danlu.events import fallback
+    from danlu.launch import local
+    from danlu.launch.nursery import Nursery
+    from danlu.plan import text
+    from danlu.store import atomic
+    from danlu.train import owner
+
+    job = job_of(run, plan)
+    atomic.write(run.out / "plan.json", text.dumps(plan).encode())
+    atomic.write(run.out / "config.yaml", config.dump(run).encode())
+    line = output.Progress(name)
+    show = _Shower(line, job)
+
+    def step(done: Step) -> None:
+        show.step(done)
+        if on_step is not None:
+            on_step(done)
+
+    line.show(f"starting {len(plan.stages)} ranks and a spare{label(plan)}", force=True)
+    argv = (sys.executable, "-m", "danlu.cli.rank")
+    nursery = Nursery(["danlu.train.rank"])
+
+    def spawn(each: Job, log: Path | None) -> Running:
+        try:
+            return nursery.spawn(each, log)
+        except ChildProcessError:
+            fallback("train.nursery", "the process that starts ranks fast is gone; they start one by one")
+            return local.spawn(each, log)
+
+    try:
+        result = owner.run(job, argv, spawn, resume=run.train.resume, on_step=step, drills=drills)
+    finally:
+        nursery.close()
+    line.done(f"{len(result.steps)} steps, {output.span(result.step_s)} each, {result.tokens_per_s:,.0f} tokens/s")
+    return result
+
+
+def job_of(run: Run, plan: Plan) -> TrainJob:
+    """The training job of a run. Raises OtherTokens, BadValue, and what opening the token file raises."""
+    import secrets
+
+    from danlu.cli.wiring import tokens_of
+    from danlu.data.loader import Loader
+    from danlu.errors import BadValue
+    from danlu.store import checkpoint
+    from danlu.train.job import TrainJob
+
+    tokens, train = tokens_of(run).resolve(), run.train
+    loader = Loader(tokens, seq=plan.seq, batch=plan.micro_batch * plan.micro_batches, seed=train.seed)
+    vocab = int(loader.manifest["vocab"])
+    if vocab > plan.model.vocab:
+        raise BadValue("the tokens are of another vocabulary", where=str(tokens),
+                       why=f"token ids go up to {vocab - 1}, the model knows {plan.model.vocab}",
+                       fix="encode the text with the model's own tokenizer, or train a new one")  # fmt: skip
+    out = run.out.resolve()
+    start = (checkpoint.latest(out / "checkpoints") or 0) if train.resume else 0
+    if start:
+        loader.check(checkpoint.read(out / "checkpoints", start).meta["loader"])
+    return TrainJob(
+        plan=plan, out=out, tokens=tokens, steps=train.steps, lr=train.lr, warmup=train.warmup,
+        weight_decay=train.weight_decay, clip=train.clip, seed=train.seed, save_every=train.save_every,
+        key=secrets.token_hex(16), trace_step=quiet_step(start, train.steps, train.save_every),
+        weights=run.model.path.resolve() if run.model.path else None, loader=loader.state(),
+    )  # fmt: skip
+
+
+def quiet_step(start: int, steps: int, save_every: int) -> int:
+    """A step like most: some steps after the start, and not beside a snapshot; the second one of a very short run."""
+    later = range(start + 4, steps + 1)
+    return next((step for step in later if step % save_every > 1), min(start + 2, steps))
+
+
+def label(plan: Plan) -> str:
+    """Said beside every figure of cards that are paced, not real."""
+    return " (emulated)" if any(card.emulated for card in plan.fleet.cards) else ""
+
+
+class _Shower:
+    """Turns steps into the progress line."""
+
+    def __init__(self, line: Any, job: TrainJob) -> None:
+        self._line, self._job, self._recent, self._epoch = line, job, list[float](), 0
+        self._saved, self._saved_at = -1, time.monotonic()
+
+    def step(self, done: Step) -> None:
+        """Show one step: where it stands, what it costs beside the forecast, what is left, how old the snapshot is."""
+        from statistics import median
+
+        from danlu.cli.output import span
+
+        job, forecast = self._job, self._job.plan.forecast
+        if self._epoch and done.epoch > self._epoch:
+            self._line.show(f"a rank was lost: all went on from the snapshot of step {done.saved}", force=True)
+        if done.saved != self._saved:
+            self._saved, self._saved_at = done.saved, done.ended
+        if done.epoch == self._epoch:
+            self._recent = [*self._recent, done.seconds][-16:]
+        self._epoch = done.epoch
+        seconds = median(self._recent or [done.seconds])
+        words = [
+            f"step {done.step}/{job.steps}", f"loss {done.loss:.3f}", f"{job.tokens_per_step / seconds:,.0f} tokens/s",
+            f"step {span(seconds)}" + (f" (forecast {span(forecast.step_s)})" if forecast else ""),
+            f"ETA {span((job.steps - done.step) * seconds)}", f"snapshot {span(done.ended - self._saved_at)} old",
+        ]  # fmt: skip
+        self._line.show("  ".join(words), force=done.step == job.steps)
+
+
+def figures(run: Run, plan: Plan, result: Result) -> dict[str, Any]:
+    """The command's JSON: step time beside its forecast, losses, and what the last fault cost."""
+    from danlu.cli.wiring import tokens_of
+    from danlu.data.loader import manifest_of
+
+    values: dict[str, Any] = {
+        "train.steps": result.steps[-1].step if result.steps else result.began_at,
+        "train.step_s": result.step_s,
+        "train.tokens_per_s": result.tokens_per_s,
+        "train.loss_first": result.steps[0].loss if result.steps else None,
+        "train.loss_last": result.steps[-1].loss if result.steps else None,
+        "train.unigram_entropy": manifest_of(tokens_of(run))["unigram_entropy"],
+        "train.snapshots": result.snapshots,
+        "train.peak_bytes": list(result.peak_bytes),
+        "train.busy_s": list(result.busy_s),
+        "plan.layers_per_card": list(plan.layers_per_stage),
+        "plan.forecast_step_s": plan.forecast.step_s if plan.forecast else None,
+        "fault.count": len(result.faults),
+        "fault.steps_lost": result.lost,
+        "fault.steps_repeated": result.repeated,
+        "fault.steps_recomputed": sum(fault.recomputed for fault in result.faults),
+    }
+    if result.faults:
+        last = result.faults[-1]
+        values |= {"fault.card": last.card, "fault.during": last.during, "fault.restored": last.restored,
+                   "fault.detected_s": last.detected_s, "fault.recovery_s": last.recovery_s}  # fmt: skip
+    return values
+
+
+def summary(plan: Plan, result: Result) -> str:
+    """What a person wants to know at the end."""
+    from danlu.cli.output import size, span, table
+
+    if not result.steps:
+        return f"nothing to do: the run is already at step {result.began_at}"
+    rows = [
+        [stage.cards[0], f"{layers:g}", span(busy), f"{busy / result.step_s:.0%}", size(peak)]
+        for stage, layers, busy, peak in zip(
+            plan.stages, plan.layers_per_stage, result.busy_s, result.peak_bytes, strict=True
+        )
+    ]
+    forecast = f", forecast {span(plan.forecast.step_s)}" if plan.forecast else ""
+    lines = [
+        table(["card", "layers", "computes", "busy", "memory"], rows), "",
+        f"{span(result.step_s)} a step{forecast}{label(plan)}, {result.tokens_per_s:,.0f} tokens/s",
+        f"loss {result.steps[0].loss:.3f} -> {result.steps[-1].loss:.3f} in {len(result.steps)} steps",
+    ]  # fmt: skip
+    lines += [
+        f"{fault.card or 'a line'} was lost in step {fault.during}: seen after {span(fault.detected_s)}, "
+        f"next good step after {span(fault.recovery_s)}, {fault.recomputed} steps done again, none lost"
+        for fault in result.faults
+    ]
+    return "\n".join(lines)

@@ -26,7 +26,7 @@ def spec_of(run: Run) -> ModelSpec:
 
     model = run.model
     if model.path is not None:
-        return families.spec(json.loads(_text(model.path / "config.json")))
+        return families.spec(families.read(model.path))
     if model.heads % model.kv_heads or (model.head_dim is None and model.hidden % model.heads):
         raise BadValue(f"{model.heads} heads do not divide", where="model",
                        why=f"hidden is {model.hidden}, kv_heads {model.kv_heads}: each must be shared evenly",

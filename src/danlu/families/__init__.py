@@ -6,7 +6,9 @@ names(spec).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from danlu import plugins
@@ -62,6 +64,18 @@ def unit_shapes(spec: ModelSpec, unit: str) -> dict[str, tuple[int, ...]]:
 def shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Shapes of every parameter of the model, by our name, in order of the units."""
     return {name: shape for unit in spec.units for name, shape in unit_shapes(spec, unit).items()}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The folder's config.json. Raises BadModel if it is missing or unreadable."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+        if not isinstance(config, dict):
+            raise ValueError(f"its top level is {type(config).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadModel("no readable config.json", where=str(path), why=str(error), fix=f"ls -l {folder}") from error
+    return config
 
 
 def spec(config: Mapping[str, Any]) -> ModelSpec:

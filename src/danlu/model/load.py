@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from danlu import families, tensorfile
-from danlu.errors import BadModel, WrongWeights
+from danlu.errors import WrongWeights
 from danlu.model import quantized
 from danlu.model.net import Decoder, Reduce
 from danlu.model.shard import Share
@@ -26,21 +25,9 @@ TAGS = {dtype: tag for tag, dtype in DTYPES.items()}
 DERIVED = (".rotary_emb.inv_freq",)  # tensors that old files keep and that follow from config.json
 
 
-def config_of(folder: Path) -> dict[str, Any]:
-    """The folder's config.json. Raises BadModel if it is missing or unreadable."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_bytes())
-        if not isinstance(config, dict):
-            raise ValueError(f"its top level is {type(config).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadModel("no readable config.json", where=str(path), why=str(error), fix=f"ls -l {folder}") from error
-    return config
-
-
 def spec_of(folder: Path) -> ModelSpec:
     """The numbers of the model in a folder. Raises BadModel, UnsupportedModel, UnknownPlugin."""
-    return families.spec(config_of(folder))
+    return families.spec(families.read(folder))
 
 
 def load(
@@ -59,7 +46,7 @@ def load(
     Raises what spec_of raises, BadTensorFile, WrongNf4, NewerFormat, and WrongWeights for tensors that are missing,
     left over or misshapen.
     """
-    config = config_of(folder)
+    config = families.read(folder)
     spec, entries = families.spec(config), tensorfile.read_folder(folder)
     small = quantized.is_quantized(config, folder)
     check(spec, quantized.unpacked(spec, entries, folder) if small else entries, folder)

@@ -53,7 +53,7 @@ def quantize(folder: Path, out: Path, progress: Progress | None = None) -> Repor
     One matrix is in memory at a time, so the model may be larger than memory. Raises what load raises, WeightsNotFinite
     naming the tensor, DiskFull, and BadValue when `folder` is quantized already or `out` is something else.
     """
-    config = load.config_of(folder)
+    config = families.read(folder)
     if "danlu_quant" in config:
         raise BadValue(
             f"{folder} is quantized already",

@@ -53,6 +53,8 @@ def messy(folder: Path) -> Path:
     (folder / "loop").symlink_to(folder)
     (folder / "nowhere").symlink_to(folder / "absent")
     (folder / "empty.txt").touch()
+    (folder / ".git").mkdir()
+    (folder / ".git" / "index").write_bytes(b"\0" * 99)
     (folder / "packed.txt.gz").write_bytes(gzip.compress(story(503).encode()))
     (folder / "cut.gz").write_bytes(gzip.compress(os.urandom(9000))[:4000])
     (folder / "bomb.gz").write_bytes(gzip.compress(b"boom " * 10_000_000))
@@ -214,3 +216,19 @@ def test_kill_9_at_any_moment_changes_nothing_in_the_end(tmp_path):
     made = run(text, tmp_path / "out")
     assert (made.docs_in, made.dropped) == (truth.docs_in, truth.dropped), f"seed {seed}"
     assert not list((tmp_path / "out").rglob("*.part"))
+
+
+@pytest.mark.procs
+def test_ctrl_c_leaves_no_half_file_and_no_traceback(tmp_path):
+    text, out = fill(tmp_path / "text", 300), tmp_path / "out"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    argv = [sys.executable, "-m", "danlu.cli", "prep", "--out", str(out), "--data.text", f"[{text}]"]
+    with subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr
+        line = child.stderr.readline()
+        while line and "vocab" not in line:
+            line = child.stderr.readline()
+        child.send_signal(signal.SIGINT)
+        said = child.stderr.read()
+    assert "Traceback" not in said and (child.returncode == 130 or "prep" in said)
+    assert not list(out.rglob("*.part"))

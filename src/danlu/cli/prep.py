@@ -43,21 +43,28 @@ def prepare(run: Run) -> Prepared:
     from danlu.data.loader import Loader
     from danlu.data.prep import prep
 
-    lines: list[Progress] = []
+    stages: list[tuple[Progress, str]] = []  # the line of each stage so far, and its last words
 
     def tell(stage: str) -> Tell:
-        lines.append(Progress(stage))
+        for line, words in stages[-1:]:
+            line.done(words)
+        line = Progress(stage)
+        stages.append((line, "as it was"))
 
         def show(words: str, share: float) -> None:
-            lines[-1].show(f"{min(share, 1):4.0%}  {words}" if share else words)
+            stages[-1] = line, words
+            line.show(f"{min(share, 1):4.0%}  {words}" if share else words)
 
         return show
 
+    whole = Progress("prep")
     text = [path.expanduser() for path in run.data.text]
     made = prep(text, run.out, vocab=run.data.vocab, limit_bytes=int(run.data.limit_mb * 1e6), tell=tell)
     Loader(made.tokens, seq=run.data.seq, batch=run.plan.micro_batch * run.plan.micro_batches, seed=run.train.seed)
     rate = made.bytes_in / 1e6 / max(made.seconds, 1e-9)
-    lines[-1].done(f"{made.manifest['splits']['train']['tokens']:,} tokens, {rate:.1f} MB/s")
+    for line, words in stages[-1:]:
+        line.done(words)
+    whole.done(f"{made.manifest['splits']['train']['tokens']:,} tokens, {rate:.1f} MB/s")
     return made
 
 

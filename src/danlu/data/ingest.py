@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from danlu.data.document import Document, Funnel, to_record
-from danlu.data.read import Refused, Source, listing, read
+from danlu.data.read import PIECE, Refused, Source, listing, read
 from danlu.errors import NoText
 from danlu.store.packs import Writer
 
@@ -26,8 +26,8 @@ def ingest(roots: Sequence[Path], folder: Path, *, limit: int, tell: Tell) -> tu
     """
     try:
         sources, refused = listing(roots)
-    except FileNotFoundError as error:
-        raise NoText("there is no text to read", where=str(error.filename), why="no such file or folder",
+    except OSError as error:
+        raise NoText("there is no text to read", where=str(error.filename), why=error.strerror or str(error),
                      fix="check data.text in your run.yaml, or leave it out to use this machine's documents") from error
     fingerprint = _fingerprint(sources, limit)
     with Writer(folder, pack_bytes=PACK_BYTES) as writer:
@@ -48,7 +48,7 @@ def _fill(writer: Writer, sources: list[Source], funnel: Funnel, fingerprint: st
     start, piece = writer.cursor.get("file", 0), writer.cursor.get("piece", 0)
     size = sum(source.size for source in sources)
     whole = min(limit, size) or 1
-    share = limit if size <= limit else limit // min(len(sources), SHARERS)
+    share = limit if size <= limit else max(PIECE, limit // min(len(sources), SHARERS))
     for number in range(start, len(sources)):
         for found in islice(read(sources[number], share), piece, None):
             piece += 1

@@ -20,6 +20,7 @@ PIECE = 64 << 10          # bytes; a longer file becomes several documents, cut 
 MAX_BROKEN = 0.01         # share of characters that are not UTF-8; up to it they are replaced, above it the piece goes
 MAX_CONTROL = 0.10        # share of control characters in text; above it the piece is binary
 MAX_EXPANSION = 64        # a .gz file may unpack to so many times its size; text reaches about 10, a bomb 1000
+NO_TEXT = {"__pycache__", ".git", ".hg", ".svn"}  # what programs keep for themselves; not entered, not counted
 _CONTROL = bytes(i for i in range(32) if i not in b"\t\n\r\f\b\x1b") + b"\x7f"
 
 
@@ -45,7 +46,7 @@ class Refused:
 def default_text() -> list[Path]:
     """Text that every machine has: the Python library, the documentation and licences of installed packages."""
     library = Path(sysconfig.get_paths()["stdlib"])
-    installed = {"site-packages", "dist-packages", "__pycache__"}
+    installed = {"site-packages", "dist-packages"} | NO_TEXT
     found = sorted(each for each in library.iterdir() if each.name not in installed)
     documents = (Path("/usr/share") / name for name in ("doc", "common-licenses", "info", "perl"))
     return [*found, *(each for each in documents if each.is_dir())]
@@ -54,7 +55,7 @@ def default_text() -> list[Path]:
 def listing(roots: Sequence[Path]) -> tuple[list[Source], list[Refused]]:
     """Every file under the roots once, in the order of their key's hash: any prefix of it is a random sample.
 
-    Links are followed, but no folder is entered twice. Raises FileNotFoundError for a root that does not exist.
+    Links are followed, but no folder is entered twice. Raises OSError for a root that cannot be looked at.
     """
     found: list[Source] = []
     refused: list[Refused] = []
@@ -111,7 +112,8 @@ def _walk(path: str, key: str, seen: set[tuple[int, int]], found: list[Source], 
                 refused.append(Refused(key, "not_a_file", "it is a device, a socket or a pipe"))
             elif (state.st_dev, state.st_ino) not in seen:
                 seen.add((state.st_dev, state.st_ino))
-                todo += [(f"{path}/{each}", f"{key}/{_text(each)}") for each in os.listdir(path)]
+                todo += [(f"{path}/{each}", f"{key}/{_text(each)}") for each in os.listdir(path)
+                         if each not in NO_TEXT]
         except OSError as error:
             refused.append(Refused(key, "unreadable", error.strerror or str(error)))
 

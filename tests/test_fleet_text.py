@@ -106,3 +106,12 @@ def test_an_impossible_emulated_card_is_refused(speeds, sizes):
 def test_speeds_sum_to_the_share_of_the_cores():
     assert shares((4, 2, 2), 2) == pytest.approx((0.8, 0.4, 0.4))
     assert shares((1,), 8) == pytest.approx((0.8,))
+
+
+def test_like_cards_share_their_rates_in_the_text():
+    cards = tuple(replace(CORE, name=f"cpu:{i}") for i in range(9))
+    other = replace(CORE, name="other", rates=(Rate("call", "fp32", (), 1.0),))
+    fleet = Fleet("many", (*cards, other, replace(other, name="bare", rates=())))
+    told = text.dumps(fleet)
+    assert text.loads(told) == fleet
+    assert told.count("matmul") == 1

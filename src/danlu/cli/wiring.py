@@ -41,9 +41,17 @@ def spec_of(run: Run) -> ModelSpec:
 
 
 def vocab_of(run: Run) -> int:
-    """Tokens of the vocabulary that a new model learns."""
+    """Tokens of the vocabulary that a new model learns. Raises UnreadableConfig for a manifest that says none."""
+    from danlu.errors import UnreadableConfig
+
     manifest = tokens_of(run) / "manifest.json"
-    return int(json.loads(_text(manifest))["vocab"]) if manifest.exists() else run.data.vocab
+    if not manifest.exists():
+        return run.data.vocab
+    try:
+        return int(json.loads(_text(manifest))["vocab"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnreadableConfig(f"{manifest} names no vocabulary", why=f"{type(error).__name__}: {error}",
+                               fix="danlu prep run.yaml writes the token file anew") from error  # fmt: skip
 
 
 def fleet_of(run: Run, progress: Callable[[str], None]) -> Fleet:

@@ -150,20 +150,28 @@ def loads(text: str, where: str = "fleet") -> Fleet:
 
 
 def dumps(fleet: Fleet) -> str:
-    """The fleet as YAML text that `loads` reads back equal; one line per host, link and rate."""
+    """The fleet as YAML text that `loads` reads back equal; one line per host, link and rate.
+
+    Cards with the same rates share one list of them (a YAML anchor): a machine of 64 like cores is no long file.
+    """
     lines = [f"fleet: {VERSION}", f"name: {_flow(fleet.name)}"]
     for section, entries in (("hosts", fleet.hosts), ("links", fleet.links)):
         if entries:
             lines += [f"{section}:", *(f"  - {_flow(dataclasses.asdict(entry))}" for entry in entries)]
     lines.append("cards:")
+    said: dict[tuple[Rate, ...], str] = {}
     for card in fleet.cards:
         plain = dataclasses.asdict(card)
         plain["flops"] = dict(card.flops)
         del plain["rates"]
         first, *rest = (f"{key}: {_flow(value)}" for key, value in plain.items())
         lines += [f"  - {first}", *(f"    {line}" for line in rest)]
-        if card.rates:
-            lines += ["    rates:", *(f"      - {_flow([r.op, r.dtype, list(r.shape), r.per_s])}" for r in card.rates)]
+        if card.rates in said:
+            lines.append(f"    rates: *{said[card.rates]}")
+        elif card.rates:
+            said[card.rates] = f"rates{len(said)}"
+            lines += [f"    rates: &{said[card.rates]}"]
+            lines += [f"      - {_flow([r.op, r.dtype, list(r.shape), r.per_s])}" for r in card.rates]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,87 @@
+"""From run.yaml to model, fleet and plan, and the commands that show them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from provoke import provoke
+
+from danlu.cli import config, plan, wiring
+from danlu.cli.app import main
+from danlu.fleet import text
+from danlu.nouns import Card, Fleet, Host, Link, Rate
+from danlu.plan import text as plan_text
+
+CORE = Card("cpu:0", "cpu", "test", {"fp32": 5e10}, 2**33, 1e10, cores=1.0, rates=(Rate("call", "fp32", (), 1e5),))
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """OUT with a machine of two cores measured before, so that nothing is measured now."""
+    cores = (CORE, Card("cpu:1", *(getattr(CORE, name) for name in CORE.__slots__[1:])))
+    fleet = Fleet("box", cores, (Link("cpu:0", "cpu:1", 1e-5, 2e9),), (Host("local", 2**34),))
+    text.dump(fleet, tmp_path / "fleet.yaml")
+    return tmp_path
+
+
+def words(out, *more):
+    return ["--out", str(out), "--fleet.emulate", "[4, 2, 2]", "--fleet.mem_gib", "[1, 0.5, 0.5]", *more]
+
+
+def test_a_run_becomes_model_fleet_and_plan(machine):
+    run = config.load(None, words(machine, "--data.vocab", "1000", "--model.tied", "true"), {})
+    spec = wiring.spec_of(run)
+    assert (spec.layers, spec.hidden, spec.vocab, spec.tied) == (6, 192, 1000, True)
+    fleet = wiring.fleet_of(run, print)
+    assert [round(card.cores, 3) for card in fleet.cards] == [0.8, 0.4, 0.4]
+    assert [card.mem_bytes for card in fleet.cards] == [2**30, 2**29, 2**29]
+    assert all(card.emulated for card in fleet.cards) and fleet.link("card0", "card2").bandwidth == 2e9
+    best = wiring.plan_of(run, spec, fleet)
+    even = wiring.plan_of(config.load(None, words(machine, "--plan.split", "even"), {}), spec, fleet)
+    assert best.forecast.step_s < even.forecast.step_s
+    assert even.layers_per_stage == (2, 2, 2)
+
+
+def test_a_token_file_sets_the_vocabulary(machine):
+    (machine / "tokens").mkdir()
+    (machine / "tokens" / "manifest.json").write_text(json.dumps({"tokens": 1, "vocab": 777}))
+    assert wiring.spec_of(config.load(None, words(machine), {})).vocab == 777
+
+
+def test_a_broken_token_file_is_refused(machine):
+    (machine / "tokens").mkdir()
+    (machine / "tokens" / "manifest.json").write_text("{}")
+    with provoke("DL-CFG-003"):
+        wiring.spec_of(config.load(None, words(machine), {}))
+
+
+def test_heads_that_do_not_divide_are_refused(machine):
+    with provoke("DL-CFG-002"):
+        wiring.spec_of(config.load(None, words(machine, "--model.kv_heads", "4"), {}))
+
+
+def test_the_plan_command_writes_the_plan_it_shows(machine, capsys):
+    svg, figures = machine / "step.svg", machine / "figures.json"
+    assert main(["plan", *words(machine), "--svg", str(svg), "--json", str(figures)]) == 0
+    shown = capsys.readouterr().out
+    kept = plan_text.loads((machine / "plan.json").read_text())
+    found = json.loads(figures.read_text())
+    assert "*emulated*" in shown and "even split" in shown
+    assert found["plan.layers_per_card"] == list(kept.layers_per_stage)
+    assert found["plan.forecast_step_s"] == kept.forecast.step_s < found["plan.even_forecast_step_s"]
+    assert svg.read_text().startswith("<svg")
+    again = wiring.plan_of(config.load(None, ["--plan.path", str(machine / "plan.json")], {}), kept.model, kept.fleet)
+    assert again == kept
+    assert plan.figures(again, again)["plan.forecast_step_s"] == kept.forecast.step_s
+
+
+def test_a_plan_that_cannot_fit_exits_4(machine, capsys):
+    assert main(["plan", *words(machine)[:4], "--fleet.mem_gib", "[0.001, 0.001, 0.001]"]) == 4
+    assert "DL-MEM-001" in capsys.readouterr().err
+
+
+def test_a_bad_fleet_file_exits_2(machine, capsys):
+    (machine / "mine.yaml").write_text("fleet: 1\ncards:\n  - {name: a}\n")
+    assert main(["plan", "--out", str(machine), "--fleet.path", str(machine / "mine.yaml")]) == 2
+    assert "mine.yaml:3" in capsys.readouterr().err

@@ -117,8 +117,9 @@ def test_a_run_resumes_on_another_number_of_cards(unbroken, tmp_path):
     there = checkpoint.latest(early.checkpoints)
     assert there in (4, 8)
     with provoke("DL-CFG-081"):
-        train(early)
-    result = train(a_job(tmp_path, plan(SPEC, (4,), cards=SLOW)), resume=True)
+        owner.start_of(tmp_path, resume=False)
+    assert owner.start_of(tmp_path, resume=True) == there
+    result = train(a_job(tmp_path, plan(SPEC, (4,), cards=SLOW), start=there))
     assert [each.step for each in result.steps] == list(range(there + 1, 13)) and result.began_at == there
     found, expected = weights(early), weights(unbroken[0])
     assert found.keys() == expected.keys()

@@ -106,7 +106,7 @@ def train_run(
             return local.spawn(each, log)
 
     try:
-        result = owner.run(job, argv, spawn, resume=run.train.resume, on_step=step, drills=drills)
+        result = owner.run(job, argv, spawn, on_step=step, drills=drills)
     finally:
         nursery.close()
     line.done(f"{len(result.steps)} steps, {output.span(result.step_s)} each, {result.tokens_per_s:,.0f} tokens/s")
@@ -114,7 +114,7 @@ def train_run(
 
 
 def job_of(run: Run, plan: Plan) -> TrainJob:
-    """The training job of a run. Raises OtherTokens, BadValue, and what opening the token file raises."""
+    """The training job of a run. Raises OtherTokens, BadValue, RunExists, and what opening the token file raises."""
     import secrets
 
     from danlu.cli.wiring import tokens_of
@@ -122,6 +122,7 @@ def job_of(run: Run, plan: Plan) -> TrainJob:
     from danlu.errors import BadValue
     from danlu.store import checkpoint
     from danlu.train.job import TrainJob
+    from danlu.train.owner import start_of
 
     tokens, train = tokens_of(run).resolve(), run.train
     loader = Loader(tokens, seq=plan.seq, batch=plan.micro_batch * plan.micro_batches, seed=train.seed)
@@ -131,14 +132,14 @@ def job_of(run: Run, plan: Plan) -> TrainJob:
                        why=f"token ids go up to {vocab - 1}, the model knows {plan.model.vocab}",
                        fix="encode the text with the model's own tokenizer, or train a new one")  # fmt: skip
     out = run.out.resolve()
-    start = (checkpoint.latest(out / "checkpoints") or 0) if train.resume else 0
+    start = start_of(out, train.resume)
     if start:
         loader.check(checkpoint.read(out / "checkpoints", start).meta["loader"])
     return TrainJob(
         plan=plan, out=out, tokens=tokens, steps=train.steps, lr=train.lr, warmup=train.warmup,
         weight_decay=train.weight_decay, clip=train.clip, seed=train.seed, save_every=train.save_every,
         key=secrets.token_hex(16), trace_step=quiet_step(start, train.steps, train.save_every),
-        weights=run.model.path.resolve() if run.model.path else None, loader=loader.state(),
+        start=start, weights=run.model.path.resolve() if run.model.path else None, loader=loader.state(),
     )  # fmt: skip
 
 
@@ -175,10 +176,11 @@ class _Shower:
             self._recent = [*self._recent, done.seconds][-16:]
         self._epoch = done.epoch
         seconds = median(self._recent or [done.seconds])
+        saved = f"snapshot {span(done.ended - self._saved_at)} old" if done.saved else "no snapshot yet"
         words = [
             f"step {done.step}/{job.steps}", f"loss {done.loss:.3f}", f"{job.tokens_per_step / seconds:,.0f} tokens/s",
             f"step {span(seconds)}" + (f" (forecast {span(forecast.step_s)})" if forecast else ""),
-            f"ETA {span((job.steps - done.step) * seconds)}", f"snapshot {span(done.ended - self._saved_at)} old",
+            f"ETA {span((job.steps - done.step) * seconds)}", saved,
         ]  # fmt: skip
         self._line.show("  ".join(words), force=done.step == job.steps)
 

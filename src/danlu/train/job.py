@@ -20,6 +20,7 @@ class TrainJob:
     """A training job.
 
     tokens      folder of the token file
+    start       step of the snapshot to go on from, 0 to begin
     weights     Hugging Face folder to start from, None for seeded random weights
     save_every  steps between snapshots; the last step is always saved
     trace_step  the step whose spans are kept for the timeline picture
@@ -41,6 +42,7 @@ class TrainJob:
     save_every: int
     key: str
     trace_step: int
+    start: int = 0
     weights: Path | None = None
     loader: Mapping[str, Any] = field(default_factory=dict)
     limit_s: float = 120.0

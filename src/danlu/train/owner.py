@@ -33,35 +33,27 @@ HEARSAY_S = 1.0  # a rank that lost a peer is believed after so long even if no 
 
 
 def run(
-    job: TrainJob, argv: Sequence[str], spawn: Spawn, *, resume: bool = False,
+    job: TrainJob, argv: Sequence[str], spawn: Spawn, *,
     on_step: Callable[[Step], None] | None = None, drills: Sequence[Drill] = (), spares: int = 1,
 ) -> Result:  # fmt: skip
     """Train; returns when the last step is committed. Whatever happens, no process is left.
 
     argv     command of a rank's process; the job file and the owner's address are appended
     spawn    starts a process; it must be called, and stay, on a thread that lives as long as the run
-    resume   go on from the newest snapshot in the job's folder
     on_step  called after every step of the curve (a recomputed one again)
     drills   faults to cause
     spares   warm processes that wait to take a dead one's place
-    Raises what a rank reported (where = its stage and card), RankLost, RunExists, DiskFull.
+    Raises what a rank reported (where = its stage and card), RankLost, DiskFull.
     """
-    start = checkpoint.latest(job.checkpoints) if resume else None
-    if not resume and (there := checkpoint.steps(job.checkpoints)):
-        raise errors.RunExists(
-            f"{job.out} already holds a run",
-            why=f"its newest snapshot is of step {there[-1]}",
-            fix="--train.resume true to go on from it, or another --out",
-        )
     _sweep(job.checkpoints)
     path = job.out / "job.json"
     atomic.write(path, job_text.dumps(job).encode())
     log = EventLog(job.out / "events.jsonl", room="train")
-    steps = StepLog(job.out / "steps.jsonl", start or 0)
+    steps = StepLog(job.out / "steps.jsonl", job.start)
     crew = Crew(
         (*argv, str(path)), job.out / "logs", spawn, key=job.key, patience_s=job.patience_s, start_s=job.limit_s
     )
-    owner = _Owner(job, crew, log, steps, start or 0, on_step or (lambda step: None), list(drills))
+    owner = _Owner(job, crew, log, steps, job.start, on_step or (lambda step: None), list(drills))
     kindly = False
     try:
         for _ in range(len(job.plan.stages) + spares):
@@ -83,6 +75,22 @@ def run(
         steps.close()
         log.close()
         _sweep(job.checkpoints)
+
+
+def start_of(out: Path, resume: bool) -> int:
+    """The step a run in `out` starts from: that of its newest snapshot, or 0.
+
+    Raises RunExists when there are snapshots and nothing was said about going on from them.
+    """
+    if resume:
+        return checkpoint.latest(out / "checkpoints") or 0
+    if there := checkpoint.steps(out / "checkpoints"):
+        raise errors.RunExists(
+            f"{out} already holds a run",
+            why=f"its newest snapshot is of step {there[-1]}",
+            fix="--train.resume true to go on from it, or another --out",
+        )
+    return 0
 
 
 class _Owner:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from danlu.train.stage import Span
+Span = tuple[str, int, float, float]  # op, micro-batch, start and end in seconds
 
 
 @dataclass(frozen=True, slots=True)

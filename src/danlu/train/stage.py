@@ -30,8 +30,8 @@ from danlu.model.net import Causal, Decoder
 from danlu.nouns import Plan
 from danlu.plan.schedule import Instruction
 from danlu.train.optim import AdamW
+from danlu.train.result import Span
 
-Span = tuple[str, int, float, float]  # op, micro-batch, start and end in monotonic seconds
 TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -19,11 +19,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from provoke import provoke
+from small import greedy
 
+from danlu.model.load import load
+from danlu.model.quantize import quantize
 from danlu.serve.api import make_app
 from danlu.serve.open import Settings, open_engine
 from danlu.serve.port import listen
 from danlu.serve.server import Server
+from danlu.tokens import Tokenizer
 
 PAGE = 16
 
@@ -271,6 +275,19 @@ def test_settings_that_cannot_be_are_refused(llama):
         open_engine(path, Settings(kv_bytes=1000))
     with provoke("DL-MEM-001"):
         open_engine(path, Settings(kv_bytes=2**40, card="cpu"), free_bytes=2**30)
+
+
+def test_a_quantized_folder_answers_as_its_own_weights_say(llama, tmp_path):
+    path, _ = llama
+    quantize(path, tmp_path / "nf4")
+    small = open_engine(tmp_path / "nf4", Settings(card="cpu"))
+    assert small.weight_bytes < open_engine(path, Settings(card="cpu")).weight_bytes / 2
+    ids = list(range(1, 50))
+    want = greedy(load(tmp_path / "nf4").requires_grad_(False), ids, 12)
+    with served(tmp_path / "nf4") as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        got = client.completions.create(model="tiny", prompt=ids, max_tokens=12, temperature=0,
+                                        extra_body={"ignore_eos": True})
+    assert got.choices[0].text == Tokenizer(path).decode(want)
 
 
 json_values = st.recursive(

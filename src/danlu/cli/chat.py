@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """One answer with --prompt, else a conversation."""
     from danlu.cli import config
     from danlu.cli.doctor import memory_bytes
-    from danlu.cli.serve import model_folder, settings_of
+    from danlu.cli.serve import model_folder, settings_of, share_cores
     from danlu.errors import BadValue
 
     text = config.load(args.config, args.overrides)
@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
                        why=f"temperature is {args.temperature:g} (0 to 2), max tokens {args.max_tokens} (1 or more)",
                        fix="--temperature 0.7 --max-tokens 200")
     folder = model_folder(args, text)
+    share_cores()
     from danlu.serve.open import open_engine  # with torch behind it: not before the words are known to be right
     from danlu.serve.sample import Sampling
 

@@ -111,6 +111,8 @@ class _Submit:
     name: int
     ask: Ask
     emit: Callable[[Event], None]
+    words: Words
+    generator: torch.Generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +169,10 @@ class Engine:
         """Hand in a request; returns its name for `cancel`. Raises what `check` raises; all else comes as events."""
         self.check(ask)
         name = next(self._names)
+        submit = _Submit(name, ask, emit, self._words(), ask.sampling.generator())
         with self._door:
             if self._closed is None:
-                self._inbox.put(_Submit(name, ask, emit))
+                self._inbox.put(submit)
                 return name
         emit(Failed(self._closed))
         return name
@@ -248,8 +251,8 @@ class Engine:
                 return
             wait = False
             match message:
-                case _Submit(name, ask, emit):
-                    self._arrive(name, ask, emit)
+                case _Submit():
+                    self._arrive(message)
                 case _Cancel(name) if name in self._answers:
                     self._cancelled += 1
                     self._drop(self._answers[name])
@@ -269,7 +272,8 @@ class Engine:
         for emit in left:
             emit(Failed(cause))
 
-    def _arrive(self, name: int, ask: Ask, emit: Callable[[Event], None]) -> None:
+    def _arrive(self, submit: _Submit) -> None:
+        name, ask, emit = submit.name, submit.ask, submit.emit
         most = self.context - len(ask.tokens) if ask.most is None else ask.most
         seq = self._schedule.arrive(name, ask.tokens, len(ask.tokens) + most, time.monotonic())
         if not isinstance(seq, Seq):
@@ -278,8 +282,7 @@ class Engine:
             emit(Failed(Overloaded("too many requests wait already", why=f"the server keeps {most_waiting} of them",
                                    fix=f"come back in {seq:.0f} s", retry_after_s=seq)))
             return
-        answer = _Answer(seq, ask, emit, self._words(), Reply(ask.stop), ask.sampling.generator())
-        self._answers[name] = answer
+        self._answers[name] = _Answer(seq, ask, emit, submit.words, Reply(ask.stop), submit.generator)
         emit(Accepted())
 
     def _drop(self, answer: _Answer) -> None:

@@ -13,6 +13,7 @@ from danlu import tensorfile
 from danlu.errors import BadValue, DoesNotFit
 from danlu.events import fallback
 from danlu.model.load import load, spec_of
+from danlu.model.quantized import Nf4Linear
 from danlu.nouns import ModelSpec
 from danlu.serve.engine import Engine
 from danlu.serve.kv import Paged, page_bytes
@@ -112,9 +113,9 @@ def open_engine(folder: Path, settings: Settings, free_bytes: int | None = None)
     limits = Limits(settings.max_seqs, settings.max_waiting, PROMPT_TOKENS + settings.max_seqs)
     schedule = Schedule(Pages(count), limits, root(identity(folder), name))
     engine = Engine(decoder, kv, schedule, words=tokenizer.stream, ends=tokenizer.eos, context=context, device=card)
-    held = {tensor.data_ptr(): tensor.nbytes for tensor in (*decoder.parameters(), *decoder.buffers())}
-    return Opened(engine, Voice(tokenizer), spec, name, card, sum(held.values()), count * each, count,
-                  tokenizer.has_template)
+    weight_bytes = sum(parameter.nbytes for parameter in decoder.parameters())
+    weight_bytes += sum(part.weight.nbytes for part in decoder.modules() if isinstance(part, Nf4Linear))
+    return Opened(engine, Voice(tokenizer), spec, name, card, weight_bytes, count * each, count, tokenizer.has_template)
 
 
 def identity(folder: Path) -> str:

@@ -67,10 +67,10 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "danlu": 1,
         "out": str(args.out),
-        "model": {"layers": 6, "hidden": 192, "heads": 6, "kv_heads": 3, "ffn": 512, "positions": 2048},
+        "model": {"layers": 6, "hidden": 128, "heads": 4, "kv_heads": 2, "ffn": 352, "positions": 2048},
         "fleet": {"emulate": list(SPEEDS), "mem_gib": list(MEM_GIB)},
         "data": {"text": [str(args.text)] if args.text else [], "vocab": 2048, "seq": 128, "limit_mb": 12},
-        "plan": {"micro_batch": 4, "micro_batches": 12},
+        "plan": {"micro_batch": 4, "micro_batches": 8},
         "train": {"lr": 4e-3, "warmup": 8, "save_every": 8, "seed": 1},
     }
 
@@ -108,22 +108,26 @@ def live(run: Run, deadline: float, began: float) -> dict[str, Any]:
     return figures
 
 
+REMAINS = ("checkpoints", "logs", "even", "model", "nf4")
+RECORDS = (
+    "fleet.yaml",
+    "config.yaml",
+    "job.json",
+    "steps.jsonl",
+    "events.jsonl",
+    "plan.json",
+    "report.html",
+    "demo.json",
+)
+
+
 def fresh(out: Path) -> None:
-    """Forget the training of an earlier demo in this folder; its cleaned text and measured fleet are used again."""
+    """Forget the training of an earlier demo in this folder and measure anew; text that was cleaned is used again."""
     import shutil
 
-    for name in ("checkpoints", "logs", "even", "model", "nf4"):
+    for name in REMAINS:
         shutil.rmtree(out / name, ignore_errors=True)
-    for name in (
-        "fleet.yaml",
-        "config.yaml",
-        "job.json",
-        "steps.jsonl",
-        "events.jsonl",
-        "plan.json",
-        "report.html",
-        "demo.json",
-    ):
+    for name in RECORDS:
         (out / name).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
 

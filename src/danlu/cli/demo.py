@@ -166,8 +166,12 @@ def measure_even(run: Run, even: Plan) -> Result:
     """A few steps by the even split, to have its step time measured and not only forecast."""
     from danlu.cli import train
 
-    few = run.train.model_copy(update={"steps": EVEN_STEPS, "save_every": EVEN_STEPS})
-    return train.train_run(run.model_copy(update={"out": run.out / "even", "train": few}), even, name="even split")
+    few = {
+        "out": run.out / "even",
+        "data": run.data.model_copy(update={"tokens": run.out / "tokens"}),
+        "train": run.train.model_copy(update={"steps": EVEN_STEPS, "save_every": EVEN_STEPS}),
+    }
+    return train.train_run(run.model_copy(update=few), even, name="even split")
 
 
 def train(run: Run, plan: Plan) -> Result:

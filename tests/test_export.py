@@ -26,6 +26,8 @@ from danlu.model.net import Decoder, init
 from danlu.nouns import Card, Fleet, ModelSpec, Plan, Stage
 from danlu.plan import text
 from danlu.store import checkpoint
+from danlu.train import job
+from danlu.train.job import TrainJob
 
 torch.set_num_threads(1)
 
@@ -93,6 +95,15 @@ def test_a_run_without_a_tokenizer_says_so(run, tmp_path):
     before = fallbacks["export.tokenizer"]
     export_run(run, tmp_path / "out")
     assert fallbacks["export.tokenizer"] == before + 1
+
+
+def test_the_tokenizer_is_found_where_the_tokens_were(run, tmp_path):
+    (run / "tokens").rename(tmp_path / "elsewhere")
+    plan = text.loads((run / "plan.json").read_text())
+    told = TrainJob(plan, run, tmp_path / "elsewhere", 5, 1e-3, 0, 0.0, 1.0, 0, 1, "key", 1)
+    (run / "job.json").write_text(job.dumps(told))
+    export_run(run, tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").exists()
 
 
 def child(what: str, out) -> subprocess.Popen[bytes]:

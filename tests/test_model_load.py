@@ -91,7 +91,7 @@ def test_a_folder_of_transformers_gives_equal_logits_and_comes_back_equal(case, 
     assert greedy(decoder, prompt, 12) == told[0].tolist()
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(["llama", "qwen2", "qwen3", "mistral"]), st.data())
 def test_any_small_model_gives_equal_logits(tmp_path, family, data):
     kv, group, size = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3)), 2 * data.draw(st.integers(1, 6))

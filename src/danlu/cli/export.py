@@ -100,10 +100,15 @@ def _plan(run: Path) -> Any:
 
 
 def _tokenizer(run: Path) -> Path | None:
-    """The tokenizer beside the run's tokens, said aloud when it is missing."""
+    """The tokenizer of the tokens the run learned by, said aloud when it is missing."""
     from danlu.events import fallback
+    from danlu.train import job
 
-    if (run / "tokens" / "tokenizer.json").exists():
-        return run / "tokens"
-    fallback("export.tokenizer", f"{run / 'tokens'} has no tokenizer.json, so the folder has none: give --tokenizer")
+    places = [run / "tokens"]
+    if (path := run / "job.json").exists():
+        places.append(job.loads(path.read_text(encoding="utf-8"), str(path)).tokens)
+    for place in places:
+        if (place / "tokenizer.json").exists():
+            return place
+    fallback("export.tokenizer", f"{places[-1]} has no tokenizer.json, so the folder has none: give --tokenizer")
     return None

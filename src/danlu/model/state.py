@@ -43,7 +43,7 @@ class Causal:
 
     def __init__(self, batch: int, seq: int) -> None:
         self.batch, self.seq = batch, seq
-        self._mask_SS: Tensor | None = None
+        self._masks_SS: dict[tuple[int, torch.device], Tensor] = {}
 
     def meta(self, rows_R: Tensor | None = None, device: str | torch.device = "cpu") -> Meta:
         """The Meta that goes with this state: every sequence starts at position 0."""
@@ -61,8 +61,8 @@ class Causal:
         return o.transpose(1, 2).reshape(q_THK.shape)
 
     def _mask(self, window: int, device: torch.device) -> Tensor:
-        if self._mask_SS is None or self._mask_SS.device != device:
+        if (window, device) not in self._masks_SS:
             row = torch.arange(self.seq, device=device)
             behind = row[:, None] - row[None, :]
-            self._mask_SS = (behind >= 0) & (behind < window)
-        return self._mask_SS
+            self._masks_SS[window, device] = (behind >= 0) & (behind < window)
+        return self._masks_SS[window, device]

@@ -22,7 +22,7 @@ DOCUMENTS = [Document(f"doc {n}", f"Document {n} counts {n * n} and {n * 31 % 97
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens")
     tokenizer = bpe.train((each.text for each in DOCUMENTS), 320)
-    held = encode.held_out(each.key for each in DOCUMENTS)
+    held = encode.held_out({each.key: len(each.text) for each in DOCUMENTS})
     encode.encode(DOCUMENTS, held, tokenizer, folder, {}, len(DOCUMENTS), lambda words, share: None)
     return folder
 
@@ -73,16 +73,22 @@ def test_state_is_small_and_tells_another_run_from_this_one(made):
 def test_held_out_documents_are_whole_and_never_in_training(made):
     manifest = loader.manifest_of(made)
     held, train = (manifest["splits"][name]["documents"] for name in ("held", "train"))
-    assert held + train == len(DOCUMENTS) and 1 <= held <= 12
+    assert held + train == len(DOCUMENTS) and 1 <= held <= len(DOCUMENTS) // 2
     ids = np.fromfile(made / "held.bin", "<u2").tolist()
     assert ids[-1] == manifest["end"] and ids.count(manifest["end"]) == held
     assert Loader(made, seq=8, batch=1, seed=0, split="held").batch_at(0).shape == (1, 9)
 
 
-@given(st.sets(st.text(max_size=5), max_size=30))
-def test_some_but_not_all_documents_are_held_out(keys):
-    held = encode.held_out(keys)
-    assert held <= keys and (len(keys) < 2 or 0 < len(held) < len(keys))
+@given(st.dictionaries(st.text(max_size=5), st.integers(1, 5000), max_size=30))
+def test_some_but_at_most_half_of_the_documents_are_held_out(sizes):
+    held = encode.held_out(sizes)
+    assert held <= sizes.keys() and (len(sizes) < 2 or 1 <= len(held) <= len(sizes) / 2)
+    assert len(held) == len(sizes) // 2 or sum(sizes[key] for key in held) >= encode.LEAST_HELD
+
+
+def test_of_a_large_corpus_about_two_percent_is_held_out():
+    held = encode.held_out({f"doc {number}": 3000 for number in range(5000)})
+    assert 70 < len(held) < 130
 
 
 def test_the_unigram_entropy_is_that_of_the_counts(made):

@@ -146,6 +146,13 @@ def test_this_machine_has_text():
     assert not any("/site-packages/" in source.key for source in sources)
 
 
+def test_one_small_text_is_enough(tmp_path):
+    (tmp_path / "diary.txt").write_text(story(1, 400))
+    made = prep([tmp_path / "diary.txt"], tmp_path / "out", vocab=400, limit_bytes=10**8)
+    splits = made.manifest["splits"]
+    assert splits["held"]["tokens"] * 15 > splits["train"]["tokens"] > splits["held"]["tokens"] * 5
+
+
 def test_folders_without_text_say_so(tmp_path):
     out = tmp_path / "out"
     with provoke("DL-DATA-064"):

@@ -49,6 +49,7 @@ def _package() -> Any:
         import tokenizers.pre_tokenizers
         import tokenizers.trainers
     except ImportError as error:
-        raise MissingPackage("the package tokenizers is not installed", why=str(error),
-                             fix="pip install 'danlu[data]'") from error
+        raise MissingPackage(
+            "the package tokenizers is not installed", why=str(error), fix="pip install 'danlu[data]'"
+        ) from error
     return tokenizers

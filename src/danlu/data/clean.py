@@ -44,9 +44,12 @@ def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[str] = STEPS,
         store.close()
     if not funnel.docs_kept:
         first = next((f"{name}: {found[0]}" for name, found in funnel.examples.items()), "")
-        raise NoText("no document passed the filters", where=str(raw.parent),
-                     why=f"{funnel.docs_in} were dropped: {dict(funnel.dropped)}; for example {first}",
-                     fix="give longer or cleaner text in data.text")
+        raise NoText(
+            "no document passed the filters",
+            where=str(raw.parent),
+            why=f"{funnel.docs_in} were dropped: {dict(funnel.dropped)}; for example {first}",
+            fix="give longer or cleaner text in data.text",
+        )
     return funnel
 
 

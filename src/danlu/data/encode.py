@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,17 +22,28 @@ if TYPE_CHECKING:
 
 VERSION = 1
 MANIFEST = "manifest.json"
-HELD = 0.02      # share of documents, not of positions: a held-out text is never seen in part
+HELD = 0.02  # share of documents, not of positions: a held-out text is never seen in part
+LEAST_HELD = 4096  # bytes: ten sequences of 128 tokens, so that a perplexity can be taken of a small corpus too
 BATCH = 1 << 20  # characters encoded at once: few calls, little memory
 
 
-def held_out(keys: Iterable[str]) -> frozenset[str]:
-    """Documents kept for measuring: about HELD of them by a hash of their name, at least one of two or more."""
-    places = {key: int.from_bytes(blake2b(key.encode(), digest_size=8, person=b"held").digest(), "big") for key in keys}
-    chosen = frozenset(key for key, place in places.items() if place < HELD * 2**64)
-    if len(places) < 2:
-        return frozenset()
-    return chosen if 0 < len(chosen) < len(places) else frozenset([min(places, key=lambda key: (places[key], key))])
+def held_out(sizes: Mapping[str, int]) -> frozenset[str]:
+    """Documents kept for measuring: those whose name's hash lies in the first HELD of all hashes.
+
+    sizes  bytes of each document by name; where the chosen have fewer than LEAST_HELD, the next ones in hash order join
+    Never more than half of the documents, so that of two or more at least one is held out.
+    """
+    places = {
+        key: int.from_bytes(blake2b(key.encode(), digest_size=8, person=b"held").digest(), "big") for key in sizes
+    }
+    chosen: list[str] = []
+    gathered = 0
+    for key in sorted(places, key=lambda key: (places[key], key))[: len(places) // 2]:
+        if places[key] >= HELD * 2**64 and gathered >= LEAST_HELD:
+            break
+        chosen.append(key)
+        gathered += sizes[key]
+    return frozenset(chosen)
 
 
 def encode(documents: Iterable[Document], held: frozenset[str], tokenizer: Tokenizer, folder: Path,

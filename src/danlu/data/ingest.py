@@ -12,7 +12,7 @@ from danlu.data.read import PIECE, Refused, Source, listing, read
 from danlu.errors import NoText
 from danlu.store.packs import Writer
 
-SHARERS = 64             # where not all can be read, no file takes more than this part of the limit
+SHARERS = 64  # where not all can be read, no file takes more than this part of the limit
 PACK_BYTES = 16 << 20  # what an interrupted ingest may have to read again
 
 Tell = Callable[[str, float], None]  # what is done in words, and its share of the whole
@@ -27,8 +27,12 @@ def ingest(roots: Sequence[Path], folder: Path, *, limit: int, tell: Tell) -> tu
     try:
         sources, refused = listing(roots)
     except OSError as error:
-        raise NoText("there is no text to read", where=str(error.filename), why=error.strerror or str(error),
-                     fix="check data.text in your run.yaml, or leave it out to use this machine's documents") from error
+        raise NoText(
+            "there is no text to read",
+            where=str(error.filename),
+            why=error.strerror or str(error),
+            fix="check data.text in your run.yaml, or leave it out to use this machine's documents",
+        ) from error
     fingerprint = _fingerprint(sources, limit)
     with Writer(folder, pack_bytes=PACK_BYTES) as writer:
         if writer.cursor.get("source") != fingerprint:
@@ -38,9 +42,12 @@ def ingest(roots: Sequence[Path], folder: Path, *, limit: int, tell: Tell) -> tu
             _fill(writer, sources, funnel, fingerprint, limit, tell)
     if not funnel.docs_kept:
         reasons = ", ".join(f"{name} {count}" for name, count in funnel.dropped.items()) or "every file is empty"
-        raise NoText("nothing to learn from", where=", ".join(map(str, roots[:3])),
-                     why=f"{len(sources)} files hold no readable text ({reasons})",
-                     fix="point data.text at folders with UTF-8 text files")
+        raise NoText(
+            "nothing to learn from",
+            where=", ".join(map(str, roots[:3])),
+            why=f"{len(sources)} files hold no readable text ({reasons})",
+            fix="point data.text at folders with UTF-8 text files",
+        )
     return funnel, fingerprint
 
 

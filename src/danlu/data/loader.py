@@ -27,14 +27,22 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
         if manifest["tokens"] > VERSION:
-            raise NewerFormat(f"{folder} is a token file of version {manifest['tokens']}", where=str(path),
-                              why=f"this danlu reads version {VERSION}", fix="update danlu: git pull")
+            raise NewerFormat(
+                f"{folder} is a token file of version {manifest['tokens']}",
+                where=str(path),
+                why=f"this danlu reads version {VERSION}",
+                fix="update danlu: git pull",
+            )
         width = np.dtype(manifest["dtype"]).itemsize
         for split in manifest["splits"].values():
             size = (folder / split["file"]).stat().st_size
             if size != split["tokens"] * width:
-                raise DamagedTokens(f"{split['file']} has the wrong size", where=str(folder), fix=FIX,
-                                    why=f"it has {size} bytes, {split['tokens']} tokens need {split['tokens'] * width}")
+                raise DamagedTokens(
+                    f"{split['file']} has the wrong size",
+                    where=str(folder),
+                    fix=FIX,
+                    why=f"it has {size} bytes, {split['tokens']} tokens need {split['tokens'] * width}",
+                )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedTokens("there is no whole token file", where=str(folder), why=str(error), fix=FIX) from error
     return manifest
@@ -45,8 +53,12 @@ def verify(folder: Path) -> None:
     for name, split in manifest_of(folder)["splits"].items():
         digest = blake2b((folder / split["file"]).read_bytes(), digest_size=16).hexdigest()
         if digest != split["blake2b"]:
-            raise DamagedTokens(f"the {name} tokens are damaged", where=str(folder / split["file"]), fix=FIX,
-                                why=f"their digest is {digest}, {split['blake2b']} was written")
+            raise DamagedTokens(
+                f"the {name} tokens are damaged",
+                where=str(folder / split["file"]),
+                fix=FIX,
+                why=f"their digest is {digest}, {split['blake2b']} was written",
+            )
 
 
 class Loader:
@@ -63,9 +75,12 @@ class Loader:
         self.tokens: int = found["tokens"]
         self.windows = (self.tokens - 1) // seq
         if self.windows < batch:
-            raise TooFewTokens(f"{self.tokens:,} {split} tokens are fewer than one batch", where=str(folder),
-                               why=f"{batch} sequences of {seq} need {batch * seq + 1:,}",
-                               fix="give more text, or lower plan.micro_batch, plan.micro_batches or data.seq")
+            raise TooFewTokens(
+                f"{self.tokens:,} {split} tokens are fewer than one batch",
+                where=str(folder),
+                why=f"{batch} sequences of {seq} need {batch * seq + 1:,}",
+                fix="give more text, or lower plan.micro_batch, plan.micro_batches or data.seq",
+            )
         self._stream = np.memmap(folder / found["file"], np.dtype(self.manifest["dtype"]).newbyteorder("<"), "r")
         self._seq, self._batch, self._seed = seq, batch, seed
         self._state = {"blake2b": found["blake2b"], "split": split, "seq": seq, "batch": batch, "seed": seed}
@@ -90,6 +105,8 @@ class Loader:
         """Raise OtherTokens unless `state`, from an earlier run's loader, gives the same batches."""
         for name, was in state.items():
             if self._state.get(name) != was:
-                raise OtherTokens(f"the data differs in {name!r} from the run that is to be resumed",
-                                  why=f"it was {was!r}, now it is {self._state.get(name)!r}",
-                                  fix="go on with the same data section and seed, or start anew: --train.resume false")
+                raise OtherTokens(
+                    f"the data differs in {name!r} from the run that is to be resumed",
+                    why=f"it was {was!r}, now it is {self._state.get(name)!r}",
+                    fix="go on with the same data section and seed, or start anew: --train.resume false",
+                )

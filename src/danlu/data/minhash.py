@@ -17,7 +17,7 @@ SHINGLE = 5
 BANDS, ROWS = 14, 8
 Hashes = npt.NDArray[np.uint64]
 
-_BASE = 0x9E3779B97F4A7C15                       # odd, so that it has an inverse modulo 2^64
+_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 _INVERSE = pow(_BASE, -1, 1 << 64)
 _RNG = np.random.default_rng(5)
 _PLACES = _RNG.integers(0, 1 << 64, SHINGLE, np.uint64) | np.uint64(1)
@@ -25,7 +25,7 @@ _FACTORS = _RNG.integers(0, 1 << 32, BANDS * ROWS, np.uint32) | np.uint32(1)
 _ADDENDS = _RNG.integers(0, 1 << 32, BANDS * ROWS, np.uint32)
 _MIX = _RNG.integers(0, 1 << 64, ROWS, np.uint64) | np.uint64(1)
 
-_FOLD = np.zeros(256, np.uint8)                  # 0 separates words
+_FOLD = np.zeros(256, np.uint8)  # 0 separates words
 _FOLD[list(range(ord("0"), ord("9") + 1))] = range(ord("0"), ord("9") + 1)
 _FOLD[list(range(ord("a"), ord("z") + 1))] = range(ord("a"), ord("z") + 1)
 _FOLD[list(range(ord("A"), ord("Z") + 1))] = range(ord("a"), ord("z") + 1)
@@ -101,8 +101,8 @@ def _words(data: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], Hashes]:
 def _split_cjk(data: npt.NDArray[np.uint8], folded: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """First bytes of CJK characters; Unicode punctuation becomes a separator in `folded`."""
     first, second, third = data[:-2], data[1:-1], data[2:]
-    signs = ((first == 0xE2) | (first == 0xE3)) & (second == 0x80)       # U+2000-203F, U+3000-303F
-    signs |= (first == 0xEF) & (second == 0xBC) & (third < 0xA1)         # full-width punctuation and digits' signs
+    signs = ((first == 0xE2) | (first == 0xE3)) & (second == 0x80)  # U+2000-203F, U+3000-303F
+    signs |= (first == 0xEF) & (second == 0xBC) & (third < 0xA1)  # full-width punctuation and digits' signs
     for shift in range(3):
         folded[np.flatnonzero(signs) + shift] = 0
     lead: npt.NDArray[np.bool_] = (data >= 0xE3) & (data <= 0xE9) & (folded != 0)  # U+3000-9FFF

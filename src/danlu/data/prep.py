@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +86,21 @@ def _encoded(clean_store: Path, folder: Path, made_by: dict[str, Any], vocab: in
     store = Store(clean_store)
     tell("vocab")(f"learning {vocab:,} tokens", 0.0)
     tokenizer = bpe.train(_sample(store, SAMPLE * vocab), vocab)
-    held = held_out(record.key.decode() for record in store.scan())
+    held = held_out({document.key: len(document.text.encode()) for document in _documents(store)})
     manifest = encode(_documents(store), held, tokenizer, folder, {"made_by": made_by}, store.records, tell("encode"))
     store.close()
     return manifest
 
 
 def _documents(store: Store) -> Iterator[Document]:
-    return (from_record(record.key, record.value) for record in store.scan())
+    for record in store.scan():
+        document = from_record(record.key, record.value)
+        if store.records > 1:
+            yield document
+        else:  # of a single text, the last part is held out
+            cut = document.text.rfind("\n", 0, len(document.text) * 9 // 10) + 1 or len(document.text) * 9 // 10
+            yield replace(document, text=document.text[:cut])
+            yield replace(document, key=f"{document.key}#rest", text=document.text[cut:])
 
 
 def _sample(store: Store, left: int) -> Iterator[str]:

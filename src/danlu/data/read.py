@@ -16,10 +16,10 @@ from typing import BinaryIO
 from danlu.data.document import Document
 from danlu.store.pack import hash_of
 
-PIECE = 64 << 10          # bytes; a longer file becomes several documents, cut at line ends
-MAX_BROKEN = 0.01         # share of characters that are not UTF-8; up to it they are replaced, above it the piece goes
-MAX_CONTROL = 0.10        # share of control characters in text; above it the piece is binary
-MAX_EXPANSION = 64        # a .gz file may unpack to so many times its size; text reaches about 10, a bomb 1000
+PIECE = 64 << 10  # bytes; a longer file becomes several documents, cut at line ends
+MAX_BROKEN = 0.01  # share of characters that are not UTF-8; up to it they are replaced, above it the piece goes
+MAX_CONTROL = 0.10  # share of control characters in text; above it the piece is binary
+MAX_EXPANSION = 64  # a .gz file may unpack to so many times its size; text reaches about 10, a bomb 1000
 NO_TEXT = {"__pycache__", ".git", ".hg", ".svn"}  # what programs keep for themselves; not entered, not counted
 _CONTROL = bytes(i for i in range(32) if i not in b"\t\n\r\f\b\x1b") + b"\x7f"
 
@@ -112,8 +112,7 @@ def _walk(path: str, key: str, seen: set[tuple[int, int]], found: list[Source], 
                 refused.append(Refused(key, "not_a_file", "it is a device, a socket or a pipe"))
             elif (state.st_dev, state.st_ino) not in seen:
                 seen.add((state.st_dev, state.st_ino))
-                todo += [(f"{path}/{each}", f"{key}/{_text(each)}") for each in os.listdir(path)
-                         if each not in NO_TEXT]
+                todo += [(f"{path}/{each}", f"{key}/{_text(each)}") for each in os.listdir(path) if each not in NO_TEXT]
         except OSError as error:
             refused.append(Refused(key, "unreadable", error.strerror or str(error)))
 

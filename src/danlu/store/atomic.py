@@ -61,6 +61,9 @@ def sync_folder(folder: Path) -> None:
 def _full(path: Path) -> DiskFull:
     folder = path.parent if path.parent.exists() else Path("/")
     room = shutil.disk_usage(folder)
-    return DiskFull(f"no room to write {path.name}", where=str(path),
-                    why=f"it needs more than the {room.free >> 20} of {room.total >> 20} MiB that are free there",
-                    fix=f"df -h {folder}; free some space or set `out` to another disk, then run it again")
+    return DiskFull(
+        f"no room to write {path.name}",
+        where=str(path),
+        why=f"it needs more than the {room.free >> 20} of {room.total >> 20} MiB that are free there",
+        fix=f"df -h {folder}; free some space or set `out` to another disk, then run it again",
+    )

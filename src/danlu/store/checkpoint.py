@@ -149,8 +149,12 @@ def read(folder: Path, step: int) -> Snapshot:
     try:
         whole = json.loads(path.read_bytes())
         if whole["checkpoint"] > VERSION:
-            raise NewerFormat(f"{path.name} is a checkpoint of version {whole['checkpoint']}", where=str(path),
-                              why=f"this danlu reads versions up to {VERSION}", fix="update danlu: git pull")
+            raise NewerFormat(
+                f"{path.name} is a checkpoint of version {whole['checkpoint']}",
+                where=str(path),
+                why=f"this danlu reads versions up to {VERSION}",
+                fix="update danlu: git pull",
+            )
         if zlib.crc32(whole["body"].encode()) != whole["crc32"]:
             raise ValueError("its checksum differs")
         body = json.loads(whole["body"])
@@ -168,9 +172,12 @@ def load(folder: Path, step: int, names: Iterable[str] | None = None) -> dict[st
     snapshot = read(folder, step)
     wanted = set(snapshot.names if names is None else names)
     if missing := sorted(wanted - snapshot.names):
-        raise NoSuchTensor(f"the snapshot of step {step} has no tensor {missing[0]!r}", where=str(folder),
-                           why=f"{len(missing)} of {len(wanted)} wanted ones are not among its {len(snapshot.names)}",
-                           fix="resume with the model section the run was started with, or start anew in another `out`")
+        raise NoSuchTensor(
+            f"the snapshot of step {step} has no tensor {missing[0]!r}",
+            where=str(folder),
+            why=f"{len(missing)} of {len(wanted)} wanted ones are not among its {len(snapshot.names)}",
+            fix="resume with the model section the run was started with, or start anew in another `out`",
+        )
     found: dict[str, Array] = {}
     for shard in snapshot.shards:
         found |= _tensors(folder_of(folder, step), shard, [name for name in shard.tensors if name in wanted])
@@ -231,5 +238,9 @@ def _remove(place: Path) -> None:
 
 
 def _damaged(path: Path, why: str) -> DamagedSnapshot:
-    return DamagedSnapshot(f"{path.parent.name}/{path.name} is damaged or incomplete", where=str(path), why=why,
-                           fix="resume from the snapshot before it: checkpoint.latest() skips this one")
+    return DamagedSnapshot(
+        f"{path.parent.name}/{path.name} is damaged or incomplete",
+        where=str(path),
+        why=why,
+        fix="resume from the snapshot before it: checkpoint.latest() skips this one",
+    )

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
+from struct import Struct
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from danlu.store import atomic
 
 MAGIC = b"danlupk1"
 PER_BUCKET = 4  # 1 byte of index per record, and a bucket of small files is still one read of a few KiB
-HEAD = np.dtype([("hash", "<u8"), ("key", "<u4"), ("value", "<u4")])
+HEAD = Struct("<QII")  # hash, bytes of the key, bytes of the value
 FOOTER = np.dtype([("records", "<u8"), ("buckets", "<u8"), ("index", "<u8"), ("index_crc", "<u4"), ("crc", "<u4"),
                    ("magic", "S8")])  # fmt: skip
 BUCKET_HEAD = 8  # CRC-32 of the rest of the bucket, then the number of records
@@ -83,8 +84,12 @@ class Pack:
         found, footer["crc"] = int(footer["crc"][0]), 0
         magic = bytes(footer["magic"][0])
         if magic[:7] == MAGIC[:7] and magic[7:] > MAGIC[7:]:
-            raise NewerFormat(f"{path.name} is a pack of version {magic[7:].decode()}", where=str(path),
-                              why=f"this danlu reads version {MAGIC[7:].decode()}", fix="update danlu: git pull")
+            raise NewerFormat(
+                f"{path.name} is a pack of version {magic[7:].decode()}",
+                where=str(path),
+                why=f"this danlu reads version {MAGIC[7:].decode()}",
+                fix="update danlu: git pull",
+            )
         if magic != MAGIC or self._map[: len(MAGIC)] != MAGIC or zlib.crc32(footer.tobytes()) != found:
             raise damaged(path, f"the last {FOOTER.itemsize} bytes are not a footer: the file was cut or changed")
         self.records, self._buckets, at = (int(footer[name][0]) for name in ("records", "buckets", "index"))
@@ -132,9 +137,9 @@ class Pack:
         if zlib.crc32(bucket[4:]) != int.from_bytes(bucket[:4], "little"):
             raise damaged(self.path, f"bucket {number} at byte {start} has another checksum than when it was written")
         count = int.from_bytes(bucket[4:8], "little")
-        at = BUCKET_HEAD + count * HEAD.itemsize
+        at = BUCKET_HEAD + count * HEAD.size
         found = []
-        for key_hash, key, value in np.frombuffer(bucket, HEAD, count, BUCKET_HEAD).tolist():
+        for key_hash, key, value in HEAD.iter_unpack(bucket[BUCKET_HEAD:at]):
             found.append(Record(key_hash, bucket[at : at + key], bucket[at + key : at + key + value]))
             at += key + value
         return found
@@ -142,16 +147,19 @@ class Pack:
 
 def damaged(path: Path, why: str) -> DamagedPack:
     """The error for a pack whose bytes are not those that were written."""
-    return DamagedPack(f"{path.name} is damaged", where=str(path), why=why,
-                       fix="prepare the data again: remove that store folder and run danlu prep")
+    return DamagedPack(
+        f"{path.name} is damaged",
+        where=str(path),
+        why=why,
+        fix="prepare the data again: remove that store folder and run danlu prep",
+    )
 
 
 def _bucket(records: list[Record]) -> bytes:
     if not records:
         return b""
-    heads = np.array([(r.hash, len(r.key), len(r.value)) for r in records], HEAD)
-    parts = [len(records).to_bytes(4, "little"), heads.tobytes(), *(part for r in records for part in (r.key, r.value))]
-    body = b"".join(parts)
+    heads = (HEAD.pack(r.hash, len(r.key), len(r.value)) for r in records)
+    body = b"".join([len(records).to_bytes(4, "little"), *heads, *(part for r in records for part in (r.key, r.value))])
     return zlib.crc32(body).to_bytes(4, "little") + body
 
 

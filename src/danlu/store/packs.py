@@ -138,9 +138,12 @@ def _lock(folder: Path) -> int:
     except BlockingIOError as error:
         holder = os.read(fd, 32).decode() or "unknown"
         os.close(fd)
-        raise StoreInUse(f"another process writes {folder.name}", where=str(folder),
-                         why=f"process {holder} holds its lock",
-                         fix=f"wait for it (ps -p {holder}), or give this run another `out`") from error
+        raise StoreInUse(
+            f"another process writes {folder.name}",
+            where=str(folder),
+            why=f"process {holder} holds its lock",
+            fix=f"wait for it (ps -p {holder}), or give this run another `out`",
+        ) from error
     os.ftruncate(fd, 0)
     os.pwrite(fd, str(os.getpid()).encode(), 0)
     return fd
@@ -153,8 +156,12 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_bytes())
         if manifest["pack"] > VERSION:
-            raise NewerFormat(f"{path} is a store of version {manifest['pack']}", where=str(path),
-                              why=f"this danlu reads version {VERSION}", fix="update danlu: git pull")
+            raise NewerFormat(
+                f"{path} is a store of version {manifest['pack']}",
+                where=str(path),
+                why=f"this danlu reads version {VERSION}",
+                fix="update danlu: git pull",
+            )
         return {name: manifest[name] for name in ("pack", "packs", "cursor", "done")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise pack.damaged(path, f"it cannot be read: {error}") from error

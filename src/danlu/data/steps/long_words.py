@@ -6,8 +6,8 @@ import numpy as np
 
 from danlu.data.document import rule
 
-LONG = 60     # bytes; longest words and most URLs are shorter
-MOST = 0.20   # of all bytes
+LONG = 60  # bytes; longest words and most URLs are shorter
+MOST = 0.20  # of all bytes
 
 
 @rule

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from danlu.data.document import Document, Drop
 
-_OVERSTRIKE = re.compile(r".\x08")          # typewriter bold of old manuals: a letter, back, the letter again
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")    # colours of a terminal
+_OVERSTRIKE = re.compile(r".\x08")  # typewriter bold of old manuals: a letter, back, the letter again
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")  # colours of a terminal
 _CHANGED = {**dict.fromkeys(map(chr, [*range(9), *range(14, 32), 0x7F, 0xFEFF, 0x200B]), ""),
             **dict.fromkeys("\r\f\v\x85\u2028\u2029", "\n")}  # fmt: skip
 _TABLE = str.maketrans(_CHANGED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from danlu.data.document import rule
 
-MOST = 0.30   # of the characters; the Gopher rules take 0.20 for web prose, code and manuals repeat more
+MOST = 0.30  # of the characters; the Gopher rules take 0.20 for web prose, code and manuals repeat more
 
 
 @rule

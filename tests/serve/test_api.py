@@ -21,12 +21,14 @@ from hypothesis import strategies as st
 from provoke import provoke
 from small import greedy
 
+from danlu.cli.client import complete
 from danlu.model.load import load
 from danlu.model.quantize import quantize
 from danlu.serve.api import make_app
 from danlu.serve.open import Settings, open_engine
 from danlu.serve.port import listen
 from danlu.serve.server import Server
+from danlu.serve.shapes import check_model
 from danlu.tokens import Tokenizer
 
 PAGE = 16
@@ -332,6 +334,16 @@ def test_no_body_is_our_fault(llama, body, path, kind):
             assert error["message"] and error["type"] == "invalid_request_error"
     finally:
         connection.close()
+
+
+def test_a_model_that_is_not_served_is_named(llama):
+    _, server = llama
+    with provoke("DL-DATA-102") as caught:
+        check_model("other", "tiny")
+    assert "other" in str(caught.error) and "tiny" in str(caught.error)
+    with provoke("DL-RUN-001") as refused:
+        complete(server.url, "other", "x", 2)
+    assert "404" in str(refused.error)
 
 
 def test_unknown_routes_and_methods(llama):

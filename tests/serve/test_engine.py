@@ -11,7 +11,8 @@ import torch
 from provoke import provoke
 from small import SPEC, decoder, engine, greedy
 
-from danlu.serve.engine import Accepted, Ask, End, Engine, Failed, Said
+from danlu.serve.asks import Accepted, Ask, End, Failed, Said
+from danlu.serve.engine import Engine
 from danlu.serve.pages import PAGE
 from danlu.serve.sample import Sampling
 

@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from danlu.serve.engine import Event
+    from danlu.serve.asks import Event
     from danlu.serve.open import Opened
     from danlu.serve.sample import Sampling
 
@@ -94,7 +94,7 @@ def _converse(opened: Opened, history: list[dict[str, str]], most: int | None, s
 
 def _turn(opened: Opened, history: list[dict[str, str]], most: int | None, sampling: Sampling) -> str:
     """Print one answer as it comes; returns its text. Ctrl-C ends it early. Raises PromptTooLong, AnswerFailed."""
-    from danlu.serve.engine import Ask, End, Failed, Said
+    from danlu.serve.asks import Ask, End, Failed, Said
 
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     name = opened.engine.submit(Ask(tuple(opened.voice.encode_chat(history)), most, sampling), events.put)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Protocol
 
-from danlu.serve.engine import End, Said
+from danlu.serve.asks import End, Said
 from danlu.serve.sample import Pick
 
 Json = dict[str, Any]

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from danlu.errors import BadRequest
-from danlu.serve.engine import Ask
+from danlu.errors import BadRequest, UnknownModel
+from danlu.serve.asks import Ask
 from danlu.serve.sample import Sampling
 
 
@@ -35,6 +35,12 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }  # fmt: skip
 MAX_PROMPTS = 64  # prompts in one body; each takes a place in the queue
 MOST = 2**31 - 1  # no number that a message would have to print is larger
+
+
+def check_model(asked: str, served: str) -> None:
+    """Raise UnknownModel unless the model asked for is the one served."""
+    if asked != served:
+        raise UnknownModel(f"no model {asked!r} here", why=f"this server has {served!r}", fix=f'"model": "{served}"')
 
 
 class Body(pydantic.BaseModel, extra="allow", frozen=True):

@@ -56,7 +56,8 @@ def run(
     owner = _Owner(job, crew, log, steps, job.start, on_step or (lambda step: None), list(drills))
     kindly = False
     try:
-        for _ in range(len(job.plan.stages) + spares):
+        wanted = len(job.plan.stages) + spares if job.start < job.steps else 0
+        for _ in range(wanted):
             crew.start()
         result = owner.work()
         kindly = True

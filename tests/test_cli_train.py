@@ -1,0 +1,91 @@
+"""`danlu train` from text to snapshots, as a person types it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from train_world import fleet
+
+from danlu.cli import config
+from danlu.cli.app import main
+from danlu.cli.train import quiet_step
+from danlu.fleet import text
+from danlu.store import checkpoint
+
+pytestmark = pytest.mark.procs
+FLAGS = [
+    "--model.layers", "3", "--model.hidden", "32", "--model.heads", "4", "--model.kv_heads", "2", "--model.ffn", "64",
+    "--data.seq", "16", "--data.vocab", "300", "--plan.micro_batch", "2", "--plan.micro_batches", "4",
+    "--plan.split", "even", "--train.steps", "10", "--train.save_every", "3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory) -> list[str]:
+    """Flags of a small run: text of this checkout, three unequal cards."""
+    folder = tmp_path_factory.mktemp("train")
+    text.dump(fleet(0.5, 0.25, 0.25), folder / "fleet.yaml")
+    source = folder / "text"
+    source.mkdir()
+    for path in sorted((Path(config.__file__).parents[1] / "train").glob("*.py")):
+        (source / path.name).write_text(path.read_text())
+    return [*FLAGS, "--data.text", f"[{source}]", "--fleet.path", str(folder / "fleet.yaml")]
+
+
+@pytest.fixture(scope="module")
+def drilled(words, tmp_path_factory) -> tuple[Path, dict]:
+    out = tmp_path_factory.mktemp("drilled")
+    code = main(["train", *words, "--out", str(out / "run"), "--kill", "1@8", "--json", str(out / "figures.json")])
+    assert code == 0
+    return out / "run", json.loads((out / "figures.json").read_text())
+
+
+def test_a_drill_ends_as_the_run_without_it(drilled, words, tmp_path, capfd):
+    out, figures = drilled
+    assert figures["fault.card"] == "card1" and figures["fault.steps_lost"] == figures["fault.steps_repeated"] == 0
+    assert figures["fault.restored"] == 6 and figures["fault.steps_recomputed"] == figures["fault.during"] - 7
+    assert 0 < figures["fault.recovery_s"] < 30 and figures["train.step_s"] > 0
+    assert figures["train.loss_last"] < figures["train.loss_first"]
+    tokens = ["--data.tokens", str(out / "tokens"), "--plan.path", str(out / "plan.json")]
+    assert main(["train", *words, *tokens, "--out", str(tmp_path)]) == 0
+    captured = capfd.readouterr()
+    assert "emulated" in captured.out and "step 10/10" in captured.err
+    folders = [each / "checkpoints" for each in (out, tmp_path)]
+    first, second = (checkpoint.read(folder, 10) for folder in folders)
+    assert first.shards == second.shards  # checksums of every tensor
+    assert config.load(tmp_path / "config.yaml").train.steps == 10
+
+
+def test_a_run_is_not_overwritten_and_not_resumed_on_other_batches(drilled, words, capsys):
+    out, _ = drilled
+    plan = (out / "plan.json").read_bytes()
+    assert main(["train", *words, "--out", str(out)]) == 2
+    assert "DL-CFG-081" in capsys.readouterr().err and (out / "plan.json").read_bytes() == plan
+    assert main(["train", *words, "--out", str(out), "--train.resume", "true"]) == 0
+    assert "already at step 10" in capsys.readouterr().out
+    assert main(["train", *words, "--out", str(out), "--train.resume", "true", "--train.seed", "5"]) != 0
+    assert "seed" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_whole_snapshots_and_no_process(drilled, words, tmp_path):
+    tokens = ["--data.tokens", str(drilled[0] / "tokens"), "--train.steps", "100000", "--out", str(tmp_path / "run")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "danlu.cli", "train", *words, *tokens], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert any("step" in line and "loss" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    left = [path for path in (tmp_path / "run" / "checkpoints").glob("**/*") if ".part" in path.name]
+    assert not left
+    commands = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
+    assert not any(str(tmp_path).encode() in each for each in commands)
+
+
+def test_the_traced_step_is_a_quiet_one():
+    assert quiet_step(0, 100, 8) == 4 and quiet_step(8, 100, 8) == 12
+    assert quiet_step(0, 100, 4) == 6 and quiet_step(0, 3, 1) == 2 and quiet_step(0, 1, 5) == 1

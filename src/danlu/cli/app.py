@@ -1,8 +1,8 @@
 """From words on the command line to one command's `run`.
 
 A command is one file of this package with three names: `__doc__` (its help, ending with an example),
-`arguments(parser)` and `run(args) -> int`. Files import heavy rooms inside `run`, so that `--help` answers at once. argparse was chosen by
-measurement: 0.05 s for `--help` against 0.50 s with a library that draws its help with rich.
+`arguments(parser)` and `run(args) -> int`. Files import heavy rooms inside `run`, so that `--help` answers at once.
+argparse was chosen by measurement: 0.05 s for `--help` against 0.50 s with a library that draws its help with rich.
 """
 
 from __future__ import annotations

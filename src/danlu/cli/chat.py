@@ -40,9 +40,12 @@ def run(args: argparse.Namespace) -> int:
 
     text = config.load(args.config, args.overrides)
     if not 0 <= args.temperature <= 2 or (args.max_tokens is not None and args.max_tokens < 1):
-        raise BadValue("no such answer", where="command line",
-                       why=f"temperature is {args.temperature:g} (0 to 2), max tokens {args.max_tokens} (1 or more)",
-                       fix="--temperature 0.7 --max-tokens 200")
+        raise BadValue(
+            "no such answer",
+            where="command line",
+            why=f"temperature is {args.temperature:g} (0 to 2), max tokens {args.max_tokens} (1 or more)",
+            fix="--temperature 0.7 --max-tokens 200",
+        )
     folder = model_folder(args, text)
     share_cores()
     from danlu.serve.open import open_engine  # with torch behind it: not before the words are known to be right

@@ -294,4 +294,5 @@ def explain(key: str, overrides: Sequence[str] = ()) -> str:
     name = getattr(field.annotation, "__name__", str(field.annotation))
     origin = "set" if key in {**from_environment(os.environ), **parse_overrides(overrides)} else "default"
     rules = "".join(f", {rule}" for rule in field.metadata)
-    return f"{key}: {field.description or owner.__doc__}\n  type: {name}{rules}\n  value: {getattr(value, last)!r} ({origin})"
+    meaning = field.description or owner.__doc__
+    return f"{key}: {meaning}\n  type: {name}{rules}\n  value: {getattr(value, last)!r} ({origin})"

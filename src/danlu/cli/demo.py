@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from danlu.cli.client import Answer
     from danlu.cli.config import Run
-    from danlu.data.prep import Prepared
+    from danlu.cli.demo_story import Served
     from danlu.nouns import Fleet, ModelSpec, Plan
     from danlu.train.result import Result
 
@@ -30,14 +28,6 @@ EVEN_STEPS = 8
 VICTIM = 1  # the stage that is killed
 PREFIX_CHARS = 4_000
 SAID_TOKENS = 60
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """The two streamed answers of one server: to a prompt never seen, and to one that shares its beginning."""
-
-    cold: Answer
-    warm: Answer
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +57,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "danlu": 1,
         "out": str(args.out),
-        "model": {"layers": 6, "hidden": 128, "heads": 4, "kv_heads": 2, "ffn": 352, "positions": 2048},
+        "model": {"layers": 6, "hidden": 128, "heads": 4, "kv_heads": 2, "ffn": 384, "positions": 2048},
         "fleet": {"emulate": list(SPEEDS), "mem_gib": list(MEM_GIB)},
         "data": {"text": [str(args.text)] if args.text else [], "vocab": 2048, "seq": 128, "limit_mb": 12},
         "plan": {"micro_batch": 4, "micro_batches": 8},
@@ -77,7 +67,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def live(run: Run, deadline: float, began: float) -> dict[str, Any]:
     """All stages in turn. Returns the flat JSON. `deadline` and `began` are monotonic seconds."""
-    from danlu.cli import output, page, prep, wiring
+    from danlu.cli import demo_story, output, page, prep, wiring
     from danlu.cli.bench import machine
 
     install = installed_s()
@@ -97,14 +87,14 @@ def live(run: Run, deadline: float, began: float) -> dict[str, Any]:
     served = serve(run, run.out / "nf4")
 
     figures = {
-        "cards": [card.name for card in fleet.cards], **data.figures, **plan_figures(best, even),
-        **train_figures(result, base, data), **figures, **serve_figures(served),
+        "cards": [card.name for card in fleet.cards], **data.figures, **demo_story.plan_figures(best, even),
+        **demo_story.train_figures(result, base, data), **figures, **demo_story.serve_figures(served),
         "seconds.install": install, "seconds.total": round(time.monotonic() - began, 1),
     }  # fmt: skip
-    story = tell(best, data, result, served, figures, machine())
+    story = demo_story.tell(best, data, result, served, figures, machine())
     report = run.out / "report.html"
     report.write_text(page.render(story), encoding="utf-8")
-    print(summary(best, figures, report))
+    print(demo_story.summary(best, figures, report))
     return figures
 
 
@@ -179,7 +169,9 @@ def train(run: Run, plan: Plan) -> Result:
     from danlu.cli import train
     from danlu.fault.drill import Drill
 
-    return train.train_run(run, plan, drills=(Drill(VICTIM, run.train.steps // 2 + 3),))
+    every = run.train.save_every
+    between_snapshots = run.train.steps // 2 // every * every + every // 2
+    return train.train_run(run, plan, drills=(Drill(VICTIM, between_snapshots),))
 
 
 def quantized(run: Run) -> dict[str, Any]:
@@ -194,6 +186,7 @@ def quantized(run: Run) -> dict[str, Any]:
 def serve(run: Run, folder: Path) -> Served:
     """Serve the quantized model and stream two answers that share a long beginning."""
     from danlu.cli import client, output
+    from danlu.cli.demo_story import Served
     from danlu.cli.serve import serving
 
     progress = output.Progress("serve")
@@ -208,7 +201,7 @@ def serve(run: Run, folder: Path) -> Served:
         f"first token {output.span(cold.first_s)} cold, {output.span(warm.first_s)} with {warm.cached_tokens} of "
         f"{warm.prompt_tokens} prompt tokens cached"
     )
-    return Served(cold, warm)
+    return Served(cold, warm, SAID_TOKENS)
 
 
 def held_out_text(run: Run) -> str:
@@ -220,110 +213,3 @@ def held_out_text(run: Run) -> str:
     tokenizer = Tokenizer(run.out / "tokens")
     text = "".join(tokenizer.decode(held.batch_at(i)[0].tolist()) for i in range(min(16, held.windows)))
     return text[:PREFIX_CHARS]
-
-
-def plan_figures(best: Plan, even: Plan) -> dict[str, Any]:
-    """Keys plan.*."""
-    assert best.forecast is not None and even.forecast is not None
-    return {
-        "plan.layers_per_card": list(best.layers_per_stage),
-        "plan.forecast_step_s": best.forecast.step_s,
-        "plan.even_forecast_step_s": even.forecast.step_s,
-    }
-
-
-def train_figures(result: Result, base: Result, data: Prepared) -> dict[str, Any]:
-    """Keys train.* and fault.*."""
-    fault = result.faults[0]
-    return {
-        "train.steps": len(result.steps),
-        "train.step_s": result.step_s,
-        "train.even_step_s": base.step_s,
-        "train.tokens_per_s": result.tokens_per_s,
-        "train.loss_first": result.steps[0].loss,
-        "train.loss_last": result.steps[-1].loss,
-        "train.unigram_entropy": data.manifest["unigram_entropy"],
-        "fault.card": fault.card,
-        "fault.recovery_s": fault.recovery_s,
-        "fault.steps_lost": result.lost,
-        "fault.steps_repeated": result.repeated,
-        "fault.steps_recomputed": fault.recomputed,
-    }
-
-
-def serve_figures(served: Served) -> dict[str, Any]:
-    """Keys serve.*."""
-    return {
-        "serve.ttft_cold_s": served.cold.first_s,
-        "serve.ttft_warm_s": served.warm.first_s,
-        "serve.prefix_hit_tokens": served.warm.cached_tokens,
-        "serve.tokens_per_s": SAID_TOKENS / max(1e-9, served.warm.total_s - served.warm.first_s),
-    }
-
-
-def tell(plan: Plan, data: Prepared, result: Result, served: Served, figures: dict[str, Any], machine: str) -> Any:
-    """What the report shows, from what the stages gave."""
-    import os
-
-    from danlu.cli import page
-    from danlu.plan.forecast import timeline
-
-    assert plan.forecast is not None
-    cards = [plan.fleet.card(stage.cards[0]) for stage in plan.stages]
-    rows = [
-        page.CardRow(card.name, card.cores, card.flops["fp32"] / 1e9, card.mem_bytes, layers, expected, peak)
-        for card, layers, expected, peak in zip(
-            cards, plan.layers_per_stage, plan.forecast.stage_bytes, result.peak_bytes, strict=True
-        )
-    ]
-    dropped = sorted(data.dropped.items(), key=lambda item: -item[1])
-    funnel = [("read", data.docs_in), *dropped, ("kept", data.docs_kept)]
-    fault = result.faults[0]
-    return page.Story(
-        values=figures, machine=machine, cores=os.cpu_count() or 1, params=plan.model.params, cards=rows, funnel=funnel,
-        timelines=[("forecast", timeline(plan).spans), ("measured", result.spans)],
-        losses=[step.loss for step in result.steps], fault_step=fault.during, resumed_step=fault.restored,
-        answer=served.warm.text,
-    )  # fmt: skip
-
-
-def summary(plan: Plan, figures: dict[str, Any], report: Path) -> str:
-    """The table a person sees at the end."""
-    from danlu.cli import output
-
-    f = figures
-    layers = " / ".join(f"{count:g}" for count in plan.layers_per_stage)
-    error = f["plan.forecast_step_s"] / f["train.step_s"] - 1
-    rows = [
-        [
-            "split over unequal cards",
-            f"{layers} layers",
-            f"{f['train.even_step_s'] / f['train.step_s']:.2f}x the even split",
-        ],
-        [
-            "forecast of a step",
-            output.span(f["plan.forecast_step_s"]),
-            f"measured {output.span(f['train.step_s'])}, {error:+.1%}",
-        ],
-        [
-            "loss",
-            f"{f['train.loss_first']:.2f} -> {f['train.loss_last']:.2f}",
-            f"entropy of single tokens {f['train.unigram_entropy']:.2f}",
-        ],
-        [
-            "fault",
-            f"{f['fault.card']} killed",
-            f"going on after {output.span(f['fault.recovery_s'])}, {f['fault.steps_recomputed']} steps again, {f['fault.steps_lost']} lost",
-        ],
-        [
-            "4 bits",
-            f"{f['quant.bits_per_weight']:.2f} bits a weight",
-            f"perplexity {f['quant.ppl_before']:.1f} -> {f['quant.ppl_after']:.1f}",
-        ],
-        [
-            "first token",
-            output.span(f["serve.ttft_cold_s"]),
-            f"{output.span(f['serve.ttft_warm_s'])} when {f['serve.prefix_hit_tokens']} tokens are cached",
-        ],
-    ]
-    return f"\n{output.table(['', 'figure', 'beside'], rows)}\n\nreport  {report}\n"

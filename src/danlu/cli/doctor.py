@@ -79,11 +79,12 @@ def _kernels() -> Check:
 
 
 def _cards() -> Check:
-    from danlu import fleet
+    from danlu import plugins
 
-    cards = fleet.cards()
-    text = ", ".join(f"{card.name} ({card.model})" for card in cards)
-    return Check("cards", "ok" if cards else "bad", text or "none", "" if cards else "danlu probe")
+    package = "danlu.fleet.vendors"
+    absent = {name: plugins.load(package, name).present() for name in plugins.names(package)}
+    text = ", ".join(name for name, why in absent.items() if not why)
+    return Check("card vendors", "ok", text + "".join(f"; {name}: {why}" for name, why in absent.items() if why))
 
 
 def _cores() -> Check:

@@ -34,6 +34,7 @@ class Story:
     funnel     (what became of documents, how many)
     timelines  ("forecast", spans of every stage), ("measured", ...)
     losses     one per step, in nats
+    learnt_s   seconds the training took
     """
 
     values: Mapping[str, Any]
@@ -46,6 +47,7 @@ class Story:
     losses: Sequence[float]
     fault_step: int
     resumed_step: int
+    learnt_s: float
     answer: str = ""
     when: datetime.datetime = field(default_factory=datetime.datetime.now)
 
@@ -72,6 +74,6 @@ def render(story: Story) -> str:
     }
     return jinja2.Environment(autoescape=True).from_string(template).render(
         values=story.values, machine=story.machine, cores=story.cores, params=story.params, cards=story.cards,
-        pictures=drawn, fault={"step": story.fault_step}, answer=story.answer, version=__version__,
-        when=story.when.strftime("%Y-%m-%d %H:%M"), span=span, size=size,
+        pictures=drawn, fault={"step": story.fault_step}, answer=story.answer, learnt_s=story.learnt_s,
+        version=__version__, when=story.when.strftime("%Y-%m-%d %H:%M"), span=span, size=size,
     )  # fmt: skip

@@ -116,10 +116,14 @@ def bars(labels: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], u
     for place, (name, values) in enumerate(series):
         ys = [-(i + (place + 0.5) * height) for i in range(len(labels))]
         drawn = axes.barh(ys, values, height=height * 0.9, color=colours[place % len(colours)], label=name)
-        axes.bar_label(drawn, fmt="%.3g", padding=3, fontsize=9, color=INK)
+        axes.bar_label(drawn, labels=[_number(value) for value in values], padding=3, fontsize=9, color=INK)
     axes.set_yticks([-(i + 0.4) for i in range(len(labels))], labels)
     axes.set_xlabel(unit)
     axes.margins(x=0.12)
     if len(series) > 1:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(series), frameon=False)
     return _svg(figure, title)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"

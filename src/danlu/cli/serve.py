@@ -37,8 +37,12 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, and how it is computed; `danlu chat` has the same."""
     parser.add_argument("folder", nargs="?", type=Path, metavar="MODEL", help="model folder (default: model.path)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="run.yaml; its section serve is read")
-    parser.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto",
-                        help="element type of the computation (default: as the weights are stored)")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="element type of the computation (default: as the weights are stored)",
+    )
     parser.add_argument("--card", default="auto", help="cpu, or an accelerator as torch names it")
 
 
@@ -64,11 +68,19 @@ def model_folder(args: argparse.Namespace, run: Run) -> Path:
     """The model folder that was asked for. Raises BadValue if there is none."""
     folder: Path | None = args.folder or run.model.path
     if folder is None:
-        raise BadValue("no model to serve", where="command line", why="neither MODEL nor model.path is given",
-                       fix=f"danlu {sys.argv[1] if len(sys.argv) > 1 else 'serve'} path/to/model")
+        raise BadValue(
+            "no model to serve",
+            where="command line",
+            why="neither MODEL nor model.path is given",
+            fix=f"danlu {sys.argv[1] if len(sys.argv) > 1 else 'serve'} path/to/model",
+        )
     if not folder.is_dir():
-        raise BadValue(f"{folder} is not a folder", where="MODEL", why="a model is a folder with config.json in it",
-                       fix=f"ls {folder.parent}")
+        raise BadValue(
+            f"{folder} is not a folder",
+            where="MODEL",
+            why="a model is a folder with config.json in it",
+            fix=f"ls {folder.parent}",
+        )
     return folder
 
 
@@ -107,9 +119,20 @@ def run(args: argparse.Namespace) -> int:
         try:
             ready_s = time.monotonic() - began
             print(_welcome(opened, text, server.url, name, ready_s), flush=True)
-            write_json(args.json, {"url": server.url, "model": name, "pid": os.getpid(), "seconds.ready": ready_s,
-                                   "weight_bytes": opened.weight_bytes, "kv_bytes": opened.kv_bytes,
-                                   "context": opened.engine.context, "dtype": opened.dtype, "card": opened.card})
+            write_json(
+                args.json,
+                {
+                    "url": server.url,
+                    "model": name,
+                    "pid": os.getpid(),
+                    "seconds.ready": ready_s,
+                    "weight_bytes": opened.weight_bytes,
+                    "kv_bytes": opened.kv_bytes,
+                    "context": opened.engine.context,
+                    "dtype": opened.dtype,
+                    "card": opened.card,
+                },
+            )
             while not stop.wait(0.2) and opened.engine.failure is None:
                 pass
             failure = opened.engine.failure
@@ -133,6 +156,7 @@ def _stop_event(on_eof: bool) -> threading.Event:
     signal.signal(signal.SIGINT, asked)
     signal.signal(signal.SIGTERM, asked)
     if on_eof:
+
         def wait() -> None:
             while os.read(0, 4096):
                 pass
@@ -203,6 +227,7 @@ def _await_ready(child: subprocess.Popen[bytes], report: Path, log: Path, limit_
             said = log.read_text(encoding="utf-8", errors="replace").strip()[-1500:]
             why = f"it ended with code {child.returncode}" if ended else f"it was not ready after {limit_s:.0f} s"
             fix = " ".join(map(str, child.args)) if isinstance(child.args, list) else str(child.args)
-            raise ServerNotReady("the server did not start", where=f"process {child.pid}",
-                                 why=f"{why}; it said: {said}", fix=fix)
+            raise ServerNotReady(
+                "the server did not start", where=f"process {child.pid}", why=f"{why}; it said: {said}", fix=fix
+            )
         time.sleep(0.02)

@@ -163,6 +163,7 @@ def test_an_exported_folder_has_the_tokenizer_and_knows_where_answers_end(tmp_pa
 def test_export_never_replaces_what_is_no_model(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
+    (tmp_path / "home" / "config.json").write_text("{}")
     spec = families.spec({"model_type": "llama", **TINY})
     tensors = {name: torch.zeros(shape) for name, shape in families.shapes(spec).items()}
     with provoke("DL-CFG-002"):

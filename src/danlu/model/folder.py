@@ -16,10 +16,10 @@ from danlu.errors import BadValue, DiskFull
 def replacing(out: Path) -> Iterator[Path]:
     """A folder to fill; it becomes `out` when the block ends well, and is gone when it does not.
 
-    An older model folder (one with a config.json) of that name is replaced at the end. The draft's name is fixed, so
+    An older model folder of that name is replaced at the end. The draft's name is fixed, so
     the next try clears what a killed one left. Raises BadValue if `out` is something else, DiskFull.
     """
-    if out.exists() and not (out / "config.json").exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not _replaceable(out):
         raise BadValue(f"{out} is in the way", why="it exists and is no model folder", fix="name another output folder")
     draft, older = (out.with_name(f".{out.name}.{mark}") for mark in ("part", "old"))
     _settle(out, draft, older)
@@ -44,6 +44,13 @@ def replacing(out: Path) -> Iterator[Path]:
         ) from error
     finally:
         _settle(out, draft, older)
+
+
+def _replaceable(out: Path) -> bool:
+    """True for an empty folder and for a model's; anything else may be somebody's work."""
+    if not out.is_dir():
+        return False
+    return not any(out.iterdir()) or ((out / "config.json").exists() and any(out.glob("*.safetensors")))
 
 
 def _settle(out: Path, draft: Path, older: Path) -> None:

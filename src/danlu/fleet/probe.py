@@ -82,24 +82,22 @@ def measured(children: int, grid: str, say: Progress) -> tuple[Rate, ...]:
         subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(children)
     ]
+    texts: list[str] = [""] * children
+    readers = [threading.Thread(target=_drain, args=(texts, i, child)) for i, child in enumerate(running[1:], 1)]
+    for reader in readers:
+        reader.start()
     try:
-        texts: list[str] = [""] * children
-        readers = [threading.Thread(target=_drain, args=(texts, i, child)) for i, child in enumerate(running[1:], 1)]
-        for reader in readers:
-            reader.start()
         texts[0] = "\n".join(_watched(running[0], say))
-        for reader in readers:
-            reader.join()
         for child in running:
             if child.wait() != 0:
                 raise _died(child)
     finally:
         for child in running:
             child.kill()
-            child.wait()
-            for stream in (child.stdout, child.stderr):
-                assert stream is not None
-                stream.close()
+        for reader in readers:
+            reader.join()
+        for child in running:
+            child.communicate()
     found: dict[tuple[str, tuple[int, ...]], list[float]] = {}
     for op, shape, per_s in (json.loads(line) for text in texts for line in text.splitlines()):
         found.setdefault((op, tuple(shape)), []).append(per_s)

@@ -94,12 +94,19 @@ AVX2 inline float sum8(__m256 v) {
 // absmax of blocks [first, first + count), counted over the tensor. The table is read by integer moves into memory: the
 // compiler's own vector form spends the shuffles that the products need.
 AVX2 inline void read_absmax(const danlu_nf4& w, int64_t first, int64_t count, float* absmax) {
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t bits;
-        std::memcpy(&bits, w.map + w.absmax[first + i], 4);
-        std::memcpy(absmax + i, &bits, 4);
-        __asm__ volatile("" ::: "memory");
+    const uint8_t* code = w.absmax + first;
+    int64_t done = 0;
+    for (; done + 8 <= count; done += 8) {
+        uint64_t codes;
+        std::memcpy(&codes, code + done, 8);
+        for (int i = 0; i < 8; i++) {
+            uint32_t bits;
+            std::memcpy(&bits, w.map + (codes >> 8 * i & 255), 4);
+            std::memcpy(absmax + done + i, &bits, 4);
+            __asm__ volatile("" ::: "memory");
+        }
     }
+    for (; done < count; done++) absmax[done] = w.map[code[done]];
     for (int64_t i = 0; i < count;) {
         const float scale = w.scale[(first + i) / kAbsmaxBlock];
         const int64_t stop = std::min(count, i + kAbsmaxBlock - (first + i) % kAbsmaxBlock);

@@ -1,8 +1,8 @@
 """NF4: 4-bit weights with a fixed codebook, scaled by the absmax of every 64, which itself is kept in 8 bits.
 
 The numbers are those of QLoRA (arXiv 2305.14314, section 3 and appendix E) as bitsandbytes fixes them, so that its
-bytes mean the same values here: 64 weights of a row share one absmax, all absmax lose their common mean (`offset`), and 256 of
-them share one fp32 scale. 4 + 8/64 + 32/(64 * 256) = 4.127 bits per weight.
+bytes mean the same values here: 64 weights of a row share one absmax, all absmax lose their common mean (`offset`), and
+256 of them share one fp32 scale. 4 + 8/64 + 32/(64 * 256) = 4.127 bits per weight.
 
 Axes: N rows (outputs), K columns (inputs), B = ceil(K / 64) blocks of a row, R input rows.
 """

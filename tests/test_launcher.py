@@ -24,7 +24,11 @@ def checkout(tmp_path):
 def launch(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON", "UV_"))}
     return subprocess.run(
-        [sys.executable, str(folder / "danlu"), *words], env={**clean, **env}, capture_output=True, text=True, check=False
+        [sys.executable, str(folder / "danlu"), *words],
+        env={**clean, **env},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

@@ -75,7 +75,9 @@ def test_a_tied_embedding_waits_for_both_ends():
     base = run(2, 1, [StageCost(1.0, 1.0, tied_s=0.5)] * 2, link, tied=True)
     late = run(2, 1, [StageCost(1.0, 1.0, tied_s=0.5)] * 2, slow, tied=True)
     assert base.step_s == pytest.approx(4.5)
-    assert late.step_s - base.step_s == pytest.approx(7.0 + 2 * slow[0, 1].seconds(schedule.message_bytes(plan)), rel=1e-3)
+    assert late.step_s - base.step_s == pytest.approx(
+        7.0 + 2 * slow[0, 1].seconds(schedule.message_bytes(plan)), rel=1e-3
+    )
 
 
 def test_deeper_warm_up_hides_a_slow_link():

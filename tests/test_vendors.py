@@ -57,6 +57,21 @@ def test_a_paced_loop_takes_cpu_over_speed():
     assert time.monotonic() >= end
 
 
+def test_a_slower_machine_is_no_slower_card():
+    """Told that work takes twice the CPU it took when probed, the pacer charges half."""
+    pacer = Pacer(0.5, drift=lambda: 2.0)
+    start, cpu = pacer.clock, time.thread_time()
+    with pacer.instruction():
+        burn(0.03)
+    assert pacer.clock - start == pytest.approx((time.thread_time() - cpu) / 2 / 0.5, rel=0.1)
+
+
+def test_rates_are_told_at_the_machines_usual_speed():
+    """A point measured while the reference took twice as long counts as measured at its usual speed."""
+    rates = probe.settled([("a", [1], 10.0, 1.0), ("a", [1], 5.0, 2.0), ("b", [1], 3.0, 1.0)])
+    assert {(rate.op, rate.per_s) for rate in rates} == {("reference", 1.0), ("a", 10.0), ("b", 3.0)}
+
+
 def test_waiting_is_no_credit_and_lateness_is_caught_up():
     pacer = Pacer(0.5)
     arrival = time.monotonic() + 0.05

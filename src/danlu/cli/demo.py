@@ -139,9 +139,8 @@ def plans(run: Run, spec: ModelSpec, fleet: Fleet) -> tuple[Plan, Plan]:
     even = wiring.plan_of(run.model_copy(update={"plan": run.plan.model_copy(update={"split": "even"})}), spec, fleet)
     assert best.forecast is not None and even.forecast is not None
     layers = "/".join(f"{count:g}" for count in best.layers_per_stage)
-    progress.done(
-        f"layers {layers}, forecast {output.span(best.forecast.step_s)} a step; even {output.span(even.forecast.step_s)}"
-    )
+    ours, theirs = output.span(best.forecast.step_s), output.span(even.forecast.step_s)
+    progress.done(f"layers {layers}, forecast {ours} a step; even split {theirs}")
     return best, even
 
 

@@ -1,4 +1,5 @@
-"""Times the operators a decoder is made of on one core, in a process of its own: one JSON line a point.
+"""Times the operators a decoder is made of on one core, in a process of its own: one JSON line a point
+(operator, shape, work per second, seconds of the reference work beside it).
 
     python -m danlu.fleet.measure quick|full
 
@@ -272,10 +273,14 @@ def main(argv: list[str]) -> None:
     grid = GRIDS[argv[0]]
     import torch
 
+    from danlu.fleet.reference import Reference
+
     torch.set_num_threads(1)
+    reference = Reference()
     for _ in range(grid.passes):
         for point in points(grid):
-            print(json.dumps([point.op, list(point.shape), point.work / seconds(point, grid.spend_s)]), flush=True)
+            took, beside = seconds(point, grid.spend_s), reference.seconds()
+            print(json.dumps([point.op, list(point.shape), point.work / took, beside]), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,24 +4,37 @@ Each instruction starts at max(clock, its inputs' arrival) and ends at start + t
 absolute times, so an oversleep (65-70 us) is never paid twice, and a late thread catches up over later instructions.
 The sleep is owed on exit and paid on entry of the next instruction (or by `settle`): what an instruction made can be
 posted, stamped with `clock`, before the thread sleeps.
+
+CPU time is not work: on a shared machine the same kernel takes 20% more of it at one moment than at another. A pacer
+that is told of that drift (danlu.fleet.reference) charges what the work would have taken when the machine was probed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
+
+LOOK_S = 0.02  # CPU seconds of work between two looks at how fast the machine is; a look costs 2% of that
+MEMORY = 0.95  # of the mean that a look keeps: about 0.4 s of work
+WIDEST = 2.0  # a machine that is slower or faster than this by turns is not corrected further
 
 
 class Pacer:
     """Owns the virtual clock of one card; used by one thread."""
 
-    def __init__(self, speed: float = inf) -> None:
-        """speed  CPU seconds of work per second, in (0, 1]; inf for a real card, whose clock is the real one."""
+    def __init__(self, speed: float = inf, drift: Callable[[], float] | None = None) -> None:
+        """Start the clock now.
+
+        speed  CPU seconds of work per second, in (0, 1]; inf for a real card, whose clock is the real one
+        drift  CPU seconds that a second's work of the probe takes now: 1.1 while the machine is 10% slower than it was
+               then. Asked now and then; CPU time is divided by its running mean. None: a CPU second is a CPU second
+        """
         assert speed > 0
         self.speed = speed
         self.clock = time.monotonic()
+        self._drift, self._slower, self._unseen = drift, 1.0, inf
 
     @property
     def real(self) -> bool:
@@ -43,7 +56,16 @@ class Pacer:
         sleep_until(start)
         before = time.thread_time()
         yield
-        self.clock = start + (time.thread_time() - before) / self.speed
+        self._charge(start, time.thread_time() - before)
+
+    def _charge(self, start: float, cpu_s: float) -> None:
+        if self._drift is not None:
+            first, self._unseen = self._unseen == inf, self._unseen + cpu_s
+            if self._unseen > LOOK_S:
+                seen = min(max(self._drift(), 1 / WIDEST), WIDEST)
+                self._slower = seen if first else MEMORY * self._slower + (1 - MEMORY) * seen
+                self._unseen = 0.0
+        self.clock = start + cpu_s / self._slower / self.speed
 
     def settle(self) -> float:
         """Sleep what is still owed; returns `clock`, the end of the last instruction."""

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -98,9 +98,19 @@ def measured(children: int, grid: str, say: Progress) -> tuple[Rate, ...]:
             reader.join()
         for child in running:
             child.communicate()
-    found: dict[tuple[str, tuple[int, ...]], list[float]] = {}
-    for op, shape, per_s in (json.loads(line) for text in texts for line in text.splitlines()):
-        found.setdefault((op, tuple(shape)), []).append(per_s)
+    return settled(json.loads(line) for text in texts for line in text.splitlines())
+
+
+def settled(lines: Iterable[tuple[str, list[int], float, float]]) -> tuple[Rate, ...]:
+    """Median rates at one speed of the machine: that of the median reference, which is noted as the rate "reference".
+
+    lines  (operator, shape, work per second, seconds of the reference work beside it)
+    """
+    measured = list(lines)
+    usual_s = statistics.median(reference_s for *_, reference_s in measured)
+    found: dict[tuple[str, tuple[int, ...]], list[float]] = {("reference", ()): [1 / usual_s]}
+    for op, shape, per_s, reference_s in measured:
+        found.setdefault((op, tuple(shape)), []).append(per_s * reference_s / usual_s)
     return tuple(
         Rate(op, "fp32", shape, float(f"{statistics.median(each):.4g}")) for (op, shape), each in found.items()
     )

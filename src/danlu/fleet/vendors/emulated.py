@@ -27,8 +27,14 @@ def device(card: Card) -> str:
 
 
 def pace(card: Card) -> Pacer:
-    """A pacer at the card's speed in cores."""
-    return Pacer(card.cores)
+    """A pacer at the card's speed in cores of the machine as it was probed."""
+    usual_s = next((card.cores / rate.per_s for rate in card.rates if rate.op == "reference"), None)
+    if usual_s is None:
+        return Pacer(card.cores)
+    from danlu.fleet.reference import Reference
+
+    reference = Reference()
+    return Pacer(card.cores, lambda: reference.seconds() / usual_s)
 
 
 def memory(card: Card) -> Memory:

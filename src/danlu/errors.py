@@ -70,6 +70,12 @@ class BadFleet(BadConfig):
     code = "DL-CFG-010"
 
 
+class UnknownCard(BadConfig):
+    """A card that the catalogue does not have, or a figure of one that nobody published."""
+
+    code = "DL-CFG-012"
+
+
 class UnknownSchedule(BadConfig):
     """An order of instructions that plan/schedule.py does not know."""
 

@@ -49,7 +49,7 @@ def events(url: str, path: str, body: Mapping[str, Any], timeout_s: float = 120.
         connection.close()
 
 
-def complete(url: str, model: str, prompt: str, max_tokens: int, **options: Any) -> Answer:
+def complete(url: str, model: str, prompt: str | list[int], max_tokens: int, **options: Any) -> Answer:
     """Stream one completion of `prompt` and time it."""
     body = {"model": model, "prompt": prompt, "max_tokens": max_tokens, "stream": True,
             "stream_options": {"include_usage": True}, **options}  # fmt: skip

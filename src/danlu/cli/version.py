@@ -10,7 +10,7 @@ import argparse
 import importlib.metadata
 import platform
 
-PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "pydantic", "fastapi")
+PACKAGES = ("torch", "numpy", "tokenizers", "pydantic", "fastapi")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

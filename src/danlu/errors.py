@@ -5,7 +5,7 @@
     ├── BadEnvironment   DL-ENV-...    exit 3   this machine lacks something
     ├── NoRoom           DL-MEM-...    exit 4   memory, disk, port
     ├── BadData          DL-DATA-...   exit 5   a file, a stream or a message we did not write as it stands
-    └── Broken           DL-RUN-...    exit 70  a run that could not go on
+    └── Broken           DL-RUN-...    exit 70  a run that could not go on; DL-BUG-... a fault of danlu itself
 
 A class is one entry; each has its own code, and a test that provokes it (tests/test_errors.py holds that).
 """
@@ -98,6 +98,12 @@ class MissingPackage(BadEnvironment):
     """A Python package of an extra is not installed."""
 
     code = "DL-ENV-001"
+
+
+class BadPath(BadEnvironment):
+    """A file or folder that the operating system would not let us use."""
+
+    code = "DL-ENV-003"
 
 
 class StoreInUse(BadEnvironment):
@@ -304,6 +310,12 @@ class NotFinite(Broken):
     """The loss or the gradient is no number any more."""
 
     code = "DL-RUN-013"
+
+
+class Bug(Broken):
+    """A fault of danlu itself: an exception that nothing foresaw. Its traceback is in a file, to be reported."""
+
+    code = "DL-BUG-001"
 
 
 class ServerRefused(Broken):

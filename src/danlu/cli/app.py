@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
+import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -73,7 +73,8 @@ def divide(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[
         elif not word.startswith("--") or word.partition("=")[0] in known:
             own.append(word)
         else:
-            overrides += [word, *([todo.pop(0)] if "=" not in word and todo else [])]
+            valued = "=" not in word and todo and not todo[0].startswith("--")
+            overrides += [word, *([todo.pop(0)] if valued else [])]
     return own, overrides
 
 
@@ -104,28 +105,58 @@ def _no_such_command(name: str) -> DanluError:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Exit codes: 0 ok, 2 usage, 3 environment, 4 resource, 5 data, 70 ours, 130 Ctrl-C."""
+    """Run one command. Exit codes: 0 ok, 2 usage, 3 environment, 4 resource, 5 data, 70 ours, 128 + signal."""
     words = sys.argv[1:] if argv is None else argv
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(overview(), end="")
-        return 0
-    name = "version" if words[0] == "--version" else words[0]
     from danlu.errors import DanluError
 
     try:
-        if name not in COMMANDS:
-            raise _no_such_command(name)
-        parser = parser_of(name)
-        own, overrides = divide(words[1:], parser)
-        args = parser.parse_args(own)
-        args.overrides = overrides
-        return int(module_of(name).run(args))
+        if argv is None:
+            _unwind_on_signals()
+        code = _command(words)
+        sys.stdout.flush()  # a full disk or a reader that left is met here, not at the interpreter's end
+        return code
     except DanluError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nstopped by Ctrl-C", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output left (`danlu ... | head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except Exception as error:
+        from danlu.cli import unforeseen
+
+        if unforeseen.reader_left(error):  # `danlu ... | head`
+            return 0
+        known = unforeseen.entry_of(error, words)
+        print(known, file=sys.stderr)
+        return known.exit_code
+
+
+def _command(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview(), end="")
         return 0
+    name = "version" if words[0] == "--version" else words[0]
+    if name not in COMMANDS:
+        raise _no_such_command(name)
+    parser = parser_of(name)
+    own, overrides = divide(words[1:], parser)
+    args = parser.parse_args(own)
+    if overrides and not parser.get_default("passes_on"):
+        from danlu.cli.config import parse_overrides
+
+        flags = [option for action in parser._actions for option in action.option_strings]
+        parse_overrides(overrides, flags)  # a misspelt option is refused also by a command that reads no key
+    args.overrides = overrides
+    return int(module_of(name).run(args))
+
+
+def _unwind_on_signals() -> None:
+    """SIGTERM, and SIGHUP unless it is ignored (nohup), end a command like Ctrl-C: through every `finally`."""
+
+    def end(number: int, frame: object) -> None:
+        print(f"\nstopped by {signal.Signals(number).name}", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)

@@ -11,7 +11,7 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import yaml
@@ -19,9 +19,11 @@ from pydantic import Field
 
 from danlu.errors import BadValue, UnknownKey, UnreadableConfig
 
+Positive = Annotated[float, Field(gt=0)]
 
-class Section(pydantic.BaseModel, extra="forbid", frozen=True):
-    """Base of every section: unknown keys are refused, nothing is written to later."""
+
+class Section(pydantic.BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
+    """Base of every section: unknown keys are refused, nothing is written to later, every number is finite."""
 
 
 class ModelText(Section):
@@ -43,10 +45,10 @@ class FleetText(Section):
     """Which cards: a Fleet YAML, or emulated cards on this machine."""
 
     path: Path | None = Field(None, description="Fleet YAML, as `danlu probe` writes it")
-    emulate: list[float] | None = Field(
-        None, description="speeds in proportion, e.g. [4, 2, 2]; shares of 0.8 of the cores"
+    emulate: list[Positive] | None = Field(
+        None, min_length=1, description="speeds in proportion, e.g. [4, 2, 2]; shares of 0.8 of the cores"
     )
-    mem_gib: list[float] | None = Field(None, description="memory of each emulated card in GiB")
+    mem_gib: list[Positive] | None = Field(None, min_length=1, description="memory of each emulated card in GiB")
 
 
 class DataText(Section):
@@ -120,8 +122,23 @@ def known_keys(model: type[pydantic.BaseModel] = Run, prefix: str = "") -> Itera
             yield from known_keys(field.annotation, f"{prefix}{name}.")
 
 
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """`--train.steps 50 --out=x` as {"train.steps": 50, "out": "x"}; values are YAML. Raises UnknownKey, BadValue."""
+def _field(key: str) -> pydantic.fields.FieldInfo:
+    """The field of a dotted key, which exists."""
+    owner: Any = Run
+    *sections, last = key.split(".")
+    for section in sections:
+        owner = owner.model_fields[section].annotation
+    found: pydantic.fields.FieldInfo = owner.model_fields[last]
+    return found
+
+
+def parse_overrides(words: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
+    """`--train.steps 50 --out=x` as {"train.steps": 50, "out": "x"}; values are YAML.
+
+    flags  options of the command itself, one of which a misspelt word may mean
+    A key that is true or false may stand alone: `--train.resume`. Raises UnknownKey, BadValue.
+    """
+    switches = {key for key in known_keys() if _field(key).annotation is bool}
     found: dict[str, Any] = {}
     todo = list(words)
     while todo:
@@ -135,12 +152,15 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             )
         key, equals, value = word[2:].partition("=")
         if key not in set(known_keys()):
-            raise _unknown(key, "command line")
-        if not equals:
-            if not todo:
+            near = difflib.get_close_matches(f"--{key}", flags, 1)
+            raise _unknown(key, "command line", near)
+        if not equals and key in switches and (not todo or todo[0].startswith("--")):
+            value = "true"
+        elif not equals:
+            if not todo or todo[0].startswith("--"):
                 raise BadValue(
                     f"--{key} has no value",
-                    why="the command line ends there",
+                    why="no value follows it",
                     fix=f"--{key} VALUE",
                     where="command line",
                 )
@@ -203,10 +223,24 @@ def dump(run: Run) -> str:
     return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key of a mapping stands twice: the one that loses would be lost in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """A mapping. Raises ConstructorError for a second key of the same name."""
+        seen: set[str] = set()
+        for name, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if name.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{name.value!r} stands twice", name.start_mark)
+            if isinstance(name.value, str):
+                seen.add(name.value)
+        return super().construct_mapping(node, deep)
+
+
 def _yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-99-99
         mark = getattr(error, "problem_mark", None)
         line = f"{where}:{mark.line + 1}" if mark else where
         raise UnreadableConfig(
@@ -248,9 +282,9 @@ def _where(path: Path | None, text: str, keys: Sequence[Any]) -> str:
     return f"{path}:{line}" if path and line else str(path or "command line or environment")
 
 
-def _unknown(key: str, where: str) -> UnknownKey:
+def _unknown(key: str, where: str, flags: Sequence[str] = ()) -> UnknownKey:
     known = list(known_keys())
-    near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
+    near = list(flags) or difflib.get_close_matches(key, known, 1, cutoff=0.5)
     last = key.rsplit(".", 1)[-1]
     near = near or [k for k in known if difflib.get_close_matches(last, [k.rsplit(".", 1)[-1]], 1, cutoff=0.7)][:1]
     section = key.rpartition(".")[0]
@@ -270,8 +304,9 @@ def _explain(error: pydantic.ValidationError, path: Path | None, text: str) -> U
     dotted = ".".join(map(str, keys))
     if first["type"] == "extra_forbidden":
         return _unknown(dotted, where)
+    section = first["type"] == "model_type"
     return BadValue(
-        f"{dotted}: {first['msg'].lower()}",
+        f"{dotted}: input should be a section, keys below it" if section else f"{dotted}: {first['msg'].lower()}",
         where=where,
         why=f"the value is {first['input']!r}",
         fix=f"danlu config explain {dotted}",
@@ -282,15 +317,10 @@ def explain(key: str, overrides: Sequence[str] = ()) -> str:
     """One key as a person wants to read it: what it means, its type and its value now. Raises UnknownKey."""
     if key not in set(known_keys()):
         raise _unknown(key, "command line")
-    owner: type[pydantic.BaseModel] = Run
     value: Any = load(None, overrides)
-    *sections, last = key.split(".")
-    for section in sections:
-        found = owner.model_fields[section].annotation
-        assert isinstance(found, type) and issubclass(found, pydantic.BaseModel)
-        owner = found
+    for section in key.split(".")[:-1]:
         value = getattr(value, section)
-    field = owner.model_fields[last]
+    owner, last, field = type(value), key.rsplit(".", 1)[-1], _field(key)
     name = getattr(field.annotation, "__name__", str(field.annotation))
     origin = "set" if key in {**from_environment(os.environ), **parse_overrides(overrides)} else "default"
     rules = "".join(f", {rule}" for rule in field.metadata)

@@ -80,10 +80,18 @@ class Progress:
 
 
 def write_json(path: Path | None, values: Mapping[str, Any]) -> None:
-    """Write one flat JSON object, whole or not at all; no path writes nothing."""
-    if path is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    new.replace(path)
+    """Write one flat JSON object, whole or not at all; no path writes nothing. Raises DiskFull."""
+    if path is not None:
+        write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file for the user, whole or not at all; `/dev/stdout` and its like are appended to. Raises DiskFull."""
+    from danlu.store import atomic
+
+    if path.parent in (Path("/dev"), Path("/dev/fd")):
+        sys.stdout.flush()
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    else:
+        atomic.write(path.resolve(), text.encode())

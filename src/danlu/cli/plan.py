@@ -34,14 +34,11 @@ def run(args: argparse.Namespace) -> int:
     even = search.even(plan.model, fleet, micro_batch=plan.micro_batch, micro_batches=plan.micro_batches, seq=plan.seq,
                        dtype=plan.dtype)  # fmt: skip
     print(told(plan, even))
-    asked.out.mkdir(parents=True, exist_ok=True)
     path = asked.out / "plan.json"
-    draft = path.with_name(path.name + ".new")
-    draft.write_text(text.dumps(plan), encoding="utf-8")
-    draft.replace(path)
+    output.write_text(path, text.dumps(plan))
     print(f"\nwritten to {path}")
     if args.svg is not None:
-        args.svg.write_text(drawn(plan, even), encoding="utf-8")
+        output.write_text(args.svg, drawn(plan, even))
     output.write_json(args.json, figures(plan, even))
     return 0
 

@@ -40,8 +40,7 @@ def run(args: argparse.Namespace) -> int:
         if len(fleet.links) > len(links):
             print(f"... and {len(fleet.links) - len(links)} more links of the same kind")
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        text.dump(fleet, args.out)
+        output.write_text(args.out, text.dumps(fleet))
         print(f"\nwritten to {args.out}")
     best = fleet.cards[0]
     output.write_json(args.json, {

@@ -10,6 +10,7 @@ example:
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
             why=f"{root} is no checkout of danlu: a wheel carries no tests",
             fix="git clone the repository, then ./danlu test",
         )
+    if importlib.util.find_spec("pytest") is None:
+        raise MissingPackage("the tests need pytest", why="it is not installed", fix="./danlu test installs it")
     argv = [sys.executable, "-m", "pytest", *args.overrides]
     if not args.system:
         argv += ["-m", "not system"]

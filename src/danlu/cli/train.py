@@ -34,10 +34,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and say what came of it."""
-    from danlu.cli import config, output
+    from danlu.cli import config, output, wiring
     from danlu.fault import drill
+    from danlu.train.owner import start_of
 
     run = config.load(args.config, args.overrides)
+    start_of(run.out.resolve(), run.train.resume)  # what is sure to be refused is refused before minutes of work
+    wiring.spec_of(run)
     plan = planned(run)
     drills = [drill.parse(args.kill, len(plan.stages), run.train.steps)] if args.kill else []
     result = train_run(run, plan, drills=drills)

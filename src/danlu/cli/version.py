@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import platform
+from pathlib import Path
 
 PACKAGES = ("torch", "numpy", "tokenizers", "pydantic", "fastapi")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """No options."""
+    """--json."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write them as one flat JSON object")
 
 
 def versions() -> dict[str, str]:
@@ -32,6 +34,10 @@ def versions() -> dict[str, str]:
 
 def run(args: argparse.Namespace) -> int:
     """Print one `name version` line each."""
-    for name, version in versions().items():
+    from danlu.cli.output import write_json
+
+    found = versions()
+    for name, version in found.items():
         print(f"{name:<12} {version}")
+    write_json(args.json, found)
     return 0

@@ -123,8 +123,11 @@ def load(path: Path) -> Fleet:
 def dump(fleet: Fleet, path: Path) -> None:
     """Write the fleet as YAML, whole or not at all."""
     draft = path.with_name(path.name + ".tmp")
-    draft.write_text(dumps(fleet), encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(dumps(fleet), encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def loads(text: str, where: str = "fleet") -> Fleet:

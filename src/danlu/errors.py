@@ -186,6 +186,12 @@ class UnreadablePlan(BadData):
     code = "DL-DATA-010"
 
 
+class BadRows(BadData):
+    """A CSV of published runs that is not one: a column is missing, a number is none, nothing is left to score."""
+
+    code = "DL-DATA-011"
+
+
 class BadModel(BadData):
     """A model's config.json is missing, unreadable, or contradicts itself."""
 

@@ -1,0 +1,142 @@
+"""Published training runs, read from CSV files of the schema in bench/truth/README.md."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from danlu.errors import BadRows
+from danlu.plan.setup import Experts, Latent, Setup
+
+TIMES = ("iter_s", "tflops_card", "tokens_s_card", "mfu")
+NEEDED = ("source", "row", "card", "card_count", "layers", "hidden", "heads", "vocab", "seq", "global_batch", "measure",
+          "value")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured line.
+
+    source   its file's name: rows of one file are one source
+    kind     "time", or of memory: "formula", "allocated", "device", "reserved"
+    real     seconds of a step, or bytes
+    embedding  False where a formula's row leaves the embedding out
+    """
+
+    source: str
+    name: str
+    kind: str
+    real: float
+    setup: Setup
+    embedding: bool = True
+
+
+def read(path: Path) -> tuple[Row, ...]:
+    """The rows of a file that can be scored: lines marked suspect are left out, and computed times.
+
+    Raises BadRows with the line.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadRows(f"cannot read {path}", why=str(error), fix=f"ls -l {path}") from error
+    missing = [name for name in NEEDED if not lines or name not in lines[0]]
+    if missing:
+        raise BadRows(f"{path} is no table of published runs", why=f"columns missing: {', '.join(missing)}",
+                      fix="bench/truth/README.md lists the columns")  # fmt: skip
+    found = []
+    for number, line in enumerate(lines, 2):
+        try:
+            row = _row(path.stem, line)
+        except (ValueError, ZeroDivisionError, KeyError, TypeError) as error:
+            raise BadRows(
+                f"line {number} cannot be read",
+                where=f"{path}:{number}",
+                why=f"{type(error).__name__}: {error}",
+                fix="bench/truth/README.md says what each column holds",
+            ) from error
+        if row is not None:
+            found.append(row)
+    return tuple(found)
+
+
+def _row(source: str, line: dict[str, str]) -> Row | None:
+    note = dict(part.partition(sign)[::2] for part in map(str.strip, line.get("note", "").split(";"))
+                for sign in (("=" if "=" in part.split(":")[0] else ":"),))  # fmt: skip
+    if "suspect" in note or line.get("mixed"):
+        return None
+    setup, measure = _setup(line, note), line["measure"]
+    value = float(line["value"])
+    if not value > 0:
+        raise ValueError(f"{measure} is {value}")
+    name = line["row"]
+    if measure == "mem_bytes":
+        if "computed" in note:
+            return Row(source, name, "formula", value, setup, "excludes-embedding" not in note)
+        how = note.get("mem", "")
+        kind = "device" if "smi" in how else "reserved" if "reserved" in how else "allocated"
+        return Row(source, name, kind, value, setup)
+    if "computed" in note:
+        return None
+    return Row(source, name, "time", _seconds(measure, value, setup, note), setup)
+
+
+def _seconds(measure: str, value: float, setup: Setup, note: dict[str, str]) -> float:
+    if measure == "iter_s":
+        return value
+    if measure == "tokens_s_card":
+        return setup.global_batch * setup.seq / (value * setup.cards)
+    flop = float(note["flops_iter_card"])
+    if measure == "tflops_card":
+        return flop / (value * 1e12)
+    if measure == "mfu":
+        return flop / (value * float(note["peak"]))
+    raise ValueError(f"no measure {measure!r}; there are {', '.join((*TIMES, 'mem_bytes'))}")
+
+
+def _setup(line: dict[str, str], note: dict[str, str]) -> Setup:
+    def count(name: str, default: int) -> int:
+        return int(float(line[name])) if line.get(name) else default
+
+    cards = count("card_count", 1)
+    hosts = min(cards, count("cards_per_host", 8))
+    gbps, tp, pp, cp = line.get("link_gbps_per_card"), count("tp", 0), count("pp", 0), count("cp", 1)
+    dp = count("dp", max(1, cards // (tp * pp * cp)) if tp and pp else 1)
+    stages = re.match(r"[\d/]+", note.get("stage_items", ""))
+    heads, software = count("heads", 1), line.get("software") or "Megatron-LM"
+    return Setup(
+        card=line["card"], cards=cards, cards_per_host=hosts, link=float(gbps) / 8 * 1e9 if gbps else None,
+        layers=count("layers", 1), hidden=count("hidden", 1), heads=heads, kv_heads=count("kv_heads", heads),
+        ffn=count("ffn", 4 * count("hidden", 1)), gated=bool(count("gated", 0)), vocab=count("vocab", 1),
+        seq=count("seq", 1), global_batch=count("global_batch", 1), micro_batch=count("micro_batch", 0), tp=tp, pp=pp,
+        dp=dp, cp=cp, ep=count("ep", 1), interleave=count("interleave", 0),
+        recompute=line.get("recompute") or ("selective" if software == "torchtitan" else "none"),
+        seq_parallel=bool(count("seq_parallel", 0)), zero=count("zero", 0),
+        precision=line.get("precision") or "bf16", software=software,
+        compiled=bool(count("compiled", 0)), async_tp=bool(count("async_tp", 0)),
+        flash=line.get("attention") != "unfused",
+        # Megatron-LM had dropout by default while attention was unfused; memory measured elsewhere shows none of it.
+        dropout=line.get("attention") == "unfused" and software == "Megatron-LM",
+        overlap_dp=bool(count("overlap_dp", 0)), overlap_tp=bool(count("overlap_tp", 0)), experts=_experts(line, note), latent=_latent(note),
+        items=tuple(map(int, stages[0].split("/"))) if stages else (),
+    )  # fmt: skip
+
+
+def _experts(line: dict[str, str], note: dict[str, str]) -> Experts | None:
+    many = int(line.get("experts") or 1)
+    if many <= 1:
+        return None
+    wide = int(note.get("moe_ffn") or line["ffn"])
+    return Experts(
+        many, int(line.get("top_k") or 1), wide, int(note.get("shared_ffn", 0)), int(note.get("dense_layers", 0))
+    )
+
+
+def _latent(note: dict[str, str]) -> Latent | None:
+    if "mla" not in note:
+        return None
+    ranks = dict(part.split("=") for part in note["mla"].split(","))
+    return Latent(*(int(ranks[name]) for name in ("q_lora", "kv_lora", "qk", "rope", "v")))

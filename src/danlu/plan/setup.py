@@ -1,0 +1,129 @@
+"""A training run of any framework as its user would state it: the question that the stack models answer.
+
+`stack_memory` and `stack_time` speak of runs on real cards with tensor, data and context parallelism; cost.py and
+memory.py of the plans that `danlu train` runs itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """Ranks of latent attention (DeepSeek-V2, arXiv 2405.04434): what replaces q, k and v."""
+
+    q_rank: int
+    kv_rank: int
+    head: int
+    rope: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture of experts: `count` of width `ffn` of which `used` run per token, beside a shared one."""
+
+    count: int
+    used: int
+    ffn: int
+    shared_ffn: int = 0
+    dense_layers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """One run. 0 stands for "not stated" in tp, pp, interleave and micro_batch; `completed` fills them.
+
+    link             bytes/s of one card to other hosts, one way; None for a run inside one host
+    global_batch, micro_batch   sequences; tokens of a sequence are `seq`
+    zero             stage of sharding over data-parallel ranks, 3 for FSDP
+    items            embedding + layers + head of each stage where they are uneven, else ()
+    """
+
+    card: str
+    cards: int
+    cards_per_host: int
+    link: float | None
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    gated: bool
+    vocab: int
+    seq: int
+    global_batch: int
+    micro_batch: int = 0
+    tp: int = 0
+    pp: int = 0
+    dp: int = 1
+    cp: int = 1
+    ep: int = 1
+    interleave: int = 1
+    recompute: str = "none"
+    seq_parallel: bool = False
+    zero: int = 0
+    precision: str = "bf16"
+    software: str = "Megatron-LM"
+    compiled: bool = False
+    async_tp: bool = False
+    flash: bool = True
+    dropout: bool = False
+    overlap_dp: bool = False
+    overlap_tp: bool = False
+    experts: Experts | None = None
+    latent: Latent | None = None
+    items: tuple[int, ...] = ()
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of one pipeline in a step."""
+        return max(1, self.global_batch // (self.dp * self.micro_batch))
+
+    @property
+    def stage_layers(self) -> tuple[int, ...]:
+        """Layers of each stage; even, with what is left over on the first ones, where nothing else is stated."""
+        if self.items:
+            ends = [1 if i == 0 else 0 for i in range(self.pp)]
+            ends[-1] += 1
+            return tuple(count - end for count, end in zip(self.items, ends, strict=True))
+        base, extra = divmod(self.layers, self.pp)
+        return tuple(base + (i < extra) for i in range(self.pp))
+
+    @property
+    def fused_loss(self) -> bool:
+        """Megatron's loss makes the gradient in place of the logits; the plain one keeps both and a softmax."""
+        return self.software.startswith("Megatron")
+
+    @property
+    def bytes_each(self) -> int:
+        """Bytes of one number of an activation."""
+        return 4 if self.precision == "fp32" else 2
+
+    @property
+    def padded_vocab(self) -> int:
+        """Vocabulary rounded up so that every tensor-parallel rank has a multiple of 128 (Megatron's rule)."""
+        step = 128 * self.tp
+        return -(-self.vocab // step) * step
+
+
+def completed(setup: Setup) -> Setup:
+    """The run with what it leaves open filled by the software's habits.
+
+    tensor parallelism  inside a host: the most cards of it that divide the model-parallel size and the heads
+    micro_batch         as many micro-batches as stages under torchtitan's pipelines, else 1
+    interleave          two chunks of a stage where its layers divide, else 1 (Megatron's examples)
+    """
+    tp, pp, micro, chunks = setup.tp, setup.pp, setup.micro_batch, setup.interleave
+    if not tp or not pp:
+        both = setup.cards // (setup.dp * setup.cp)
+        tp = tp or (both // pp if pp else max(n for n in range(1, setup.cards_per_host + 1)
+                                              if both % n == 0 and setup.heads % n == 0))  # fmt: skip
+        pp = pp or both // tp
+    if not micro:
+        per_pipeline = max(1, setup.global_batch // setup.dp)
+        micro = max(1, per_pipeline // pp) if setup.software == "torchtitan" and pp > 1 else 1
+    if not chunks:
+        chunks = 2 if pp > 1 and (setup.layers // pp) >= 2 else 1
+    return replace(setup, tp=tp, pp=pp, micro_batch=micro, interleave=chunks)

@@ -1,5 +1,7 @@
 """MinHash signatures of many texts at once, in numpy: no loop over words, none over documents.
 
+`sign.py` runs the same in native code where it can; this is what that must equal, and what runs without a compiler.
+
 A word is a run of letters and digits (ASCII in lower case, any other script as it is), or one CJK character, since
 Chinese and Japanese write no blanks. A shingle is SHINGLE words in a row.
 Broder (1997), "On the resemblance and containment of documents"; bands as in Leskovec et al., "Mining of Massive
@@ -20,9 +22,9 @@ Hashes = npt.NDArray[np.uint64]
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 _INVERSE = pow(_BASE, -1, 1 << 64)
 _RNG = np.random.default_rng(5)
-_PLACES = _RNG.integers(0, 1 << 64, SHINGLE, np.uint64) | np.uint64(1)
-_FACTORS = _RNG.integers(0, 1 << 32, BANDS * ROWS, np.uint32) | np.uint32(1)
-_ADDENDS = _RNG.integers(0, 1 << 32, BANDS * ROWS, np.uint32)
+PLACES = _RNG.integers(0, 1 << 64, SHINGLE, np.uint64) | np.uint64(1)
+FACTORS = _RNG.integers(0, 1 << 32, BANDS * ROWS, np.uint32) | np.uint32(1)
+ADDENDS = _RNG.integers(0, 1 << 32, BANDS * ROWS, np.uint32)
 _MIX = _RNG.integers(0, 1 << 64, ROWS, np.uint64) | np.uint64(1)
 
 _FOLD = np.zeros(256, np.uint8)  # 0 separates words
@@ -45,16 +47,16 @@ def shingles(texts: Sequence[bytes]) -> tuple[Hashes, npt.NDArray[np.int64]]:
     counts = np.diff(edges)
     if 0 in counts:
         return shingles([text if count else b"0" for text, count in zip(texts, counts, strict=True)])
-    joined = words * _PLACES[0]
+    joined = words * PLACES[0]
     for j in range(1, SHINGLE):
-        joined[:-j] += words[j:] * _PLACES[j]
+        joined[:-j] += words[j:] * PLACES[j]
     keep = np.ones(len(words), bool)
     tails = edges[1:, None] - np.arange(1, SHINGLE)
     keep[tails[tails > edges[:-1, None]]] = False  # a text's first word always begins a shingle
     keep[tails[(tails == edges[:-1, None]) & (counts < SHINGLE)[:, None]]] = True
     for short in np.flatnonzero(counts < SHINGLE):
         first, last = edges[short], edges[short + 1]
-        joined[first] = (words[first:last] * _PLACES[: last - first]).sum(dtype=np.uint64)
+        joined[first] = (words[first:last] * PLACES[: last - first]).sum(dtype=np.uint64)
     kept = np.cumsum(keep)
     return _mixed(joined[keep]), np.concatenate([[0], kept[edges[1:-1] - 1]])
 
@@ -63,8 +65,8 @@ def signatures(flat: Hashes, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.ui
     """The least value of each of BANDS * ROWS permutations over each text's shingles: (texts, BANDS * ROWS)."""
     high = (flat >> np.uint64(32)).astype(np.uint32)
     moved = np.empty_like(high)
-    least = np.empty((len(_FACTORS), len(starts)), np.uint32)
-    for row, (factor, addend) in enumerate(zip(_FACTORS, _ADDENDS, strict=True)):
+    least = np.empty((len(FACTORS), len(starts)), np.uint32)
+    for row, (factor, addend) in enumerate(zip(FACTORS, ADDENDS, strict=True)):
         np.multiply(high, factor, out=moved)
         np.add(moved, addend, out=moved)
         np.minimum.reduceat(moved, starts, out=least[row])
@@ -86,7 +88,7 @@ def _words(data: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], Hashes]:
         begins = folded != 0
         begins[1:] &= folded[:-1] == 0
         begins |= lead
-        begins[3:] |= lead[:-3] & (folded[3:] != 0)
+        begins[3:] |= lead[:-3] & (folded[3:] != 0) & (folded[1:-2] != 0)  # broken UTF-8 ends with its own text
     else:
         begins[1:] &= folded[:-1] == 0
     starts = np.flatnonzero(begins)

@@ -14,6 +14,7 @@ import numpy as np
 
 from danlu.data import minhash
 from danlu.data.document import Document, Drop, batches
+from danlu.data.sign import sign
 
 LEAST = 0.8
 BATCH = 1 << 20  # characters hashed at once: the arrays stay near the cache
@@ -24,11 +25,10 @@ def step(documents: Iterable[Document], drop: Drop) -> Iterator[Document]:
     buckets: defaultdict[int, list[int]] = defaultdict(list)
     kept: list[tuple[str, minhash.Hashes]] = []
     for batch in batches(documents, BATCH):
-        flat, starts = minhash.shingles([document.text.encode() for document in batch])
-        bands = minhash.bands(minhash.signatures(flat, starts)).tolist()
-        ends = [*starts[1:].tolist(), len(flat)]
-        for document, band, start, end in zip(batch, bands, starts.tolist(), ends, strict=True):
-            grams = np.unique(flat[start:end])
+        signed = sign([document.text.encode() for document in batch])
+        bands = minhash.bands(signed.signatures).tolist()
+        for document, band, shingles in zip(batch, bands, np.split(signed.flat, signed.starts[1:]), strict=True):
+            grams = np.unique(shingles)
             candidates = sorted({number for each in band for number in buckets[each]})
             twin = next(((kept[n][0], s) for n in candidates if (s := jaccard(kept[n][1], grams)) >= LEAST), None)
             if twin is not None:

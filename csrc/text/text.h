@@ -1,0 +1,66 @@
+// One pass over documents: words, shingles of them, and the least values that make a MinHash signature.
+//
+// The rules are those of src/danlu/data/minhash.py, which also gives every constant; a text's result depends on that text
+// alone, whatever its bytes.
+#pragma once
+
+#include <cstdint>
+
+#include "core/status.h"
+
+constexpr int64_t kShingle = 5;   // words of a shingle
+constexpr int64_t kMinima = 112;  // values of a signature
+constexpr uint64_t kBase = 0x9E3779B97F4A7C15;
+
+struct danlu_texts {
+    const uint8_t* bytes;  // all texts, one after the other
+    int64_t bytes_count;
+    const int64_t* ends;   // where each text ends; it begins where the one before ends
+    int64_t texts;
+    const uint64_t* places;            // kShingle
+    const uint32_t *factors, *addends;  // kMinima each
+};
+
+// flat: the shingles' hashes of all texts, room for bytes_count + texts; starts (texts + 1): where each text's begin, and
+// their number; least (texts, kMinima): the signatures.
+#define DANLU_SIGN(isa)                                                                                      \
+    DANLU_API int danlu_sign_##isa(const danlu_texts* in, uint64_t* flat, int64_t flat_count, int64_t* starts, \
+                                   uint32_t* least)
+DANLU_SIGN(ref);
+DANLU_SIGN(avx2);
+
+inline bool text_sizes_hold(const danlu_texts& in, int64_t flat_count) {
+    if (in.texts < 0 || in.bytes_count < 0 || flat_count < in.bytes_count + in.texts) return false;
+    int64_t last = 0;
+    for (int64_t i = 0; i < in.texts; i++) {
+        if (in.ends[i] < last) return false;
+        last = in.ends[i];
+    }
+    return last == in.bytes_count;
+}
+
+// Every bit of the result depends on every bit of x (the finaliser of SplitMix64).
+inline uint64_t text_mixed(uint64_t x) {
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
+    return x ^ (x >> 31);
+}
+
+// Turn `count` words' hashes into their shingles' in place and return how many those are: at least one, since a text
+// without words counts as the word "0", and one of fewer than kShingle words has one shingle of them all.
+inline int64_t text_join(uint64_t* words, int64_t count, const uint64_t* places) {
+    if (!count) words[count++] = text_mixed('0');
+    if (count < kShingle) {
+        uint64_t sum = 0;
+        for (int64_t j = 0; j < count; j++) sum += words[j] * places[j];
+        words[0] = text_mixed(sum);
+        return 1;
+    }
+    const int64_t shingles = count - kShingle + 1;
+    for (int64_t i = 0; i < shingles; i++) {
+        uint64_t sum = 0;
+        for (int64_t j = 0; j < kShingle; j++) sum += words[i + j] * places[j];
+        words[i] = text_mixed(sum);
+    }
+    return shingles;
+}

@@ -47,5 +47,10 @@ def measure(rounds: int) -> dict[str, Any]:
     share = rate / read
     print(f"\n{kernels.describe()}")
     print(f"nf4 reads {rate / 1e9:.1f} GB/s, {share:.0%} of {read / 1e9:.1f} GB/s; error against fp64 {error:.1e}")
-    return {"gemv_roof_1t": share, "gemv_vs_fp32": middle["torch fp32"] / middle["nf4"],
-            "gemv_vs_bf16": middle["torch bf16"] / middle["nf4"], "gemv_error": error, "isa": kernels.describe()}  # fmt: skip
+    return {
+        "gemv_roof_1t": share,
+        "gemv_vs_fp32": middle["torch fp32"] / middle["nf4"],
+        "gemv_vs_bf16": middle["torch bf16"] / middle["nf4"],
+        "gemv_error": error,
+        "isa": kernels.describe(),
+    }

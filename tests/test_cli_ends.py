@@ -138,3 +138,10 @@ def test_a_misspelt_flag_of_any_command_is_refused_with_the_right_one():
     assert done.returncode == 2 and "--json" in done.stderr
     done = danlu("serve", "somewhere", "--prot", "1")
     assert done.returncode == 2 and "--port" in done.stderr
+
+
+def test_a_path_may_begin_at_home_and_a_single_text_needs_no_list(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    run = config.load(None, ["--data.text", "~/notes", "--out", "~/run", "--model.path", "~nobody-here/x"], environ={})
+    assert run.data.text == [Path("/home/somebody/notes")] and run.out == Path("/home/somebody/run")
+    assert run.model.path == Path("~nobody-here/x")

@@ -19,7 +19,17 @@ from pydantic import Field
 
 from danlu.errors import BadValue, UnknownKey, UnreadableConfig
 
+
+def _expanded(path: Path) -> Path:
+    return Path(os.path.expanduser(path))
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str | Path) else value
+
+
 Positive = Annotated[float, Field(gt=0)]
+Place = Annotated[Path, pydantic.AfterValidator(_expanded)]  # "~" is the user's home also where no shell reads it
 
 
 class Section(pydantic.BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
@@ -29,7 +39,7 @@ class Section(pydantic.BaseModel, extra="forbid", frozen=True, allow_inf_nan=Fal
 class ModelText(Section):
     """Which model: a Hugging Face folder, or the numbers of a new one."""
 
-    path: Path | None = Field(None, description="Hugging Face folder (config.json, safetensors, tokenizer.json)")
+    path: Place | None = Field(None, description="Hugging Face folder (config.json, safetensors, tokenizer.json)")
     family: str = Field("llama", description="a file of danlu/families")
     layers: int = Field(6, gt=0)
     hidden: int = Field(192, gt=0)
@@ -44,7 +54,7 @@ class ModelText(Section):
 class FleetText(Section):
     """Which cards: a Fleet YAML, or emulated cards on this machine."""
 
-    path: Path | None = Field(None, description="Fleet YAML, as `danlu probe` writes it")
+    path: Place | None = Field(None, description="Fleet YAML, as `danlu probe` writes it")
     emulate: list[Positive] | None = Field(
         None, min_length=1, description="speeds in proportion, e.g. [4, 2, 2]; shares of 0.8 of the cores"
     )
@@ -54,8 +64,10 @@ class FleetText(Section):
 class DataText(Section):
     """Which text, and how it becomes tokens."""
 
-    text: list[Path] = Field(default_factory=list, description="folders or files of text")
-    tokens: Path | None = Field(None, description="folder of a prepared token file; default OUT/tokens")
+    text: Annotated[list[Place], pydantic.BeforeValidator(_listed)] = Field(
+        default_factory=list, description="folders or files of text"
+    )
+    tokens: Place | None = Field(None, description="folder of a prepared token file; default OUT/tokens")
     vocab: int = Field(2048, ge=300, description="tokens of the byte-level BPE trained on the text")
     seq: int = Field(128, gt=1, description="tokens per training sequence")
     limit_mb: float = Field(64, gt=0, description="stop reading text after so many MB")
@@ -64,7 +76,7 @@ class DataText(Section):
 class PlanText(Section):
     """How the work is split."""
 
-    path: Path | None = Field(None, description="Plan JSON to run as it stands")
+    path: Place | None = Field(None, description="Plan JSON to run as it stands")
     split: Literal["best", "even"] = "best"
     micro_batch: int = Field(4, gt=0, description="sequences per micro-batch")
     micro_batches: int = Field(8, gt=0, description="micro-batches per step")
@@ -104,7 +116,7 @@ class Run(Section):
     """A whole run."""
 
     danlu: Literal[1] = 1
-    out: Path = Field(Path("runs/run"), description="folder of everything the run writes")
+    out: Place = Field(Path("runs/run"), description="folder of everything the run writes")
     model: ModelText = Field(default_factory=ModelText)
     fleet: FleetText = Field(default_factory=FleetText)
     data: DataText = Field(default_factory=DataText)

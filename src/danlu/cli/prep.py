@@ -58,8 +58,7 @@ def prepare(run: Run) -> Prepared:
         return show
 
     whole = Progress("prep")
-    text = [path.expanduser() for path in run.data.text]
-    made = prep(text, run.out, vocab=run.data.vocab, limit_bytes=int(run.data.limit_mb * 1e6), tell=tell)
+    made = prep(run.data.text, run.out, vocab=run.data.vocab, limit_bytes=int(run.data.limit_mb * 1e6), tell=tell)
     Loader(made.tokens, seq=run.data.seq, batch=run.plan.micro_batch * run.plan.micro_batches, seed=run.train.seed)
     rate = made.bytes_in / 1e6 / max(made.seconds, 1e-9)
     for line, words in stages[-1:]:

@@ -145,3 +145,22 @@ def test_a_path_may_begin_at_home_and_a_single_text_needs_no_list(monkeypatch):
     run = config.load(None, ["--data.text", "~/notes", "--out", "~/run", "--model.path", "~nobody-here/x"], environ={})
     assert run.data.text == [Path("/home/somebody/notes")] and run.out == Path("/home/somebody/run")
     assert run.model.path == Path("~nobody-here/x")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_an_import_that_swallows_everything_still_ends_the_command(number, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "stubborn.py").write_text(f"try:\n    open({str(pipe)!r}).read()\nexcept BaseException:\n    pass\n")
+    code = "import threading; from danlu.cli import interrupts; interrupts.unwind(); import stubborn\n" \
+           "print('whole'); threading.Event().wait(20)"  # fmt: skip
+    path = os.pathsep.join([str(tmp_path), str(Path(app.__file__).parents[2])])
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with pipe.open("w"):
+        child.send_signal(number)
+    out, said = child.communicate(timeout=20)
+    assert out == "whole\n" or not out
+    assert child.returncode == {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: 128 + signal.SIGTERM}[number], said

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from danlu.cli import interrupts
 
 if TYPE_CHECKING:
     from danlu.errors import DanluError
@@ -111,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         if argv is None:
-            _unwind_on_signals()
+            interrupts.unwind()
         code = _command(words)
         sys.stdout.flush()  # a full disk or a reader that left is met here, not at the interpreter's end
         return code
@@ -148,15 +149,3 @@ def _command(words: Sequence[str]) -> int:
         parse_overrides(overrides, flags)  # a misspelt option is refused also by a command that reads no key
     args.overrides = overrides
     return int(module_of(name).run(args))
-
-
-def _unwind_on_signals() -> None:
-    """SIGTERM, and SIGHUP unless it is ignored (nohup), end a command like Ctrl-C: through every `finally`."""
-
-    def end(number: int, frame: object) -> None:
-        print(f"\nstopped by {signal.Signals(number).name}", file=sys.stderr)
-        raise SystemExit(128 + number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, end)

@@ -120,6 +120,12 @@ def test_every_key_can_be_explained_and_the_schema_is_json(capsys):
     assert "train" in json.loads(capsys.readouterr().out)["properties"]
 
 
+def test_every_key_says_what_it_means():
+    leaves = [key for key in config.known_keys() if not any(k.startswith(key + ".") for k in config.known_keys())]
+    sections = {section.__doc__ for section in config.Section.__subclasses__()}
+    assert not [key for key in leaves if config.explain(key).split(": ", 1)[1].split("\n")[0] in sections]
+
+
 def test_a_table_is_as_wide_as_its_cells():
     text = output.table(["card", "layers"], [["a", 3], ["bcd", 12]])
     assert re.search(r"^a\s+3$", text, re.M) and re.search(r"^bcd\s+12$", text, re.M)

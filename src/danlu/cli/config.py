@@ -41,12 +41,12 @@ class ModelText(Section):
 
     path: Place | None = Field(None, description="Hugging Face folder (config.json, safetensors, tokenizer.json)")
     family: str = Field("llama", description="a file of danlu/families")
-    layers: int = Field(6, gt=0)
-    hidden: int = Field(192, gt=0)
-    heads: int = Field(6, gt=0)
-    kv_heads: int = Field(3, gt=0)
+    layers: int = Field(6, gt=0, description="decoder layers")
+    hidden: int = Field(192, gt=0, description="width of a token's vector between layers")
+    heads: int = Field(6, gt=0, description="query heads")
+    kv_heads: int = Field(3, gt=0, description="key-value heads; heads must be a multiple")
     head_dim: int | None = Field(None, gt=0, description="hidden / heads when not given")
-    ffn: int = Field(512, gt=0)
+    ffn: int = Field(512, gt=0, description="width inside the gated MLP")
     positions: int = Field(2048, gt=0, description="longest context in tokens")
     tied: bool = Field(False, description="the head shares the embedding's weights")
 
@@ -77,7 +77,7 @@ class PlanText(Section):
     """How the work is split."""
 
     path: Place | None = Field(None, description="Plan JSON to run as it stands")
-    split: Literal["best", "even"] = "best"
+    split: Literal["best", "even"] = Field("best", description="by what each card can do, or equal shares")
     micro_batch: int = Field(4, gt=0, description="sequences per micro-batch")
     micro_batches: int = Field(8, gt=0, description="micro-batches per step")
 
@@ -85,12 +85,12 @@ class PlanText(Section):
 class TrainText(Section):
     """How the model learns."""
 
-    steps: int = Field(100, gt=0)
-    lr: float = Field(3e-3, gt=0)
-    warmup: int = Field(10, ge=0)
-    weight_decay: float = Field(0.01, ge=0)
+    steps: int = Field(100, gt=0, description="optimizer steps of the whole run")
+    lr: float = Field(3e-3, gt=0, description="highest learning rate, at the end of the warm-up")
+    warmup: int = Field(10, ge=0, description="steps over which the learning rate rises")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay, per step times the rate")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    seed: int = 0
+    seed: int = Field(0, description="of the weights and of the order of the text")
     save_every: int = Field(10, gt=0, description="steps between snapshots")
     resume: bool = Field(False, description="go on from the newest snapshot in OUT")
 
@@ -98,13 +98,13 @@ class TrainText(Section):
 class QuantizeText(Section):
     """How weights are made small."""
 
-    to: Literal["nf4"] = "nf4"
+    to: Literal["nf4"] = Field("nf4", description="NF4 with double quantization: 4.13 bits a weight")
 
 
 class ServeText(Section):
     """Where and how much to serve."""
 
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 lets other machines in")
     port: int = Field(8000, ge=0, le=65535, description="0 takes any free port")
     max_seqs: int = Field(8, gt=0, description="sequences computed at once")
     max_waiting: int = Field(64, gt=0, description="requests that may wait; the next one is told to come back (429)")
@@ -115,7 +115,7 @@ class ServeText(Section):
 class Run(Section):
     """A whole run."""
 
-    danlu: Literal[1] = 1
+    danlu: Literal[1] = Field(1, description="version of this format")
     out: Place = Field(Path("runs/run"), description="folder of everything the run writes")
     model: ModelText = Field(default_factory=ModelText)
     fleet: FleetText = Field(default_factory=FleetText)

@@ -37,10 +37,12 @@ COMMANDS = {
     "version": "print versions of what matters",
 }
 
+UNDER = {"plan check": "score the predictor on published runs"}  # commands of two words; the first is one of COMMANDS
+
 
 def module_of(name: str) -> ModuleType:
     """The file behind a command. `config` is the library that every command reads, so its command has another name."""
-    return importlib.import_module(f"danlu.cli.{'show_config' if name == 'config' else name}")
+    return importlib.import_module(f"danlu.cli.{'show_config' if name == 'config' else name.replace(' ', '_')}")
 
 
 def parser_of(name: str, parent: Any = None) -> argparse.ArgumentParser:
@@ -81,8 +83,9 @@ def divide(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[
 
 def overview() -> str:
     """The text of `danlu --help`."""
-    width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    every = {name: text for each in COMMANDS for name, text in _with_under(each).items()}
+    width = max(map(len, every))
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in every.items())
     return (
         "usage: danlu COMMAND [options]\n\n"
         "danlu (丹炉) runs large models on the compute people really have.\n\n"
@@ -90,6 +93,11 @@ def overview() -> str:
         "danlu COMMAND --help shows a command's options and an example.\n"
         "Start here:  ./danlu demo\n"
     )
+
+
+def _with_under(name: str) -> dict[str, str]:
+    """A command and those of two words that begin with it."""
+    return {name: COMMANDS[name], **{each: text for each, text in UNDER.items() if each.split()[0] == name}}
 
 
 def _no_such_command(name: str) -> DanluError:
@@ -136,11 +144,12 @@ def _command(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview(), end="")
         return 0
-    name = "version" if words[0] == "--version" else words[0]
-    if name not in COMMANDS:
+    taken = 2 if " ".join(words[:2]) in UNDER else 1
+    name = "version" if words[0] == "--version" else " ".join(words[:taken])
+    if name not in COMMANDS and name not in UNDER:
         raise _no_such_command(name)
     parser = parser_of(name)
-    own, overrides = divide(words[1:], parser)
+    own, overrides = divide(words[taken:], parser)
     args = parser.parse_args(own)
     if overrides and not parser.get_default("passes_on"):
         from danlu.cli.config import parse_overrides

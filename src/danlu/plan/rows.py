@@ -106,7 +106,14 @@ def _setup(line: dict[str, str], note: dict[str, str]) -> Setup:
     gbps, tp, pp, cp = line.get("link_gbps_per_card"), count("tp", 0), count("pp", 0), count("cp", 1)
     dp = count("dp", max(1, cards // (tp * pp * cp)) if tp and pp else 1)
     stages = re.match(r"[\d/]+", note.get("stage_items", ""))
+    items = tuple(map(int, stages[0].split("/"))) if stages else ()
+    if tp and pp and tp * pp * dp * cp != cards:
+        raise ValueError(f"tp * pp * dp * cp is {tp * pp * dp * cp}, card_count {cards}")
+    if items and len(items) != pp:
+        raise ValueError(f"stage_items names {len(items)} stages, pp is {pp}")
     heads, software = count("heads", 1), line.get("software") or "Megatron-LM"
+    if note.get("scheme", "").startswith("deepspeed"):
+        software = "DeepSpeed"  # a baseline that the source ran in another framework
     return Setup(
         card=line["card"], cards=cards, cards_per_host=hosts, link=float(gbps) / 8 * 1e9 if gbps else None,
         layers=count("layers", 1), hidden=count("hidden", 1), heads=heads, kv_heads=count("kv_heads", heads),
@@ -120,8 +127,9 @@ def _setup(line: dict[str, str], note: dict[str, str]) -> Setup:
         flash=line.get("attention") != "unfused",
         # Megatron-LM had dropout by default while attention was unfused; memory measured elsewhere shows none of it.
         dropout=line.get("attention") == "unfused" and software == "Megatron-LM",
-        overlap_dp=bool(count("overlap_dp", 0)), overlap_tp=bool(count("overlap_tp", 0)), experts=_experts(line, note), latent=_latent(note),
-        items=tuple(map(int, stages[0].split("/"))) if stages else (),
+        overlap_dp=bool(count("overlap_dp", 0)), overlap_tp=bool(count("overlap_tp", 0)),
+        experts=_experts(line, note), latent=_latent(note),
+        items=items,
     )  # fmt: skip
 
 

@@ -109,21 +109,30 @@ class Setup:
 
 
 def completed(setup: Setup) -> Setup:
-    """The run with what it leaves open filled by the software's habits.
+    """The run with what it leaves open filled by the software's habits: the first of `choices`."""
+    return choices(setup)[0]
+
+
+def choices(setup: Setup) -> tuple[Setup, ...]:
+    """The runs that a statement with gaps may mean; people publish the fastest one that fits.
 
     tensor parallelism  inside a host: the most cards of it that divide the model-parallel size and the heads
-    micro_batch         as many micro-batches as stages under torchtitan's pipelines, else 1
-    interleave          two chunks of a stage where its layers divide, else 1 (Megatron's examples)
+    micro_batch         as many micro-batches as stages under torchtitan's pipelines (its default), else 1, 2, 4, 8
+    interleave          chunks of a stage that divide its layers, up to 4
     """
-    tp, pp, micro, chunks = setup.tp, setup.pp, setup.micro_batch, setup.interleave
+    tp, pp = setup.tp, setup.pp
     if not tp or not pp:
         both = setup.cards // (setup.dp * setup.cp)
         tp = tp or (both // pp if pp else max(n for n in range(1, setup.cards_per_host + 1)
                                               if both % n == 0 and setup.heads % n == 0))  # fmt: skip
         pp = pp or both // tp
-    if not micro:
-        per_pipeline = max(1, setup.global_batch // setup.dp)
-        micro = max(1, per_pipeline // pp) if setup.software == "torchtitan" and pp > 1 else 1
-    if not chunks:
-        chunks = 2 if pp > 1 and (setup.layers // pp) >= 2 else 1
-    return replace(setup, tp=tp, pp=pp, micro_batch=micro, interleave=chunks)
+    each = max(1, setup.global_batch // setup.dp)
+    sizes: tuple[int, ...] = (setup.micro_batch,)
+    if not setup.micro_batch:
+        sizes = tuple(n for n in (1, 2, 4, 8) if each % n == 0)
+        if setup.software == "torchtitan" and pp > 1:
+            sizes = (max(1, each // pp),)
+    chunks: tuple[int, ...] = (setup.interleave,)
+    if not setup.interleave:
+        chunks = tuple(n for n in (2, 3, 4) if pp > 1 and setup.layers % (pp * n) == 0) or (2 if pp > 1 else 1,)
+    return tuple(replace(setup, tp=tp, pp=pp, micro_batch=size, interleave=n) for size in sizes for n in chunks)

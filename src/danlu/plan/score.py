@@ -1,0 +1,134 @@
+"""How far predictions are from published rows: the numbers of `danlu plan check`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+from danlu.errors import BadRows
+from danlu.plan import stack_memory
+from danlu.plan.rows import Row
+from danlu.plan.setup import Setup, choices
+from danlu.plan.stack_fit import cases, fit
+from danlu.plan.stack_time import Constants, Rated, published
+
+MEMORY = ("formula", "allocated", "device", "reserved")
+TIE = 0.03  # times closer than this are ties
+RANKED = 8  # rows a source needs before their order is judged
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A row and what was predicted for it."""
+
+    row: Row
+    predicted: float
+
+    @property
+    def error(self) -> float:
+        """|predicted / real - 1|."""
+        return abs(self.predicted / self.row.real - 1)
+
+
+def score(
+    rows: Sequence[Row], rated: Callable[[str], Rated], leave_out: bool = False, known: Constants | None = None
+) -> tuple[Scored, ...]:
+    """Every row with its prediction.
+
+    rated       a card by its name
+    leave_out   False: times by `known`, or the published constants. True: the times of each source by constants fitted
+                to the other ones only. The memory model fits nothing here either way.
+    Raises BadRows where nothing can be scored or no other source is left to fit to, and what `rated` raises.
+    """
+    if not rows:
+        raise BadRows("no row is left to score", why="all lines are marked suspect, or the tables are empty",
+                      fix="danlu plan check bench/truth/*.csv")  # fmt: skip
+    found = [Scored(row, _bytes(row)) for row in rows if row.kind != "time"]
+    timed = cases(rows, rated)
+    sources = sorted({case.row.source for case in timed})
+    if leave_out and len(sources) == 1:
+        raise BadRows("there is no other source to fit to", why=f"all rows of time are from {sources[0]}",
+                      fix="give the tables of two sources or more")  # fmt: skip
+    for source in sources:
+        others = [case for case in timed if case.row.source != source]
+        constants: Constants = fit(others) if leave_out else known or published()
+        found += [Scored(case.row, case.predicted(constants)) for case in timed if case.row.source == source]
+    return tuple(found)
+
+
+def figures(scored: Sequence[Scored]) -> dict[str, Any]:
+    """The report: None for what no row can answer.
+
+    time_mape    mean over rows of |predicted/real - 1| in seconds of a step (lines of one run are averaged first), then
+                 mean over sources; time_worst_source is the largest of these
+    tau_min      smallest Kendall tau inside a source of RANKED rows or more; pairs within TIE are left out
+    memory_mape  the same mean, of bytes, by kind
+    """
+    times = [each for each in scored if each.row.kind == "time"]
+    by_source = {source: _mape(each) for source, each in _split(times).items()}
+    worst = max(by_source, key=lambda name: by_source[name], default=None)
+    taus = {source: tau(_runs(each)) for source, each in _split(times).items() if len(_runs(each)) >= RANKED}
+    memory = {kind: _over_sources([each for each in scored if each.row.kind == kind]) for kind in MEMORY}
+    report: dict[str, Any] = {
+        "time_mape": fmean(by_source.values()) if by_source else None,
+        "time_worst_source": by_source[worst] if worst else None,
+        "time_worst_source_name": worst,
+        "tau_min": min(taus.values(), default=None),
+        "memory_mape": memory,
+        **{f"memory_mape_{kind}": value for kind, value in memory.items()},
+        "time_rows": len({(each.row.source, each.row.name) for each in times}),
+        "sources": {source: {"time_mape": by_source.get(source), "tau": taus.get(source),
+                             **{f"memory_mape_{kind}": _over_sources([e for e in each if e.row.kind == kind])
+                                for kind in MEMORY}} for source, each in _split(scored).items()},
+        "rows": [{"source": each.row.source, "row": each.row.name, "kind": each.row.kind, "real": each.row.real,
+                  "predicted": each.predicted, "error": each.predicted / each.row.real - 1} for each in scored],
+    }  # fmt: skip
+    return report
+
+
+def tau(pairs: Sequence[tuple[float, float]]) -> float:
+    """Kendall's tau of (real, predicted) pairs; a pair of reals within TIE is no pair, equal predictions count none."""
+    signs = [math.copysign(1, a[0] - b[0]) * ((a[1] > b[1]) - (a[1] < b[1])) for a, b in combinations(pairs, 2)
+             if abs(a[0] - b[0]) > TIE * min(a[0], b[0])]  # fmt: skip
+    return fmean(signs) if signs else 1.0
+
+
+def _bytes(row: Row) -> float:
+    def of(run: Setup) -> float:
+        if row.kind == "formula":
+            return stack_memory.formula(run, row.embedding)
+        if row.kind == "allocated":
+            return stack_memory.allocated(run).total
+        return stack_memory.device(run) if row.kind == "device" else stack_memory.reserved(run)
+
+    return of(choices(row.setup)[0])
+
+
+def _runs(scored: Iterable[Scored]) -> list[tuple[float, float]]:
+    """(real, predicted) of each run: the mean of its lines."""
+    lines: dict[str, list[Scored]] = {}
+    for each in scored:
+        lines.setdefault(each.row.name, []).append(each)
+    return [(fmean(e.row.real for e in same), fmean(e.predicted for e in same)) for same in lines.values()]
+
+
+def _mape(scored: Iterable[Scored]) -> float:
+    lines: dict[str, list[float]] = {}
+    for each in scored:
+        lines.setdefault(each.row.name, []).append(each.error)
+    return fmean(fmean(errors) for errors in lines.values())
+
+
+def _split(scored: Iterable[Scored]) -> dict[str, list[Scored]]:
+    found: dict[str, list[Scored]] = {}
+    for each in scored:
+        found.setdefault(each.row.source, []).append(each)
+    return found
+
+
+def _over_sources(scored: Sequence[Scored]) -> float | None:
+    return fmean(_mape(each) for each in _split(scored).values()) if scored else None

@@ -1,0 +1,94 @@
+"""The constants of stack_time.py from published rows: damped Gauss-Newton on logarithms, held near their priors.
+
+Every source weighs as much as the next, so that no long table outvotes a short one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from danlu.plan.rows import Row
+from danlu.plan.setup import Setup, choices
+from danlu.plan.stack_memory import allocated
+from danlu.plan.stack_time import Constants, Rated, seconds
+from danlu.plan.stack_work import Work, work
+
+Floats = npt.NDArray[Any]
+
+# Standard deviation of each constant's logarithm around its prior: what hardware bounds moves little, software more.
+SPREAD = {
+    "matmul": 0.05, "attention": 0.25, "wide_attention": 0.15, "wide": 0.05, "narrow": 0.15, "matmul_bytes": 0.3,
+    "pass_bytes": 0.3, "score_bytes": 0.3, "fused": 0.2, "link": 0.15, "bus": 0.15, "socket": 0.2, "network": 0.2,
+    "alpha_s": 0.1, "layer_s": 0.5, "unhidden": 0.3, "contended": 0.3,
+}  # fmt: skip
+OWN = 0.08  # the same of a card's own efficiency
+ERROR = 0.05  # and of what the model cannot say about a row
+STEPS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A row made ready: what does not depend on constants is computed once, for each run the row may mean."""
+
+    row: Row
+    card: Rated
+    runs: tuple[tuple[Setup, Work], ...]
+
+    def predicted(self, constants: Constants) -> float:
+        """Seconds of a step, of the fastest run that the row may mean."""
+        return min(seconds(run, amounts, self.card, constants) for run, amounts in self.runs)
+
+
+def cases(rows: Sequence[Row], rated: Callable[[str], Rated]) -> tuple[Case, ...]:
+    """The rows of time among `rows`; `rated` gives a card by its name and raises for one it does not know.
+
+    Of the runs a row may mean those that do not fit the card's memory are left out.
+    """
+    return tuple(_case(row, rated(row.setup.card)) for row in rows if row.kind == "time")
+
+
+def _case(row: Row, card: Rated) -> Case:
+    found = choices(row.setup)
+    fitting = [run for run in found if len(found) == 1 or allocated(run).total <= card.mem_bytes] or [found[0]]
+    return Case(row, card, tuple((run, work(run)) for run in fitting))
+
+
+def fit(known: Sequence[Case], start: Constants | None = None) -> Constants:
+    """Constants under which `known` is most likely, given priors."""
+    prior = start or Constants()
+    cards = sorted({case.card.name for case in known})
+    count = Counter(case.row.source for case in known)
+    weight = np.sqrt([len(known) / len(count) / count[case.row.source] for case in known]) / ERROR
+    spread = np.array([*SPREAD.values()] + [OWN] * len(cards))
+
+    def at(x: Floats) -> Constants:
+        values: dict[str, Any] = {name: getattr(prior, name) * float(np.exp(x[i])) for i, name in enumerate(SPREAD)}
+        own = {name: float(np.exp(x[len(SPREAD) + i])) for i, name in enumerate(cards)}
+        return replace(prior, cards={**prior.cards, **own}, **values)
+
+    def residual(x: Floats) -> Floats:
+        constants = at(x)
+        off = np.array([np.log(case.predicted(constants) / case.row.real) for case in known])
+        return np.concatenate([np.clip(off, -1, 1) * weight, x / spread])
+
+    x = np.zeros(len(spread))
+    now, damping = residual(x), 1.0
+    for _ in range(STEPS):
+        slope = np.stack([(residual(x + step) - now) / 1e-4 for step in 1e-4 * np.eye(len(x))], axis=1)
+        square = slope.T @ slope
+        move = np.linalg.solve(square + damping * np.diag(np.diag(square)), -slope.T @ now)
+        then = residual(x + move)
+        if then @ then < now @ now:
+            gain = 1 - (then @ then) / (now @ now)
+            x, now, damping = x + move, then, damping / 3
+            if gain < 1e-5:
+                break
+        else:
+            damping *= 4
+    return at(x)

@@ -1,0 +1,161 @@
+"""Seconds of a step of a training run on datacenter cards, from amounts (stack_work.py) and a few fitted constants.
+
+A stage's micro-batch takes its FLOP at the card's rate plus weighted bytes (a matmul with a small side is slowed by its
+bytes), plus what communication is not hidden. The pipeline takes m times the slowest stage, and once the others,
+divided by the chunks of a stage (Narayanan et al., arXiv 2104.04473, section 2.2, for unequal stages). Links follow the
+alpha-beta model; a group that spans hosts is bound by the host links of the ranks it has on one host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import yaml
+
+from danlu.plan.setup import Setup
+from danlu.plan.stack_work import Work
+
+SHARED_BUS = 40e9  # bytes/s one way: below it cards of a host are joined by PCIe through its sockets
+WIDE = 5e14  # dense FLOP/s: cards of the Hopper generation and later
+FULL_WATTS = 700.0  # of a card beyond WIDE that is not limited
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """What is published about a card: dense FLOP/s of 16-bit matmuls, bytes, bytes/s of memory, bytes/s of its link.
+
+    link    to cards of its host, one way
+    watts   None for a card that runs at its full power
+    """
+
+    name: str
+    flops: float
+    mem_bytes: float
+    mem_bw: float
+    link: float
+    watts: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """What is fitted; all of it positive, all of it about software and cards in general.
+
+    matmul, attention   share of the dense rate that large matmuls, and fused attention, reach
+    wide_attention      the same on cards beyond WIDE (FlashAttention-2 reaches 35 % of an H100: arXiv 2407.08608)
+    wide                share of `matmul` that such cards reach in a run
+    narrow              speed of an fp8 matmul beside a 16-bit one
+    matmul_bytes, pass_bytes, score_bytes   weights of bytes against the card's memory bandwidth
+    fused               share of the passes that a compiled step still makes
+    link, bus, socket, network   share of a link's rate that collectives reach: inside a host by its own link, by PCIe,
+                        from socket to socket (of a card's PCIe rate), between hosts
+    alpha_s             seconds of one message of a collective
+    layer_s             seconds of one layer, forward and backward, that shrink with nothing: issuing it, waiting
+    unhidden            share of overlapped tensor- and context-parallel communication that still costs time
+    contended           the same of overlapped data-parallel communication
+    cards               efficiency of a card beside the average, by name
+    """
+
+    matmul: float = 0.82
+    attention: float = 0.55
+    wide_attention: float = 0.3
+    wide: float = 0.92
+    narrow: float = 1.5
+    matmul_bytes: float = 1.0
+    pass_bytes: float = 0.8
+    score_bytes: float = 1.0
+    fused: float = 0.6
+    link: float = 0.7
+    bus: float = 0.6
+    socket: float = 0.5
+    network: float = 0.7
+    alpha_s: float = 8e-6
+    layer_s: float = 1e-3
+    unhidden: float = 0.4
+    contended: float = 0.3
+    cards: Mapping[str, float] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=1)
+def published() -> Constants:
+    """The constants of stack_constants.yaml, fitted to all tables of bench/truth."""
+    return loads(files("danlu.plan").joinpath("stack_constants.yaml").read_text(encoding="utf-8"))
+
+
+def loads(text: str) -> Constants:
+    """Constants of a YAML text that `dumps` wrote."""
+    return Constants(**yaml.safe_load(text))
+
+
+def dumps(constants: Constants) -> str:
+    """Constants as YAML, to four figures: they are known to less."""
+    plain = asdict(constants) | {"cards": dict(constants.cards)}
+    short: dict[str, Any] = {name: float(f"{value:.4g}") for name, value in plain.items() if name != "cards"}
+    short["cards"] = {name: float(f"{value:.4g}") for name, value in plain["cards"].items()}
+    head = "# Fitted: danlu plan check bench/truth/*.csv --fit src/danlu/plan/stack_constants.yaml\n"
+    return head + yaml.safe_dump(short, sort_keys=False)
+
+
+def seconds(run: Setup, amounts: Work, card: Rated, constants: Constants) -> float:
+    """Seconds of one step of a completed run on such cards."""
+    c, m = constants, run.micro_batches
+    rate, memory = _flops(run, card, c), card.mem_bw
+    fused = c.wide_attention if card.flops > WIDE else c.attention
+    inside = _inside(run, card, c, run.tp)
+    tp = inside if run.tp <= run.cards_per_host else _between(run, c, run.cards_per_host)
+    hidden_tp = c.unhidden if run.async_tp or run.overlap_tp else 1.0
+    passes = (c.fused if run.compiled else 1.0) * c.pass_bytes / memory
+    across = run.tp * run.cp * run.pp > run.cards_per_host
+    pp = _between(run, c, 1) if across and run.link else inside
+    cp = inside if run.tp * run.cp <= run.cards_per_host else _between(run, c, 1)
+    each = np.array([
+        1 / rate, 1 / (rate * c.narrow), c.matmul / (rate * fused) if run.flash else 1 / rate,
+        c.matmul_bytes / memory, passes, c.score_bytes / memory, hidden_tp / tp, hidden_tp * c.alpha_s, 1 / pp,
+        c.unhidden / cp, 1 / _inside(run, card, c, run.ep),
+        c.layer_s * (c.fused if run.compiled else 1.0),
+    ])  # fmt: skip
+    busy = amounts.stages @ each
+    group = _group(run, card, c)
+    if amounts.gather_bytes:
+        gathered = amounts.gather_bytes / (_between(run, c, 1) if run.software == "DeepSpeed" and run.link else group)
+        both = np.minimum(busy, gathered) * (c.contended if run.overlap_dp or run.software == "DeepSpeed" else 1.0)
+        busy = np.maximum(busy, gathered) + both
+    slow = float(busy.max())
+    pipeline = m * slow + (float(busy.sum()) - slow) / run.interleave
+    once = amounts.dp_bytes / group * (c.contended if run.overlap_dp else 1.0) + amounts.adam_bytes / memory
+    return pipeline + once
+
+
+def _flops(run: Setup, card: Rated, c: Constants) -> float:
+    """FLOP/s that large matmuls reach: fp32 runs use the tensor cores' 19-bit format at half the rate of 16 bits."""
+    power = min(1.0, ((card.watts or FULL_WATTS) / FULL_WATTS) ** 0.5) * c.wide if card.flops > WIDE else 1.0
+    return card.flops * power * c.cards.get(card.name, 1.0) * c.matmul * (0.5 if run.precision == "fp32" else 1.0)
+
+
+def _inside(run: Setup, card: Rated, c: Constants, ranks: int, apart: int = 1) -> float:
+    """Bytes/s one way of a card in a collective of `ranks` cards of one host that lie `apart` from each other.
+
+    Cards joined by PCIe cross from socket to socket over one link, which all groups that span the host share.
+    """
+    if card.link > SHARED_BUS:
+        return card.link * c.link
+    if ranks * apart <= run.cards_per_host / 2:
+        return card.link * c.bus
+    return card.link * min(c.bus, c.socket / apart)
+
+
+def _between(run: Setup, c: Constants, rails: float) -> float:
+    """Bytes/s one way between hosts of a group that has `rails` of its ranks on one host."""
+    return (run.link or 25e9) * c.network * rails
+
+
+def _group(run: Setup, card: Rated, c: Constants) -> float:
+    """Bytes/s one way of a card in the reduction of its data-parallel group, whose members lie `tp` cards apart."""
+    ranks, inner = run.dp * run.cp, max(1, run.cards_per_host // run.tp)
+    if ranks <= inner or run.link is None:
+        return _inside(run, card, c, ranks, run.tp)
+    return min(_between(run, c, inner), _inside(run, card, c, 2))

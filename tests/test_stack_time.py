@@ -1,0 +1,136 @@
+"""Seconds of real training stacks: closed forms, properties, the fit and its score on published rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from provoke import provoke
+
+from danlu.cli import app
+from danlu.cli.plan_check import rated
+from danlu.plan import rows, score, stack_fit, stack_time
+from danlu.plan.rows import Row
+from danlu.plan.score import Scored
+from danlu.plan.setup import Setup, choices
+from danlu.plan.stack_work import AMOUNTS, work
+
+TRUTH = Path(__file__).parent.parent / "bench" / "truth"
+GPT = Setup("A100-80", 64, 8, 25e9, 96, 12288, 96, 96, 49152, False, 51200, 2048, 64, 1, 8, 8, interleave=3,
+            flash=False, dropout=True, precision="fp16")  # fmt: skip
+FIELDS = [name for name in stack_fit.SPREAD if name not in ("alpha_s", "layer_s")]
+
+
+def seconds(run: Setup, **changed: float) -> float:
+    constants = replace(stack_time.published(), **changed)
+    return stack_time.seconds(run, work(run), rated(run.card), constants)
+
+
+def every() -> list[Row]:
+    return [row for path in sorted(TRUTH.glob("*.csv")) for row in rows.read(path)]
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_flop_are_those_of_the_paper(recompute):
+    """96 B s l h^2 (1 + s/6h + V/16lh) with recomputation, 72 B s l h^2 (1 + s/6h + V/12lh) without (arXiv 2104.04473).
+
+    The padded vocabulary stands for V, and the head is not computed a second time.
+    """
+    run = replace(GPT, recompute=recompute)
+    amounts = dict(zip(AMOUNTS, work(run).stages.sum(axis=0), strict=True))
+    ours = (amounts["matmul_flop"] + amounts["attention_flop"]) * run.tp
+    factor, s, h = (96 if recompute == "full" else 72), run.seq, run.hidden
+    paper = factor * s * run.layers * h**2 * (1 + s / (6 * h)) + 6 * s * h * run.padded_vocab
+    assert ours == pytest.approx(paper)
+
+
+@given(st.integers(1, 6), st.integers(1, 40))
+def test_one_more_micro_batch_costs_the_slowest_stage(stages, micro_batches):
+    run = replace(GPT, pp=stages, interleave=1, global_batch=micro_batches)
+    first, second, third = (seconds(replace(run, global_batch=micro_batches + i)) for i in range(3))
+    assert second - first == pytest.approx(third - second)
+
+
+def test_chunks_divide_the_bubble():
+    once, twice, four = (seconds(replace(GPT, interleave=v, link=1e18)) for v in (1, 2, 4))
+    assert (once - twice) == pytest.approx(2 * (twice - four), rel=0.05)
+
+
+@given(st.sampled_from(FIELDS), st.floats(1.05, 2), st.sampled_from([1, 8]), st.sampled_from([0, 1, 3]))
+def test_a_faster_part_never_makes_a_slower_step(name, factor, tp, zero):
+    run = replace(GPT, tp=tp, pp=4, dp=2, zero=zero, overlap_dp=True, cards=8 * tp)
+    slower = name.endswith("bytes") or name in ("fused", "unhidden", "contended")
+    value = getattr(stack_time.published(), name) * (1 / factor if slower else factor)
+    assert seconds(run, **{name: value}) <= seconds(run) * (1 + 1e-12)
+
+
+@given(st.floats(1e9, 1e11), st.floats(1.1, 10))
+def test_a_faster_network_never_makes_a_slower_step(link, factor):
+    run = replace(GPT, dp=4, cards=256)
+    assert seconds(replace(run, link=link * factor)) <= seconds(replace(run, link=link))
+
+
+def test_what_a_row_leaves_open_becomes_a_choice():
+    found = choices(replace(GPT, tp=0, pp=0, micro_batch=0, interleave=0))
+    assert {(run.tp, run.pp) for run in found} == {(8, 8)}
+    assert {run.micro_batch for run in found} == {1, 2, 4, 8}
+    assert {run.interleave for run in found} == {2, 3, 4}
+
+
+def test_the_published_constants_are_those_of_a_fresh_fit():
+    fresh = stack_fit.fit(stack_fit.cases(every(), rated))
+    for name in stack_fit.SPREAD:
+        assert getattr(stack_time.published(), name) == pytest.approx(getattr(fresh, name), rel=0.01)
+    assert stack_time.loads(stack_time.dumps(fresh)).cards.keys() == fresh.cards.keys()
+
+
+def test_a_fit_finds_the_constants_that_made_the_rows():
+    true = replace(stack_time.published(), matmul=0.8, network=0.6, score_bytes=1.2)
+    cases = stack_fit.cases(every(), rated)
+    made = [replace(case, row=replace(case.row, real=case.predicted(true))) for case in cases]
+    again = stack_fit.fit(made)
+    off = [abs(np.log(case.predicted(again) / case.row.real)) for case in made]
+    assert np.mean(off) < 0.01
+
+
+def test_each_source_is_predicted_from_the_others(tmp_path):
+    out = tmp_path / "score.json"
+    tables = [str(path) for path in sorted(TRUTH.glob("*.csv"))]
+    assert app.main(["plan", "check", *tables, "--leave-one-source-out", "--json", str(out)]) == 0
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert report["time_mape"] <= 0.105 and report["tau_min"] >= 0.85
+    assert report["time_worst_source"] == max(each["time_mape"] for each in report["sources"].values())
+    assert len(report["sources"]) == 5 and report["memory_mape"]["formula"] <= 0.005
+
+
+def test_one_source_alone_cannot_be_left_out():
+    with provoke("DL-DATA-011"):
+        score.score(rows.read(TRUTH / "torchtitan.csv"), rated, leave_out=True)
+
+
+def test_nothing_is_keyed_on_the_name_of_a_source():
+    named = score.figures(score.score(every(), rated))
+    other = [replace(row, source=f"source{i}", name=f"row{n}") for n, row in enumerate(every())
+             for i in (sorted({each.source for each in every()}).index(row.source),)]  # fmt: skip
+    assert [each.predicted for each in score.score(other, rated)] == [row["predicted"] for row in named["rows"]]
+
+
+def test_lines_of_one_run_count_once():
+    def scored(name: str, predicted: float) -> Scored:
+        return Scored(Row("a", name, "time", 1.0, GPT), predicted)
+
+    report = score.figures([scored("twice", 1.1), scored("twice", 1.3), scored("once", 1.0)])
+    assert report["time_mape"] == pytest.approx(0.1) and report["tau_min"] is None
+
+
+@given(st.lists(st.floats(1, 1e3), min_size=2, max_size=12))
+def test_tau_of_a_right_order_is_one_and_of_a_reversed_one_minus_one(real):
+    pairs = [(value, value) for value in real]
+    assert score.tau(pairs) == 1
+    if max(real) > 1.04 * min(real):
+        assert score.tau([(value, -value) for value in real]) == -1

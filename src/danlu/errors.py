@@ -288,6 +288,18 @@ class OtherTokens(BadData):
     code = "DL-DATA-067"
 
 
+class NoStore(BadData):
+    """A folder that should hold packs has no manifest of a store."""
+
+    code = "DL-DATA-068"
+
+
+class NoSuchRecord(BadData):
+    """A store has no record of that key."""
+
+    code = "DL-DATA-069"
+
+
 class Broken(DanluError):
     """A run could not go on."""
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "doctor": "check this machine, with a fix for everything that is wrong",
     "probe": "measure this machine's cards and links",
     "prep": "turn text folders into clean, packed tokens",
+    "store": "look into a store: stat, ls, get, verify",
     "plan": "split a model over the cards, with a forecast",
     "train": "train a model by its plan",
     "quantize": "turn a model folder into a 4-bit one",

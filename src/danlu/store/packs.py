@@ -38,6 +38,11 @@ class Store:
         return sum(each.records for each in self._packs)
 
     @property
+    def size(self) -> int:
+        """Bytes of all packs on disk."""
+        return sum(each.path.stat().st_size for each in self._packs)
+
+    @property
     def index_bytes(self) -> int:
         """Bytes of index that a look-up needs in memory."""
         return sum(each.index_bytes for each in self._packs)

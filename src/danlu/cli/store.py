@@ -66,7 +66,8 @@ def _stat(store: Store, args: argparse.Namespace) -> dict[str, Any]:
 
     found = {"store.records": store.records, "store.bytes": store.size, "store.index_bytes": store.index_bytes,
              "store.done": store.done}  # fmt: skip
-    rows = [["records", f"{store.records:,}"], ["on disk", size(store.size)], ["index in memory", size(store.index_bytes)],
+    rows = [["records", f"{store.records:,}"], ["on disk", size(store.size)],
+            ["index in memory", size(store.index_bytes)],
             ["source read", "to its end" if store.done else "in part"]]  # fmt: skip
     print(table([str(args.folder), ""], rows))
     return found

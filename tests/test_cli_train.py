@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from provoke import provoke
 from train_world import fleet
 
+from danlu import families
 from danlu.cli import config
 from danlu.cli.app import main
-from danlu.cli.train import quiet_step
+from danlu.cli.train import job_of, planned, quiet_step
 from danlu.fleet import text
+from danlu.plan import text as plan_text
 from danlu.store import checkpoint
 
 pytestmark = pytest.mark.procs
@@ -48,7 +51,8 @@ def drilled(words, tmp_path_factory) -> tuple[Path, dict]:
 def test_a_drill_ends_as_the_run_without_it(drilled, words, tmp_path, capfd):
     out, figures = drilled
     assert figures["fault.card"] == "card1" and figures["fault.steps_lost"] == figures["fault.steps_repeated"] == 0
-    assert figures["fault.restored"] == 6 and figures["fault.steps_recomputed"] == figures["fault.during"] - 7
+    restored, during = figures["fault.restored"], figures["fault.during"]  # on a busy machine the kill comes later
+    assert restored in (6, 9) and 8 <= during <= 10 and figures["fault.steps_recomputed"] == during - 1 - restored
     assert 0 < figures["fault.recovery_s"] < 30 and figures["train.step_s"] > 0
     assert figures["train.loss_last"] < figures["train.loss_first"]
     tokens = ["--data.tokens", str(out / "tokens"), "--plan.path", str(out / "plan.json")]
@@ -89,3 +93,25 @@ def test_ctrl_c_leaves_whole_snapshots_and_no_process(drilled, words, tmp_path):
 def test_the_traced_step_is_a_quiet_one():
     assert quiet_step(0, 100, 8) == 4 and quiet_step(8, 100, 8) == 12
     assert quiet_step(0, 100, 4) == 6 and quiet_step(0, 3, 1) == 2 and quiet_step(0, 1, 5) == 1
+
+
+def test_a_shallower_model_does_not_go_on_from_a_deeper_ones_snapshot(drilled, words):
+    out, _ = drilled
+    text = ["--out", str(out), "--train.resume", "--train.steps", "12", "--model.layers", "2"]
+    with provoke("DL-CFG-080") as caught:
+        run = config.load(None, [*words, *text], environ={})
+        job_of(run, planned(run))
+    assert "layers.2." in caught.error.why
+
+
+def test_a_quantized_folder_is_no_start(words, tmp_path, drilled):
+    out, _ = drilled
+    (tmp_path / "config.json").write_text(json.dumps(families_config(out) | {"danlu_quant": 1}))
+    run = config.load(None, [*words, "--out", str(tmp_path / "run"), "--data.tokens", str(out / "tokens"),
+                             "--model.path", str(tmp_path)], environ={})  # fmt: skip
+    with provoke("DL-CFG-002"):
+        job_of(run, planned(run))
+
+
+def families_config(out: Path) -> dict:
+    return families.config(plan_text.loads((out / "plan.json").read_text()).model)

@@ -134,3 +134,9 @@ def test_no_model_and_no_folder_are_said(tmp_path, capsys):
     for words in (["serve"], ["serve", f"{tmp_path}/nothing"], ["chat", str(tmp_path), "--temperature", "7"]):
         assert main(words) == 2
         assert "DL-CFG-002" in capsys.readouterr().err
+
+
+def test_a_card_this_machine_has_not_is_refused(tiny, capsys):
+    path, *_ = tiny
+    assert main(["chat", str(path), "--card", "banana", "--prompt", "hi"]) == 2
+    assert "no card 'banana'" in capsys.readouterr().err

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from danlu.cli.config import Run
     from danlu.fault.drill import Drill
     from danlu.nouns import Job, Plan
+    from danlu.store.checkpoint import Snapshot
     from danlu.train.crew import Running
     from danlu.train.job import TrainJob
     from danlu.train.result import Result, Step
@@ -120,6 +121,7 @@ def job_of(run: Run, plan: Plan) -> TrainJob:
     """The training job of a run. Raises OtherTokens, BadValue, RunExists, and what opening the token file raises."""
     import secrets
 
+    from danlu import families
     from danlu.cli.wiring import tokens_of
     from danlu.data.loader import Loader
     from danlu.errors import BadValue
@@ -137,13 +139,39 @@ def job_of(run: Run, plan: Plan) -> TrainJob:
     out = run.out.resolve()
     start = start_of(out, train.resume)
     if start:
-        loader.check(checkpoint.read(out / "checkpoints", start).meta["loader"])
+        snapshot = checkpoint.read(out / "checkpoints", start)
+        loader.check(snapshot.meta["loader"])
+        _check_model(plan, out / "checkpoints", snapshot)
+    if run.model.path is not None and "danlu_quant" in families.read(run.model.path):
+        raise BadValue("a quantized model cannot be trained on", where=str(run.model.path),
+                       why="its 4-bit weights take no gradient",
+                       fix="model.path: the folder it was made from")  # fmt: skip
     return TrainJob(
         plan=plan, out=out, tokens=tokens, steps=train.steps, lr=train.lr, warmup=train.warmup,
         weight_decay=train.weight_decay, clip=train.clip, seed=train.seed, save_every=train.save_every,
         key=secrets.token_hex(16), trace_step=quiet_step(start, train.steps, train.save_every),
         start=start, weights=run.model.path.resolve() if run.model.path else None, loader=loader.state(),
     )  # fmt: skip
+
+
+def _check_model(plan: Plan, folder: Path, snapshot: Snapshot) -> None:
+    """Raises OtherModel unless the snapshot holds just the parameters of the plan's model.
+
+    A rank reads only what it needs, so it would take the first layers of a deeper model without a word.
+    """
+    from danlu import families
+    from danlu.errors import OtherModel
+
+    held = {
+        name: tuple(entry.shape)
+        for shard in snapshot.shards for name, entry in shard.tensors.items() if not name.endswith((".m", ".v"))
+    }  # fmt: skip
+    wanted = families.shapes(plan.model)
+    if other := sorted(name for name in held.keys() | wanted.keys() if held.get(name) != wanted.get(name)):
+        raise OtherModel(f"the snapshot of step {snapshot.step} is of another model", where=str(folder),
+                         why=f"{other[0]} is {held.get(other[0], 'absent')} there and "
+                             f"{wanted.get(other[0], 'absent')} here; {len(other)} parameters differ",
+                         fix="give the model it was trained with, or another --out")  # fmt: skip
 
 
 def quiet_step(start: int, steps: int, save_every: int) -> int:

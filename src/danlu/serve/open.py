@@ -128,9 +128,13 @@ def identity(folder: Path) -> str:
 
 
 def _card(asked: str) -> str:
-    if asked != "auto":
-        return asked
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if asked != "auto":
+        there = ["cpu", *([found.type] if found else [])]
+        if asked.partition(":")[0] not in there:
+            raise BadValue(f"this machine has no card {asked!r}", where="--card", why=f"it has: {', '.join(there)}",
+                           fix="--card auto; danlu doctor says what keeps a card away")  # fmt: skip
+        return asked
     return "cpu" if found is None else found.type
 
 

@@ -43,6 +43,21 @@ def test_a_run_becomes_model_fleet_and_plan(machine):
     assert even.layers_per_stage == (2, 2, 2)
 
 
+def test_cards_are_emulated_on_a_machine_that_is_given_by_file(machine, tmp_path):
+    other = ["--out", str(tmp_path / "other"), "--fleet.path", str(machine / "fleet.yaml"), "--fleet.emulate", "[2, 1]"]
+    fleet = wiring.fleet_of(config.load(None, other), print)
+    assert [card.cores for card in fleet.cards] == [0.8, 0.4] and fleet.cards[0].emulated
+
+
+def test_nothing_is_emulated_on_a_fleet_without_a_cpu(tmp_path):
+    card = Card("gpu0", "cuda", "test", {"bf16": 1e14}, 2**36, 1e12)
+    text.dump(Fleet("far", (card,), (), (Host("local", 2**36),)), tmp_path / "far.yaml")
+    run = config.load(None, ["--fleet.path", str(tmp_path / "far.yaml"), "--fleet.emulate", "[2, 1]"])
+    with provoke("DL-CFG-002") as caught:
+        wiring.fleet_of(run, print)
+    assert "cuda" in caught.error.why
+
+
 def test_a_token_file_sets_the_vocabulary(machine):
     (machine / "tokens").mkdir()
     (machine / "tokens" / "manifest.json").write_text(json.dumps({"tokens": 1, "vocab": 777}))

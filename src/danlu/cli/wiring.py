@@ -55,19 +55,18 @@ def vocab_of(run: Run) -> int:
 
 
 def fleet_of(run: Run, progress: Callable[[str], None]) -> Fleet:
-    """The cards of a run: of `fleet.path`, else this machine's, emulated unequal where `fleet.emulate` says so.
+    """The cards of a run: of `fleet.path`, else this machine's; emulated unequal ones on them with `fleet.emulate`.
 
     The machine is measured once and kept in OUT/fleet.yaml; delete the file to measure again. Raises BadFleet,
-    MissingPackage, ProbeFailed.
+    BadValue, MissingPackage, ProbeFailed.
     """
+    from danlu.errors import BadValue
     from danlu.fleet import text
     from danlu.fleet.emulate import emulate, shares
     from danlu.fleet.probe import probe
 
-    if run.fleet.path is not None:
-        return text.load(run.fleet.path)
-    kept = run.out / "fleet.yaml"
-    if kept.exists():
+    kept = run.fleet.path or run.out / "fleet.yaml"
+    if run.fleet.path or kept.exists():
         machine = text.load(kept)
     else:
         machine = probe(progress=progress)
@@ -75,8 +74,15 @@ def fleet_of(run: Run, progress: Callable[[str], None]) -> Fleet:
         text.dump(machine, kept)
     if run.fleet.emulate is None:
         return machine
-    base = machine.cards[0]
-    cores = [card for card in machine.cards if card.vendor == base.vendor]
+    cores = [card for card in machine.cards if card.vendor == "cpu"]
+    if not cores:
+        raise BadValue(
+            "there is no CPU to emulate cards on",
+            where=str(kept),
+            why=f"its cards are of {', '.join(sorted({card.vendor for card in machine.cards}))}",
+            fix="leave fleet.emulate out, or name a fleet.path that `danlu probe` wrote",
+        )
+    base = cores[0]
     speeds = shares(run.fleet.emulate, len(cores))
     even_gib = sum(card.mem_bytes for card in cores) / 2**31 / len(speeds)
     sizes = run.fleet.mem_gib or [even_gib] * len(speeds)

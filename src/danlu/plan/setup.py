@@ -39,6 +39,7 @@ class Setup:
     global_batch, micro_batch   sequences; tokens of a sequence are `seq`
     zero             stage of sharding over data-parallel ranks, 3 for FSDP
     items            embedding + layers + head of each stage where they are uneven, else ()
+    head_dim         0 where it is hidden / heads
     """
 
     card: str
@@ -75,6 +76,12 @@ class Setup:
     experts: Experts | None = None
     latent: Latent | None = None
     items: tuple[int, ...] = ()
+    head_dim: int = 0
+
+    @property
+    def width(self) -> int:
+        """Numbers of all query heads of a token."""
+        return self.heads * self.head_dim or self.hidden
 
     @property
     def micro_batches(self) -> int:

@@ -66,7 +66,7 @@ def attention_params(setup: Setup) -> float:
         down = h * (mla.q_rank + mla.kv_rank + mla.rope)
         up = mla.q_rank * setup.heads * (mla.head + mla.rope) + mla.kv_rank * setup.heads * (mla.head + mla.value)
         return down + up + setup.heads * mla.value * h
-    return 2.0 * h * h + 2.0 * h * h * setup.kv_heads / setup.heads
+    return 2.0 * h * setup.width * (1.0 + setup.kv_heads / setup.heads)
 
 
 def mlp_params(setup: Setup, dense: bool = False) -> float:
@@ -112,18 +112,25 @@ def layer_bytes(setup: Setup, dense: bool = False, recompute: str | None = None)
     `recompute` asks for another choice than the run's. torchtitan's "selective" is its own: it keeps the layer's input,
     attention's output and every second matmul's.
     """
+    return sum(half_bytes(setup, dense, recompute))
+
+
+def half_bytes(setup: Setup, dense: bool = False, recompute: str | None = None) -> tuple[float, float]:
+    """The same of a layer's attention and of its MLP; a layer's input under full recomputation counts half for each."""
     rows, h, t, n = setup.seq * setup.micro_batch / setup.cp, setup.hidden, setup.tp, setup.bytes_each
     split, chosen = (t if setup.seq_parallel else 1), recompute or setup.recompute
     if chosen == "full":
-        return rows * h * n / (split if setup.software == "torchtitan" else 1)
+        half = rows * h * n / (split if setup.software == "torchtitan" else 1) / 2
+        return half, half
     if chosen == "selective" and setup.software == "torchtitan":
-        return rows * n * (2 * h / split + (2 * h + h * setup.kv_heads / setup.heads / 2 + setup.ffn) / t)
-    whole = 4 * n * h + (2 * h if setup.dropout else 0)  # inputs of norms and of the matmuls after them, dropout masks
-    attention, mlp = _attention_numbers(setup) * n, _mlp_numbers(setup, dense) * n
+        wide = setup.width * (2 + setup.kv_heads / setup.heads / 2)
+        return rows * n * (h / split + wide / t), rows * n * (h / split + setup.ffn / t)
+    whole = 2 * n * h + (h if setup.dropout else 0)  # a norm's input and the matmul's after it, a dropout mask
     scores = 0.0
     if not setup.flash and chosen == "none":
         scores = float((2 * n + 1 if setup.dropout else n) * setup.heads * setup.seq)
-    return rows * (whole / split + (attention + mlp + scores) / t)
+    attention, mlp = _attention_numbers(setup) * n + scores, _mlp_numbers(setup, dense) * n
+    return rows * (whole / split + attention / t), rows * (whole / split + mlp / t)
 
 
 def _attention_numbers(setup: Setup) -> float:
@@ -131,7 +138,7 @@ def _attention_numbers(setup: Setup) -> float:
     if (mla := setup.latent) is not None:
         per_head = 2 * (mla.head + mla.rope) + 2 * mla.value
         return float(setup.heads * per_head + 2 * (mla.q_rank + mla.kv_rank) + mla.rope)
-    return setup.hidden * (2.0 + 2.0 * setup.kv_heads / setup.heads)
+    return setup.width * (2.0 + 2.0 * setup.kv_heads / setup.heads)
 
 
 def _mlp_numbers(setup: Setup, dense: bool) -> float:
@@ -177,14 +184,20 @@ def _moment(setup: Setup, stage: int, rows: float, held: float) -> float:
 
     held   parameters of the stage before tensor parallelism splits them
     """
-    t, n = setup.tp, setup.bytes_each
-    found = rows / t * 1.5 * n * _mlp_numbers(setup, False)
-    if setup.recompute == "full" or (setup.recompute == "selective" and setup.software == "torchtitan"):
-        found += layer_bytes(setup, recompute="none")
+    found, head = moments(setup)
     if stage == setup.pp - 1:
-        found = max(found, rows / t * (4 * n if setup.fused_loss else 4 * n + 4) * setup.padded_vocab)
+        found = max(found, head)
     if setup.zero == 3:
         # Weights in 16 bits and gradients in fp32 before they are shared out: of two layers, or under a pipeline of
         # the whole stage, which keeps them from one micro-batch to the next.
-        found += 6.0 * (held if setup.pp > 1 else 2 * matmul_params(setup)) / t
+        found += 6.0 * (held if setup.pp > 1 else 2 * matmul_params(setup)) / setup.tp
     return found
+
+
+def moments(setup: Setup) -> tuple[float, float]:
+    """Bytes that live for a moment in the backward of a layer, and of the head."""
+    rows, t, n = setup.seq * setup.micro_batch / setup.cp, setup.tp, setup.bytes_each
+    layer = rows / t * 1.5 * n * _mlp_numbers(setup, False)
+    if setup.recompute == "full" or (setup.recompute == "selective" and setup.software == "torchtitan"):
+        layer += layer_bytes(setup, recompute="none")
+    return layer, rows / t * (4 * n if setup.fused_loss else 4 * n + 4) * setup.padded_vocab

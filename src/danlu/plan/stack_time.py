@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
 from danlu.plan.setup import Setup
@@ -103,6 +104,19 @@ def dumps(constants: Constants) -> str:
 def seconds(run: Setup, amounts: Work, card: Rated, constants: Constants) -> float:
     """Seconds of one step of a completed run on such cards."""
     c, m = constants, run.micro_batches
+    busy = amounts.stages @ prices(run, card, c)
+    group = _group(run, card, c)
+    if amounts.gather_bytes:
+        gathered = amounts.gather_bytes / (_between(run, c, 1) if run.software == "DeepSpeed" and run.link else group)
+        both = np.minimum(busy, gathered) * (c.contended if run.overlap_dp or run.software == "DeepSpeed" else 1.0)
+        busy = np.maximum(busy, gathered) + both
+    slow = float(busy.max())
+    pipeline = m * slow + (float(busy.sum()) - slow) / run.interleave
+    return pipeline + once_seconds(run, amounts.dp_bytes, amounts.adam_bytes, card, c)
+
+
+def prices(run: Setup, card: Rated, c: Constants) -> npt.NDArray[Any]:
+    """Seconds of one of each of AMOUNTS in such a run on such a card."""
     rate, memory = _flops(run, card, c), card.mem_bw
     fused = c.wide_attention if card.flops > WIDE else c.attention
     inside = _inside(run, card, c, run.tp)
@@ -112,22 +126,17 @@ def seconds(run: Setup, amounts: Work, card: Rated, constants: Constants) -> flo
     across = run.tp * run.cp * run.pp > run.cards_per_host
     pp = _between(run, c, 1) if across and run.link else inside
     cp = inside if run.tp * run.cp <= run.cards_per_host else _between(run, c, 1)
-    each = np.array([
+    return np.array([
         1 / rate, 1 / (rate * c.narrow), c.matmul / (rate * fused) if run.flash else 1 / rate,
         c.matmul_bytes / memory, passes, c.score_bytes / memory, hidden_tp / tp, hidden_tp * c.alpha_s, 1 / pp,
         c.unhidden / cp, 1 / _inside(run, card, c, run.ep),
         c.layer_s * (c.fused if run.compiled else 1.0),
     ])  # fmt: skip
-    busy = amounts.stages @ each
-    group = _group(run, card, c)
-    if amounts.gather_bytes:
-        gathered = amounts.gather_bytes / (_between(run, c, 1) if run.software == "DeepSpeed" and run.link else group)
-        both = np.minimum(busy, gathered) * (c.contended if run.overlap_dp or run.software == "DeepSpeed" else 1.0)
-        busy = np.maximum(busy, gathered) + both
-    slow = float(busy.max())
-    pipeline = m * slow + (float(busy.sum()) - slow) / run.interleave
-    once = amounts.dp_bytes / group * (c.contended if run.overlap_dp else 1.0) + amounts.adam_bytes / memory
-    return pipeline + once
+
+
+def once_seconds(run: Setup, dp_bytes: float, adam_bytes: float, card: Rated, c: Constants) -> float:
+    """Seconds of what happens once a step: gradients reduced over data-parallel cards, the optimizer."""
+    return dp_bytes / _group(run, card, c) * (c.contended if run.overlap_dp else 1.0) + adam_bytes / card.mem_bw
 
 
 def _flops(run: Setup, card: Rated, c: Constants) -> float:

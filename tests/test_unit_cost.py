@@ -1,0 +1,77 @@
+"""Units of a model on a card: their sums are what the model of whole runs says, and they behave as hardware does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from danlu.cli.plan_check import rated
+from danlu.nouns import ModelSpec
+from danlu.plan import stack_memory, stack_time
+from danlu.plan.stack_work import work
+from danlu.plan.unit_cost import ATTN, EMBED, HEAD, MLP, Stack, Way, setup_of, state_bytes, step_seconds, unit_table
+
+LLAMA = ModelSpec("llama", 32, 4096, 32, 8, 128, 14336, 128256, 8192)
+MIXTURE = replace(LLAMA, experts=8, experts_used=2)
+ways = st.builds(Way, st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4]),
+                 st.sampled_from(["none", "selective", "full"]), st.sampled_from([1, 2]))  # fmt: skip
+stacks = st.builds(Stack, compiled=st.booleans(), flash=st.booleans(), seq_parallel=st.booleans(),
+                   overlap_tp=st.booleans(), zero=st.sampled_from([0, 1]))  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(ways, stacks, st.sampled_from([LLAMA, MIXTURE]), st.sampled_from(["A100-80", "H20", "A100-80-PCIe"]))
+def test_units_add_up_to_a_run(way, stack, spec, name):
+    card, seq = rated(name), 4096
+    run = setup_of(spec, card, way, seq, stack)
+    run = replace(run, pp=1, cards=way.tp * way.cp, global_batch=way.micro_batch)
+    table, known = unit_table(spec, card, [way], seq=seq, stack=stack), stack_time.published()
+    count = np.array([1, spec.layers, spec.layers, 1])
+    parts = float(((table.forward_s + table.backward_s) @ count)[0])
+    parts += step_seconds(spec, card, way, 0, way.cp, seq=seq, stack=stack)
+    once = replace(work(run), dp_bytes=0.0, adam_bytes=0.0)
+    assert parts == pytest.approx(stack_time.seconds(run, once, card, known))
+    kept = stack_memory.allocated(run).activations
+    assert float((table.kept_bytes @ count)[0]) - table.kept_bytes[0, HEAD] == pytest.approx(kept, rel=1e-3, abs=1e9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(ways, stacks)
+def test_a_wider_batch_costs_more_but_less_than_in_turn(way, stack):
+    twice = replace(way, micro_batch=2 * way.micro_batch)
+    table = unit_table(LLAMA, rated("A100-80"), [way, twice], seq=4096, stack=stack)
+    layer = (table.forward_s + table.backward_s)[:, [ATTN, MLP]].sum(axis=1)
+    assert layer[0] < layer[1] < 2 * layer[0]
+    assert table.kept_bytes[1] == pytest.approx(2 * table.kept_bytes[0])
+
+
+@settings(max_examples=25, deadline=None)
+@given(ways, stacks)
+def test_recomputing_trades_seconds_for_bytes(way, stack):
+    table = unit_table(LLAMA, rated("H100"), [replace(way, recompute=how) for how in ("none", "selective", "full")],
+                       seq=4096, stack=stack)  # fmt: skip
+    assert np.all(np.diff(table.backward_s[:, [ATTN, MLP]].sum(axis=1)) >= 0)
+    assert np.all(np.diff(table.kept_bytes[:, [ATTN, MLP]].sum(axis=1)) <= 0)
+    assert np.ptp(table.forward_s, axis=0) == pytest.approx(0)
+
+
+def test_parameters_are_those_of_the_model():
+    table = unit_table(LLAMA, rated("A100-80"), [Way(), Way(tp=4)], seq=4096)
+    matrices = [LLAMA.unit_params(unit) for unit in ("embed", "layers.0.attn", "layers.0.mlp", "head")]
+    assert table.params[0] == pytest.approx(matrices, rel=1e-3)
+    assert table.params[1] == pytest.approx(table.params[0] / 4, rel=3e-3)  # a vocabulary is padded
+    assert table.forward_s[0, EMBED] < table.forward_s[0, ATTN]
+
+
+@given(st.integers(1, 64), st.sampled_from([0, 1, 2, 3]))
+def test_sharding_over_more_cards_never_needs_more(ranks, zero):
+    assert state_bytes(Stack(zero=zero), 2 * ranks) <= state_bytes(Stack(zero=zero), ranks)
+
+
+def test_no_way_gives_an_empty_table():
+    table = unit_table(LLAMA, rated("A100-80"), [], seq=4096)
+    assert table.forward_s.shape[0] == 0 and table.sent_s.shape == (0,)

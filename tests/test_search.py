@@ -61,7 +61,10 @@ def test_no_split_beats_ours(speeds, layers, tied, latency, tight):
             search(spec, fleet, **ASK)
         return
     found = search(spec, fleet, **ASK)
-    assert found.forecast.step_s == pytest.approx(least, rel=1e-9)
+    if found.schedule == "zb":
+        assert found.forecast.step_s < least
+    else:
+        assert found.forecast.step_s == pytest.approx(least, rel=1e-9)
     assert all(size <= room for size in found.forecast.stage_bytes)
 
 

@@ -100,7 +100,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("spec", [SPEC, TIED], ids=["free", "tied"])
 @pytest.mark.parametrize("cuts", [(3, 5), (2, 7), (4,), (1, 6), ()], ids=str)
-@pytest.mark.parametrize("schedule", ["1f1b", "1f1b:2"])
+@pytest.mark.parametrize("schedule", ["1f1b", "1f1b:2", "zb"])
 def test_gradients_of_the_pipeline_equal_one_process(spec, cuts, schedule):
     a_plan = plan(spec, cuts, schedule=schedule)
     grads, losses, _ = pipeline(a_plan)

@@ -31,7 +31,17 @@ def plan(spec: ModelSpec, cuts: tuple[int, ...], *, cards: Fleet | None = None, 
     edges = (0, *cuts, len(spec.units))
     found = cards or fleet(*(0.9 for _ in edges[1:]))
     stages = tuple(Stage((found.cards[i].name,), *edges[i : i + 2]) for i in range(len(edges) - 1))
-    return Plan(spec, found, stages, schedule, micro_batches, micro_batch, seq)
+    orders = tuple(halved(len(stages) - i, micro_batches) for i in range(len(stages))) if schedule == "zb" else ()
+    return Plan(spec, found, stages, schedule, micro_batches, micro_batch, seq, orders=orders)
+
+
+def halved(ahead: int, micro_batches: int) -> str:
+    """An order that holds `ahead` micro-batches, splits every backward but the first, and does the rest at the end."""
+    back = "B" + "I" * (micro_batches - 1)
+    filled = min(ahead, micro_batches)
+    steady = "".join(f"{letter}F" for letter in back[: micro_batches - filled])
+    order = "F" * filled + steady + back[micro_batches - filled :]
+    return order + "W" * order.count("I")
 
 
 def batches(job):

@@ -215,10 +215,13 @@ class Forecast:
 class Plan:
     """Who computes what, in which order, and what that should cost.
 
-    schedule      order of instructions, for example "1f1b"
+    schedule      order of instructions: "1f1b", "1f1b:N", or "zb" for the `orders` given
     micro_batch   sequences per micro-batch; `micro_batches` of them make one step
     seq           tokens per sequence
     dtype         element type of weights and activations
+    orders        for "zb", what each stage computes in order, a letter each: F forward, B backward, I and W the two
+                  halves of a backward (to the input, to the weights); the n-th of a letter is of micro-batch n, and
+                  the n-th of B and I together
     """
 
     model: ModelSpec
@@ -230,6 +233,7 @@ class Plan:
     seq: int
     dtype: str = "fp32"
     forecast: Forecast | None = None
+    orders: tuple[str, ...] = ()
 
     @property
     def layers_per_stage(self) -> tuple[float, ...]:

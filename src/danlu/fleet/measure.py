@@ -135,7 +135,7 @@ def products(pool: Pool, rows: int, inner: int, columns: int) -> Iterator[Point]
 
     yield Point("matmul", shape, flop * times, draw, lambda given: [F.linear(x, w) for x, w, _ in given])
     yield Point("matmul_dx", shape, flop * times, draw, lambda given: [g @ w for _, w, g in given])
-    yield Point("matmul_dw", shape, flop * times, draw, lambda given: [g.t() @ x for x, _, g in given])
+    yield Point("matmul_dw", shape, flop * times, draw, lambda given: [w.addmm_(g.t(), x) for x, w, g in given])
 
 
 def attention(pool: Pool, seq: int, head_dim: int) -> Iterator[Point]:

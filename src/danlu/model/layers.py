@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from danlu.model.halves import Halves
 from danlu.model.rope import rotate
 from danlu.model.shard import Share
 from danlu.model.state import Meta, State
@@ -22,7 +23,12 @@ Reduce = Callable[[Tensor], Tensor]  # sums a partial result over the cards that
 
 
 class Linear(nn.Module):
-    """y = x W^T + b with W (out, in). Replaced in place by its quantized form, which answers the same call."""
+    """y = x W^T + b with W (out, in). Replaced in place by its quantized form, which answers the same call.
+
+    halves  where a trainer's weight gradients go; None for torch's own backward
+    """
+
+    halves: Halves | None = None
 
     def __init__(self, rows: int, columns: int, bias: bool, dtype: torch.dtype, device: str | torch.device) -> None:
         super().__init__()
@@ -31,6 +37,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""
+        if self.halves is not None:
+            return self.halves.linear(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
 
@@ -153,6 +161,8 @@ class Embed(nn.Module):
 class Head(nn.Module):
     """Final norm and the map to logits. It has no weight of its own where the embedding that it is tied to is held."""
 
+    halves: Halves | None = None
+
     def __init__(self, made: Made, borrows: bool) -> None:
         super().__init__()
         start, stop = made.share.vocab
@@ -167,6 +177,8 @@ class Head(nn.Module):
         x_RD = x_TD if rows_R is None else x_TD[rows_R]
         weight = self.weight if self.weight is not None else borrowed_VD
         assert weight is not None
+        if self.halves is not None:
+            return self.halves.linear(self.norm(x_RD), weight)
         return F.linear(self.norm(x_RD), weight)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from danlu.families import shapes
+from danlu.model.halves import Halves
 from danlu.model.layers import SUBLAYERS, Context, Embed, Head, Linear, Made, Reduce
 from danlu.model.rope import rope_frequencies
 from danlu.model.shard import Share, whole
@@ -74,6 +75,12 @@ class Decoder(nn.Module):
         if self.head is not None:
             x = self.head(x, meta.rows_R, self.embed.weight if self.embed is not None else None)
         return x
+
+    def halve(self, halves: Halves) -> None:
+        """Let a trainer's `halves` add the gradients of all matrices but the embedding; each must have its `grad`."""
+        for module in self.modules():
+            if isinstance(module, (Linear, Head)):
+                module.halves = halves
 
     def _angles(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         half = positions_T[:, None, None].float() * self.frequencies

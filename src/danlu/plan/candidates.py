@@ -44,12 +44,13 @@ class Sums:
         self._tied = tied_s(ask.spec, card, ask.dtype)
         self._copy = costs[0] if ask.spec.tied else None
         self.units = len(costs)
-        self._forward, self._backward, self._norm, self._step, self._attends = (
+        self._forward, self._backward, self._norm, self._step, self._attends, self._weight, self._split = (
             np.concatenate(([0.0], np.cumsum(each)))
             for each in (
                 [cost.forward_s for cost in costs], [cost.backward_s for cost in costs],
                 [cost.norm_s for cost in costs],
                 [cost.optimizer_s for cost in costs], [unit.endswith(".attn") for unit in ask.spec.units],
+                [cost.weight_s for cost in costs], [cost.split_s for cost in costs],
             )
         )  # fmt: skip
 
@@ -69,6 +70,8 @@ class Sums:
             self._norm[stop] - self._norm[start] + copies * norm,
             self._tied,
             self._step[stop] - self._step[start] + copies * step,
+            self._weight[stop] - self._weight[start],
+            self._split[stop] - self._split[start],
         )
 
 

@@ -18,6 +18,8 @@ class UnitCost:
     """What one unit costs on one card.
 
     forward_s, backward_s  seconds on one micro-batch; those of the head include the loss
+    weight_s               the part of backward_s that can be left for later: the gradients of its matrices
+    split_s                what leaving it costs
     norm_s, optimizer_s    seconds of its part of the gradient's norm and of the optimizer step
     params                 parameters it holds
     activation_bytes       what it keeps for the backward of one micro-batch
@@ -29,6 +31,8 @@ class UnitCost:
     optimizer_s: float
     params: int
     activation_bytes: int
+    weight_s: float = 0.0
+    split_s: float = 0.0
 
 
 def unit_costs(spec: ModelSpec, card: Card, micro_batch: int, seq: int, dtype: str = "fp32") -> tuple[UnitCost, ...]:
@@ -44,11 +48,13 @@ def unit_costs(spec: ModelSpec, card: Card, micro_batch: int, seq: int, dtype: s
         if kind in kinds:
             continue
         forward = table.seconds(operators.forward(spec, unit, micro_batch, seq))
-        backward = table.seconds(operators.backward(spec, unit, micro_batch, seq))
+        behind = operators.backward(spec, unit, micro_batch, seq)
+        backward, later = table.seconds(behind), table.seconds(operators.weights(behind))
+        split = table.seconds(operators.split(behind))
         params = spec.unit_params(unit)
         norm, step = (table.seconds(each(params, spec.params)) for each in (operators.norm, operators.step))
         kept = unit_activation_bytes(spec, unit, micro_batch, seq, dtype)
-        kinds[kind] = UnitCost(forward, backward, norm, step, params, kept)
+        kinds[kind] = UnitCost(forward, backward, norm, step, params, kept, later, split)
     return tuple(kinds[unit.rsplit(".", 1)[-1]] for unit in spec.units)
 
 

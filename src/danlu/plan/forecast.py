@@ -7,7 +7,7 @@ from dataclasses import replace
 from danlu.nouns import Forecast, Link, Plan
 from danlu.plan.cost import entry_s, tied_s, unit_costs
 from danlu.plan.memory import copied_params, stage_bytes
-from danlu.plan.schedule import depth_of, in_flight, instructions
+from danlu.plan.schedule import held_at_once, instructions, orders
 from danlu.plan.simulate import StageCost, Timeline, simulate
 
 
@@ -34,13 +34,15 @@ def stage_cost(plan: Plan, index: int) -> StageCost:
     attends = any(unit.endswith(".attn") for unit in spec.units[stage.start : stage.stop])
     held = each[stage.start : stage.stop]
     if copied_params(spec, stage.start, stage.stop):
-        held += (replace(each[0], forward_s=0.0, backward_s=0.0),)
+        held += (replace(each[0], forward_s=0.0, backward_s=0.0, weight_s=0.0, split_s=0.0),)
     return StageCost(
         forward_s=start + attends * attention + sum(cost.forward_s for cost in held),
         backward_s=sum(cost.backward_s for cost in held),
         norm_s=sum(cost.norm_s for cost in held),
         tied_s=tied_s(spec, card, plan.dtype),
         step_s=sum(cost.optimizer_s for cost in held),
+        weight_s=sum(cost.weight_s for cost in held),
+        split_s=sum(cost.split_s for cost in held),
     )
 
 
@@ -55,9 +57,20 @@ def links(plan: Plan) -> dict[tuple[int, int], Link]:
     return found
 
 
+def room(plan: Plan, index: int) -> int:
+    """Most micro-batches in flight that one stage's card has the memory for."""
+    stage = plan.stages[index]
+    none, one = (
+        stage_bytes(plan.model, stage.start, stage.stop, in_flight=flight, micro_batch=plan.micro_batch,
+                    seq=plan.seq, dtype=plan.dtype).total
+        for flight in (0, 1)
+    )  # fmt: skip
+    return (plan.fleet.card(stage.cards[0]).mem_bytes - none) // max(1, one - none)
+
+
 def peak_bytes(plan: Plan, index: int) -> int:
     """Most bytes one stage's card holds during a step."""
     stage = plan.stages[index]
-    flight = in_flight(len(plan.stages), plan.micro_batches, depth_of(plan.schedule))[index]
+    flight = held_at_once(orders(plan)[index])
     return stage_bytes(plan.model, stage.start, stage.stop, in_flight=flight, micro_batch=plan.micro_batch,
                        seq=plan.seq, dtype=plan.dtype).total  # fmt: skip

@@ -72,6 +72,16 @@ def backward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator
     raise KeyError(unit)
 
 
+def weights(backward: Sequence[Operator]) -> tuple[Operator, ...]:
+    """Those operators of a backward that can be left for later: the gradients of matrices."""
+    return tuple(op for op in backward if op.op == "matmul_dw")
+
+
+def split(backward: Sequence[Operator]) -> tuple[Operator, ...]:
+    """What leaving them costs: each is called again."""
+    return tuple(Operator("call", (), 1, 0) for _ in weights(backward))
+
+
 def entry(spec: ModelSpec, units: Sequence[str], batch: int, seq: int) -> tuple[Operator, ...]:
     """What one micro-batch costs a stage beside its units: the call itself, autograd's start, positions' angles."""
     call = Operator("start", (), 1, 0)
@@ -123,8 +133,7 @@ def _linear(rows: int, inner: int, columns: int) -> tuple[Operator, ...]:
 
 
 def _linear_back(rows: int, inner: int, columns: int) -> tuple[Operator, ...]:
-    weights = _flat("add_", inner * columns, 3)
-    return (_product("matmul_dx", rows, inner, columns), _product("matmul_dw", rows, inner, columns), weights,
+    return (_product("matmul_dx", rows, inner, columns), _product("matmul_dw", rows, inner, columns),
             Operator("call_back", (), 1, 0))  # fmt: skip
 
 

@@ -2,11 +2,13 @@
 
 Every ordered choice of cards, every contiguous split of the units and three depths of warm-up are candidates. A bound
 that needs no simulation sorts them; they are simulated in that order until no bound is below the best step found. So
-the answer is exact for small fleets (EXACT_CARDS and EXACT_SPLITS in candidates.py).
+the answer is exact for small fleets (EXACT_CARDS and EXACT_SPLITS in candidates.py). Orders made for a split's own
+stage times (order.py) are then tried on the most promising splits; there are too many for an exact answer.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +18,16 @@ import numpy as np
 
 from danlu.nouns import Fleet, ModelSpec, Plan, Stage
 from danlu.plan.candidates import Ask, Cuts, Floats, Sums, orders, promising
-from danlu.plan.forecast import forecast, links
+from danlu.plan.forecast import forecast, links, room, stage_cost
+from danlu.plan.order import listed, rules
 from danlu.plan.room import does_not_fit, holds
 from danlu.plan.schedule import instructions, message_bytes
 from danlu.plan.simulate import compiled, steady
 
 SCHEDULES = ("1f1b", "1f1b:2", "1f1b:3")
 BATCH = 256  # splits simulated at once
+LISTED = 96  # splits that get orders of their own, with FEW rules; FINALISTS of them with all
+FEW, FINALISTS = 4, 6
 
 
 def even(spec: ModelSpec, fleet: Fleet, *, micro_batch: int, micro_batches: int, seq: int, dtype: str = "fp32") -> Plan:
@@ -62,7 +67,35 @@ def search(
             best = found
     if best is None:
         raise does_not_fit(ask, fleet)
-    return forecast(best[1])
+    return forecast(_listed(ask, rows, best))
+
+
+def _listed(ask: Ask, rows: Sequence[Row], best: tuple[float, Plan]) -> Plan:
+    """The best plan, with orders made for its own stage times where they are faster."""
+    tried: list[tuple[float, Plan]] = []
+    for row in rows:
+        if row.plan.schedule == SCHEDULES[0] and len(row.plan.stages) > 1:
+            bounds = _bounds(ask, row.sums, row.cuts, row.plan, halves=True)
+            few = np.argsort(bounds, kind="stable")[:LISTED]
+            tried += [(float(bounds[at]), _split(row.plan, row.cuts[at])) for at in few if bounds[at] < best[0]]
+    tried = sorted(tried, key=lambda each: each[0])[:LISTED]
+    found = sorted(((*ordered(plan, FEW), plan) for _, plan in tried), key=lambda each: each[0])
+    for _, _, plan in found[:FINALISTS]:
+        step, orders = ordered(plan, None)
+        if step < best[0]:
+            best = step, replace(plan, schedule="zb", orders=orders)
+    return best[1]
+
+
+def ordered(plan: Plan, few: int | None) -> tuple[float, tuple[str, ...]]:
+    """The shortest step of a split under orders made for it, and those orders. few  how many rules are tried."""
+    costs = [stage_cost(plan, stage) for stage in range(len(plan.stages))]
+    joined, size, fits = links(plan), message_bytes(plan), [room(plan, stage) for stage in range(len(plan.stages))]
+    tried = rules(costs, joined, size, plan.micro_batches, fits)
+    made = (listed(costs, joined, size, plan.micro_batches, rule) for rule in itertools.islice(tried, few))
+    _, orders = min(made, key=lambda each: each[0])
+    lists = instructions(replace(plan, schedule="zb", orders=orders))
+    return float(steady(compiled(lists), costs, joined, later=max)), orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +151,13 @@ def _split(plan: Plan, cuts: Any) -> Plan:
     return replace(plan, stages=tuple(stages))
 
 
-def _bounds(ask: Ask, sums: Sequence[Sums], cuts: Cuts, plan: Plan) -> Floats:
+def _bounds(ask: Ask, sums: Sequence[Sums], cuts: Cuts, plan: Plan, *, halves: bool = False) -> Floats:
     """Seconds that no schedule of a split can beat.
 
     From one step's end (all stages meet in the gradient's norm) stage i waits for the first stage's optimizer and for a
     micro-batch to come through the stages before it, computes all micro-batches, and the last one goes back through
-    them. Links add their time once each way.
+    them. Links add their time once each way. When a backward may come in `halves`, stage i can do the weights' half
+    while the last one goes back, so only the way there is sure to be lost.
     """
     costs = [each.cost(cuts[:, i], cuts[:, i + 1]) for i, each in enumerate(sums)]
     joined, message = links(plan), message_bytes(plan)
@@ -133,5 +167,6 @@ def _bounds(ask: Ask, sums: Sequence[Sums], cuts: Cuts, plan: Plan) -> Floats:
         ends = np.maximum(costs[0].step_s + costs[0].norm_s, 0.0) if i else cost.step_s + cost.norm_s
         least = np.maximum(least, through + ask.micro_batches * one + ends)
         link = joined.get((i, i + 1))
-        through = through + one + (2 * link.seconds(message) if link else 0.0)
+        passes, ways = (cost.forward_s, 1) if halves else (one, 2)
+        through = through + passes + (ways * link.seconds(message) if link else 0.0)
     return least

@@ -26,6 +26,7 @@ class StageCost:
     """Seconds of each of a stage's instructions on its card: floats, or arrays of one per split.
 
     norm_s  of the norm of its gradient; tied_s  of adding the other end's gradient of a tied embedding
+    weight_s  of the part of backward_s that weights' gradients take; split_s  more for both halves than for the whole
     """
 
     forward_s: Seconds
@@ -33,12 +34,22 @@ class StageCost:
     norm_s: Seconds = 0.0
     tied_s: Seconds = 0.0
     step_s: Seconds = 0.0
+    weight_s: Seconds = 0.0
+    split_s: Seconds = 0.0
+
+    @property
+    def input_s(self) -> Seconds:
+        """Seconds of a backward that leaves the weights' gradients for later."""
+        return self.backward_s + self.split_s - self.weight_s
 
     def of(self, each: Instruction) -> Seconds:
         """Seconds of one compute instruction."""
         if each.op == "reduce":
             return self.tied_s if each.what == "tied" else self.norm_s
-        return {"forward": self.forward_s, "backward": self.backward_s, "step": self.step_s, "save": 0.0}[each.op]
+        return {
+            "forward": self.forward_s, "backward": self.backward_s, "step": self.step_s, "save": 0.0,
+            "backward_input": self.input_s, "backward_weight": self.weight_s,
+        }[each.op]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from danlu.comm.wire import Message, Wire
 from danlu.errors import NotFinite
 from danlu.fleet.pace import Pacer
 from danlu.memory.arena import Arena
+from danlu.model.halves import Halves, Left
 from danlu.model.net import Causal, Decoder
 from danlu.nouns import Plan
 from danlu.plan.schedule import Instruction
@@ -87,6 +88,14 @@ class _Live:
     message: Message | None
 
 
+@dataclass(slots=True)
+class _Half:
+    """A micro-batch between the two halves of its backward."""
+
+    weights: list[Left]
+    messages: list[Message]
+
+
 class Interpreter:
     """Owns one stage's decoder and optimizer, and what is in flight; used by one thread."""
 
@@ -102,8 +111,11 @@ class Interpreter:
         apart = plan.model.tied and self.first != self.last
         self._tied = "embed.weight" if apart and self.first else "head.weight" if apart and self.last else None
         self._activation_bytes = 0
+        self._halves = Halves()
+        decoder.halve(self._halves)
         self._do: dict[str, Callable[[Work], None]] = {
-            "forward": self._forward, "backward": self._backward, "reduce": self._reduce, "step": self._step,
+            "forward": self._forward, "backward": self._backward, "backward_input": self._backward_input,
+            "backward_weight": self._backward_weight, "reduce": self._reduce, "step": self._step,
         }  # fmt: skip
         for name, size in optimizer.state_bytes.items():
             arena.reserve(name, size)
@@ -124,6 +136,7 @@ class Interpreter:
         self._x, self._y = rows[:, :-1], rows[:, 1:]
         self._loss = torch.zeros((), device=self._device)
         self._live: dict[int, _Live] = {}
+        self._left: dict[int, _Half] = {}
         self._came: dict[str, Message] = {}
         spans = []
         for each in work:
@@ -154,7 +167,8 @@ class Interpreter:
 
     def reset(self) -> None:
         """Forget what was in flight when a step broke off."""
-        self._live, self._came = {}, {}
+        self._live, self._left, self._came = {}, {}, {}
+        self._halves.take()
         self.arena.release("activations", self.arena.held.get("activations", 0))
         self.pacer.restart()
 
@@ -200,16 +214,33 @@ class Interpreter:
         self._live[work.mb] = _Live(x, out, message)
 
     def _backward(self, work: Work) -> None:
+        self._halves.later = False
+        self._free(self._back(work))
+
+    def _backward_input(self, work: Work) -> None:
+        self._halves.later = True
+        messages = self._back(work)
+        self._left[work.mb] = _Half(self._halves.take(), messages)
+
+    def _backward_weight(self, work: Work) -> None:
+        half = self._left.pop(work.mb)
+        for left in half.weights:
+            left.run()
+        self._free(half.messages)
+
+    def _back(self, work: Work) -> list[Message]:
+        """One micro-batch's backward; returns the messages whose memory it read."""
         live, message = self._live.pop(work.mb), self._came.pop("grad", None)
-        if message is None:
-            live.out.backward()  # type: ignore[no-untyped-call]
-        else:
-            live.out.backward(as_tensor(message, self._device))  # type: ignore[no-untyped-call]
-            self._wire.recycle(message.body)
+        live.out.backward(None if message is None else as_tensor(message, self._device))  # type: ignore[no-untyped-call]
         if live.message is not None:
             assert live.x.grad is not None
             self._made = live.x.grad
-            self._wire.recycle(live.message.body)
+        return [each for each in (message, live.message) if each is not None]
+
+    def _free(self, messages: list[Message]) -> None:
+        """Let go of a micro-batch: what is left of a split backward still reads the messages it came from."""
+        for each in messages:
+            self._wire.recycle(each.body)
         self.arena.release("activations", self._activation_bytes)
 
     def _reduce(self, work: Work) -> None:

@@ -1,11 +1,10 @@
 // What this CPU can run, asked of the CPU and the operating system (gcc and clang check that the OS saves the registers).
 #include <cstring>
 
-#include "core/status.h"
+#include "core/cpu.h"
 
 DANLU_API int danlu_abi() { return 1; }
 
-// 1 when this machine runs code of that instruction set, 0 when it does not or the name is unknown.
 DANLU_API int danlu_cpu_runs(const char* isa) {
     if (!std::strcmp(isa, "ref")) return 1;
 #if defined(__x86_64__)

@@ -16,7 +16,12 @@ from danlu import native
 
 BEST_FIRST = ("avx512", "avx2")
 # "ref" is plain C++ for any CPU: fast enough for unpacking, which is bound by memory, far too slow for products.
-OPERATORS = {"linear_nf4": BEST_FIRST, "dequantize_nf4": (*BEST_FIRST, "ref")}
+OPERATORS = {
+    "linear_nf4": BEST_FIRST,
+    "dequantize_nf4": (*BEST_FIRST, "ref"),
+    "linear_q4": BEST_FIRST,
+    "dequantize_q4": ("ref",),
+}
 Native = Callable[..., int]
 
 

@@ -89,15 +89,16 @@ Team* current() {
 
 }  // namespace
 
+bool danlu_at_once(int parts, void (*work)(void*, int, int), void* arg) {
+    Team* mine = current();
+    if (!mine || !mine->in_use.try_lock()) return false;
+    const bool ready = mine->grow(parts - 1);
+    if (ready) mine->together(parts, work, arg);
+    mine->in_use.unlock();
+    return ready;
+}
+
 void danlu_together(int parts, void (*work)(void*, int, int), void* arg) {
-    if (parts > 1) {
-        Team* mine = current();
-        if (mine && mine->in_use.try_lock()) {
-            const bool ready = mine->grow(parts - 1);
-            if (ready) mine->together(parts, work, arg);
-            mine->in_use.unlock();
-            if (ready) return;
-        }
-    }
+    if (parts > 1 && danlu_at_once(parts, work, arg)) return;
     for (int part = 0; part < parts; part++) work(arg, part, parts);
 }

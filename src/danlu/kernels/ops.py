@@ -21,6 +21,8 @@ OPERATORS = {
     "dequantize_nf4": (*BEST_FIRST, "ref"),
     "linear_q4": BEST_FIRST,
     "dequantize_q4": ("ref",),
+    "engine_run": BEST_FIRST,
+    "engine_scratch": BEST_FIRST,
 }
 Native = Callable[..., int]
 
@@ -40,7 +42,7 @@ def implementation(operator: str, isa: str) -> Native | None:
         return None
     function = getattr(native.library(), f"danlu_{operator}_{isa}", None)
     if function is not None:
-        function.restype = ctypes.c_int
+        function.restype = ctypes.c_int64 if operator == "engine_scratch" else ctypes.c_int
     return function
 
 

@@ -1,0 +1,90 @@
+// One or several matrices times the same rows; a thread takes a run of the outputs.
+//
+// Four weight rows meet three input rows in twelve accumulators along the inner axis: 7 loads for 12 multiplications, so
+// the multipliers and not the loads are the limit. The order of one sum does not depend on how many rows there are, so a
+// token's numbers do not depend on who else is in the batch.
+#if defined(__x86_64__)
+#include <algorithm>
+
+#include "engine/simd.h"
+
+namespace {
+
+constexpr int64_t kInner = 2048;  // columns at a time when rows are many: 24 KiB of inputs, inside a first-level cache
+constexpr int64_t kOuter = 32;    // weight rows that stay in the second-level cache while all input rows pass
+
+struct Product {
+    const float* x;
+    int64_t x_cols, x_rows;
+    float* out;  // column of the matrix's first row
+    int64_t out_cols;
+    const float* bias;
+    bool add;
+};
+
+template <int M, int N, class T>
+AVX2 inline void tile(const Product& p, const T* w, int64_t cols, int64_t m, int64_t n, Span inner) {
+    __m256 sum[M][N];
+    for (int i = 0; i < M; i++)
+        for (int j = 0; j < N; j++) sum[i][j] = _mm256_setzero_ps();
+    const float* x = p.x + m * p.x_cols;
+    const T* row = w + n * cols;
+    int64_t k = inner.from;
+    for (; k + 8 <= inner.to; k += 8) {
+        __m256 in[M];
+        for (int i = 0; i < M; i++) in[i] = load8(x + i * p.x_cols + k);
+        for (int j = 0; j < N; j++) {
+            const __m256 weight = load8(row + j * cols + k);
+            for (int i = 0; i < M; i++) sum[i][j] = _mm256_fmadd_ps(weight, in[i], sum[i][j]);
+        }
+    }
+    for (int i = 0; i < M; i++)
+        for (int j = 0; j < N; j++) {
+            float* out = p.out + (m + i) * p.out_cols + n + j;
+            float total = sum8(sum[i][j]);
+            for (int64_t rest = k; rest < inner.to; rest++) total += load1(row + j * cols + rest) * x[i * p.x_cols + rest];
+            const bool first = inner.from == 0;
+            const float start = !first || p.add ? *out : 0.0f;
+            *out = start + total + (first && p.bias ? p.bias[n + j] : 0.0f);
+        }
+}
+
+template <int M, class T>
+AVX2 void strip(const Product& p, const T* w, int64_t cols, int64_t m, Span outer, Span inner) {
+    int64_t n = outer.from;
+    for (; n + 4 <= outer.to; n += 4) tile<M, 4>(p, w, cols, m, n, inner);
+    for (; n < outer.to; n++) tile<M, 1>(p, w, cols, m, n, inner);
+}
+
+template <class T>
+AVX2 void multiply(const Product& p, const danlu_weight& w, Span mine) {
+    const T* data = static_cast<const T*>(w.data);
+    for (int64_t k = 0; k < w.cols; k += kInner) {
+        const Span inner{k, std::min(w.cols, k + kInner)};
+        for (int64_t n = mine.from; n < mine.to; n += kOuter) {
+            const Span outer{n, std::min(mine.to, n + kOuter)};
+            int64_t m = 0;
+            for (; m + 3 <= p.x_rows; m += 3) strip<3>(p, data, w.cols, m, outer, inner);
+            if (p.x_rows - m == 2) strip<2>(p, data, w.cols, m, outer, inner);
+            if (p.x_rows - m == 1) strip<1>(p, data, w.cols, m, outer, inner);
+        }
+    }
+}
+
+}  // namespace
+
+AVX2 void op_linear(const Run& run, const danlu_op& op, int part, int parts) {
+    const danlu_buffer &out = run.buffer(op.out), &in = run.buffer(op.source);
+    int64_t column = 0;
+    for (int i = 0; i < 3 && op.weight[i] >= 0; i++) {
+        const danlu_weight& w = run.weight(op.weight[i]);
+        const auto* bias = op.bias[i] < 0 ? nullptr : static_cast<const float*>(run.weight(op.bias[i]).data);
+        const Product p{in.data, in.cols, run.rows(in), out.data + column, out.cols, bias, op.n[0] != 0};
+        const Span mine = part_of(w.rows, part, parts);
+        if (w.kind == KIND_FP32) multiply<float>(p, w, mine);
+        if (w.kind == KIND_BF16) multiply<Bf16>(p, w, mine);
+        if (w.kind == KIND_FP16) multiply<Fp16>(p, w, mine);
+        column += w.rows;
+    }
+}
+#endif

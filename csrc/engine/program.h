@@ -1,0 +1,69 @@
+// The op program of docs/formats.md as C sees it: what src/danlu/kernels/engine.py fills in and run.cpp interprets.
+#pragma once
+
+#include <cstdint>
+
+#include "core/status.h"
+
+constexpr int kProgramVersion = 1;
+
+// Numbers of src/danlu/kernels/program.py, class Code; what each does is said there.
+enum danlu_code : int32_t {
+    OP_EMBED, OP_TAKE, OP_NORM, OP_LINEAR, OP_HEAD_NORM, OP_ANGLES, OP_ROPE, OP_STORE, OP_ATTEND, OP_GATE, OP_ADD,
+    OP_COUNT,
+};
+
+enum danlu_kind : int32_t { KIND_FP32, KIND_BF16, KIND_FP16 };  // of a weight, and of keys and values
+
+enum danlu_rows : int32_t { ROWS_TOKENS, ROWS_WANTED };  // how many rows a buffer has in a step
+
+struct danlu_op {
+    int32_t code, out, source, other;
+    int32_t weight[3], bias[3];  // -1 for none
+    int32_t n[4];
+    float scale;
+    int32_t unused;
+};
+
+struct danlu_weight {
+    const void* data;
+    int64_t rows, cols;
+    int32_t kind, unused;
+};
+
+struct danlu_buffer {
+    float* data;  // [rows of the step][cols]
+    int64_t cols;
+    int32_t rows, unused;
+};
+
+// Pages of keys and values: per layer [pages * page][heads][size], read and written in place.
+struct danlu_kv {
+    void* const* keys;
+    void* const* values;
+    int32_t kind, page, heads, size;
+};
+
+// Tokens start .. start + count - 1 of one sequence, in rows row .. of the step; its pages begin at `pages` of the table.
+struct danlu_piece {
+    int32_t row, count, start, pages;
+};
+
+struct danlu_program {
+    const danlu_op* ops;
+    const danlu_weight* weights;
+    const danlu_buffer* buffers;
+    danlu_kv kv;
+    char* scratch;
+    int64_t scratch_bytes;
+    double* seconds;  // per op, added to; null to not measure
+    int32_t count, version;
+};
+
+struct danlu_step {
+    const int32_t* tokens;   // [rows]
+    const int32_t* wanted;   // [wanted_rows]: rows whose logits are asked for
+    const danlu_piece* pieces;
+    const int32_t* pages;
+    int32_t rows, wanted_rows, piece_count, unused;
+};

@@ -1,0 +1,73 @@
+// What every operator of the engine is given.
+#pragma once
+
+#include <atomic>
+
+#include "engine/program.h"
+
+#if defined(__x86_64__)
+#define AVX2 __attribute__((target("avx2,fma,f16c")))
+#else
+#define AVX2
+#endif
+
+// All threads of a step meet here; one that waits long lets others run, for a shared machine may have taken its core.
+struct Barrier {
+    std::atomic<int> waiting{0};
+    std::atomic<unsigned> round{0};
+
+    void meet(int parts) {
+        if (parts == 1) return;
+        const unsigned now = round.load(std::memory_order_acquire);
+        if (waiting.fetch_add(1, std::memory_order_acq_rel) == parts - 1) {
+            waiting.store(0, std::memory_order_relaxed);
+            round.store(now + 1, std::memory_order_release);
+            return;
+        }
+        wait(now);
+    }
+    void wait(unsigned now);
+};
+
+// Scratch of one step: what does not belong to a buffer.
+struct Run {
+    const danlu_program* program;
+    const danlu_step* step;
+    int32_t* piece_of;      // [rows]
+    char* own;              // kOwnBytes for every thread, attention's tiles
+    int64_t own_bytes;
+
+    int64_t rows(const danlu_buffer& b) const { return b.rows == ROWS_TOKENS ? step->rows : step->wanted_rows; }
+    const danlu_buffer& buffer(int32_t i) const { return program->buffers[i]; }
+    const danlu_weight& weight(int32_t i) const { return program->weights[i]; }
+    int32_t position(int64_t row) const {
+        const danlu_piece& piece = step->pieces[piece_of[row]];
+        return piece.start + int32_t(row - piece.row);
+    }
+    // Slot of token i of a piece's sequence.
+    int64_t slot(const danlu_piece& piece, int64_t i) const {
+        const int64_t page = program->kv.page;
+        return int64_t(step->pages[piece.pages + i / page]) * page + i % page;
+    }
+};
+
+struct Span {
+    int64_t from, to;
+};
+inline Span part_of(int64_t count, int part, int parts) { return {count * part / parts, count * (part + 1) / parts}; }
+
+using Operator = void (*)(const Run&, const danlu_op&, int part, int parts);
+
+void op_embed(const Run&, const danlu_op&, int, int);
+void op_take(const Run&, const danlu_op&, int, int);
+void op_norm(const Run&, const danlu_op&, int, int);
+void op_linear(const Run&, const danlu_op&, int, int);
+void op_head_norm(const Run&, const danlu_op&, int, int);
+void op_angles(const Run&, const danlu_op&, int, int);
+void op_rope(const Run&, const danlu_op&, int, int);
+void op_store(const Run&, const danlu_op&, int, int);
+void op_attend(const Run&, const danlu_op&, int, int);
+void op_gate(const Run&, const danlu_op&, int, int);
+void op_add(const Run&, const danlu_op&, int, int);
+
+int64_t attend_bytes(const danlu_program& program);  // of scratch, for one thread

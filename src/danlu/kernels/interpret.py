@@ -1,0 +1,140 @@
+"""The operators of an op program in torch: what csrc/engine/ is held to, and what runs where it lacks one.
+
+Axes as in step.py; buffers are float32 (rows, columns) and are written in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from danlu.kernels import nf4
+from danlu.kernels.program import Code, Op
+from danlu.kernels.step import Cache, Places, Step, slots_of
+
+Weight = Tensor | nf4.Nf4
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Everything an operator may touch: this step, its buffers (cut to its rows), weights by name, and the pages."""
+
+    step: Step
+    places: Places
+    buffers: Sequence[Tensor]
+    weights: Mapping[str, Weight]
+    cache: Cache
+
+    def vector(self, name: str) -> Tensor:
+        """A weight that is a vector, in float32."""
+        found = self.weights[name]
+        assert isinstance(found, Tensor)
+        return found.float()
+
+
+def embed(s: Scene, op: Op) -> None:
+    """Token ids to rows."""
+    table = s.weights[op.weights[0]]
+    assert isinstance(table, Tensor)
+    s.buffers[op.out].copy_(table[torch.tensor(s.step.tokens)])
+
+
+def take(s: Scene, op: Op) -> None:
+    """The wanted rows."""
+    s.buffers[op.out].copy_(s.buffers[op.source][torch.tensor(s.step.wanted, dtype=torch.int64)])
+
+
+def norm(s: Scene, op: Op) -> None:
+    """RMS norm of every row."""
+    weight = s.vector(op.weights[0])
+    s.buffers[op.out].copy_(F.rms_norm(s.buffers[op.source], weight.shape, weight, op.scale))
+
+
+def linear(s: Scene, op: Op) -> None:
+    """Up to three matrices on the same rows, side by side."""
+    out, x, column = s.buffers[op.out], s.buffers[op.source], 0
+    for name, bias in zip(op.weights, op.biases or (None,) * len(op.weights), strict=True):
+        y = times(x, s.weights[name])
+        y = y if bias is None else y + s.vector(bias)
+        here = out[:, column : column + y.shape[1]]
+        here.copy_(here + y if op.n[0] else y)
+        column += y.shape[1]
+
+
+def times(x: Tensor, weight: Weight) -> Tensor:
+    """x @ weight.T, in float32."""
+    if isinstance(weight, nf4.Nf4):
+        return nf4.linear(x, weight)
+    return F.linear(x, weight.float())
+
+
+def head_norm(s: Scene, op: Op) -> None:
+    """RMS norm of every head."""
+    heads, weight = columns(s.buffers[op.out], op), s.vector(op.weights[0])
+    heads.copy_(F.rms_norm(heads, weight.shape, weight, op.scale))
+
+
+def columns(x: Tensor, op: Op) -> Tensor:
+    """n[1] heads of n[2] from column n[0] on, as (rows, heads, size); a view."""
+    first, heads, size = op.n
+    return x[:, first : first + heads * size].view(len(x), heads, size)
+
+
+def angles(s: Scene, op: Op) -> None:
+    """Cosines and sines of every position."""
+    angle = s.places.positions_T[:, None].float() * s.vector(op.weights[0])
+    s.buffers[op.out].copy_(torch.cat((angle.cos(), angle.sin()), -1))
+
+
+def rope(s: Scene, op: Op) -> None:
+    """Rotary positions, halves."""
+    heads, (cos, sin) = columns(s.buffers[op.out], op), s.buffers[op.other][:, None].chunk(2, -1)
+    a, b = heads.chunk(2, -1)
+    heads.copy_(torch.cat((a * cos - b * sin, b * cos + a * sin), -1))
+
+
+def store(s: Scene, op: Op) -> None:
+    """Keys and values to their pages."""
+    for column, target in zip(op.n[:2], s.cache.layers[op.n[2]], strict=True):
+        width = target.shape[1] * target.shape[2]
+        rows = s.buffers[op.source][:, column : column + width]
+        target.index_copy_(0, s.places.slots_T, rows.reshape(-1, *target.shape[1:]).to(target.dtype))
+
+
+def attend(s: Scene, op: Op) -> None:
+    """Attention of every token over its own sequence up to itself."""
+    column, heads, layer, window = op.n
+    keys, values = s.cache.layers[layer]
+    size, row = keys.shape[2], 0
+    for piece in s.step.pieces:
+        count, slots = piece.stop - piece.start, torch.tensor(slots_of(piece, s.cache.page))
+        q = s.buffers[op.source][row : row + count, column : column + heads * size].view(count, heads, size)
+        k, v = (each[slots].float().transpose(0, 1) for each in (keys, values))
+        behind = torch.arange(piece.start, piece.stop)[:, None] - torch.arange(piece.stop)
+        seen = (behind >= 0) & (behind < window) if window else behind >= 0
+        o = F.scaled_dot_product_attention(q.transpose(0, 1)[None], k[None], v[None], seen, scale=op.scale,
+                                           enable_gqa=True)  # fmt: skip
+        s.buffers[op.out][row : row + count].copy_(o[0].transpose(0, 1).flatten(1))
+        row += count
+
+
+def gate(s: Scene, op: Op) -> None:
+    """silu of one part of the columns times another."""
+    out, source = s.buffers[op.out], s.buffers[op.source]
+    a, b = (source[:, first : first + out.shape[1]] for first in op.n)
+    out.copy_(F.silu(a) * b)
+
+
+def add(s: Scene, op: Op) -> None:
+    """A sum in place."""
+    s.buffers[op.out].add_(s.buffers[op.source])
+
+
+OPERATORS: Mapping[Code, Callable[[Scene, Op], None]] = {
+    Code.EMBED: embed, Code.TAKE: take, Code.NORM: norm, Code.LINEAR: linear, Code.HEAD_NORM: head_norm,
+    Code.ANGLES: angles, Code.ROPE: rope, Code.STORE: store, Code.ATTEND: attend, Code.GATE: gate, Code.ADD: add,
+}  # fmt: skip

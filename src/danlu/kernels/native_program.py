@@ -1,0 +1,142 @@
+"""The structs of csrc/engine/program.h, filled from an op program; docs/formats.md, "op program"."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from danlu.kernels.interpret import Weight
+from danlu.kernels.program import Op, Program
+from danlu.kernels.step import Cache, Step
+
+KINDS: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+FOREIGN = -1  # a weight that the native engine does not read
+
+
+class NativeOp(ctypes.Structure):
+    """struct danlu_op."""
+
+    _fields_ = [
+        ("code", ctypes.c_int32), ("out", ctypes.c_int32), ("source", ctypes.c_int32), ("other", ctypes.c_int32),
+        ("weight", ctypes.c_int32 * 3), ("bias", ctypes.c_int32 * 3), ("n", ctypes.c_int32 * 4),
+        ("scale", ctypes.c_float), ("unused", ctypes.c_int32),
+    ]  # fmt: skip
+
+
+class NativeWeight(ctypes.Structure):
+    """struct danlu_weight."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("rows", ctypes.c_int64), ("cols", ctypes.c_int64),
+                ("kind", ctypes.c_int32), ("unused", ctypes.c_int32)]  # fmt: skip
+
+
+class NativeBuffer(ctypes.Structure):
+    """struct danlu_buffer."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("cols", ctypes.c_int64), ("rows", ctypes.c_int32),
+                ("unused", ctypes.c_int32)]  # fmt: skip
+
+
+class NativeKv(ctypes.Structure):
+    """struct danlu_kv."""
+
+    _fields_ = [("keys", ctypes.c_void_p), ("values", ctypes.c_void_p), ("kind", ctypes.c_int32),
+                ("page", ctypes.c_int32), ("heads", ctypes.c_int32), ("size", ctypes.c_int32)]  # fmt: skip
+
+
+class NativePiece(ctypes.Structure):
+    """struct danlu_piece."""
+
+    _fields_ = [("row", ctypes.c_int32), ("count", ctypes.c_int32), ("start", ctypes.c_int32),
+                ("pages", ctypes.c_int32)]  # fmt: skip
+
+
+class NativeProgram(ctypes.Structure):
+    """struct danlu_program."""
+
+    _fields_ = [
+        ("ops", ctypes.c_void_p), ("weights", ctypes.c_void_p), ("buffers", ctypes.c_void_p), ("kv", NativeKv),
+        ("scratch", ctypes.c_void_p), ("scratch_bytes", ctypes.c_int64), ("seconds", ctypes.c_void_p),
+        ("count", ctypes.c_int32), ("version", ctypes.c_int32),
+    ]  # fmt: skip
+
+
+class NativeStep(ctypes.Structure):
+    """struct danlu_step."""
+
+    _fields_ = [
+        ("tokens", ctypes.c_void_p), ("wanted", ctypes.c_void_p), ("pieces", ctypes.c_void_p),
+        ("pages", ctypes.c_void_p), ("rows", ctypes.c_int32), ("wanted_rows", ctypes.c_int32),
+        ("piece_count", ctypes.c_int32), ("unused", ctypes.c_int32),
+    ]  # fmt: skip
+
+
+def ops_of(program: Program) -> ctypes.Array[NativeOp]:
+    """All operators, with weights as indices into `program.weights`."""
+    index = {name: i for i, name in enumerate(program.weights)}
+    return (NativeOp * len(program.ops))(*(_op(op, index) for op in program.ops))
+
+
+def _op(op: Op, index: Mapping[str, int]) -> NativeOp:
+    weights = [index[name] for name in op.weights]
+    biases = [-1 if name is None else index[name] for name in op.biases]
+    weight, bias = ((ctypes.c_int32 * 3)(*each, *[-1] * (3 - len(each))) for each in (weights, biases))
+    n = (ctypes.c_int32 * 4)(*op.n)
+    return NativeOp(op.code, op.out, op.source, op.other, weight, bias, n, op.scale)
+
+
+def weights_of(weights: Sequence[Weight]) -> ctypes.Array[NativeWeight]:
+    """All weights in the order given; the tensors must outlive the result."""
+    return (NativeWeight * len(weights))(*(_weight(weight) for weight in weights))
+
+
+def _weight(weight: Weight) -> NativeWeight:
+    if not isinstance(weight, Tensor):
+        return NativeWeight(None, *weight.shape, FOREIGN)
+    columns = weight.shape[-1] if weight.dim() > 1 else weight.numel()
+    return NativeWeight(weight.data_ptr(), weight.numel() // columns, columns, KINDS[weight.dtype])
+
+
+def buffers_of(buffers: Sequence[Tensor], program: Program) -> ctypes.Array[NativeBuffer]:
+    """All buffers, by index."""
+    made = (NativeBuffer(whole.data_ptr(), b.columns, b.wanted)
+            for whole, b in zip(buffers, program.buffers, strict=True))  # fmt: skip
+    return (NativeBuffer * len(buffers))(*made)
+
+
+class NativeCache:
+    """The page pointers of a Cache, kept alive beside the tensors they point into."""
+
+    def __init__(self, cache: Cache) -> None:
+        count = len(cache.layers)
+        keys, values = cache.layers[0]
+        assert all(each.is_contiguous() for pair in cache.layers for each in pair)
+        self._cache = cache
+        self._keys = (ctypes.c_void_p * count)(*(pair[0].data_ptr() for pair in cache.layers))
+        self._values = (ctypes.c_void_p * count)(*(pair[1].data_ptr() for pair in cache.layers))
+        self.struct = NativeKv(ctypes.addressof(self._keys), ctypes.addressof(self._values), KINDS[keys.dtype],
+                               cache.page, *keys.shape[1:])  # fmt: skip
+
+
+class NativeSteps:
+    """The arrays of one step, kept alive while it runs."""
+
+    def __init__(self, step: Step, page: int) -> None:
+        pages: list[int] = []
+        pieces, row = [], 0
+        for piece in step.pieces:
+            count = piece.stop - piece.start
+            pieces.append(NativePiece(row, count, piece.start, len(pages)))
+            pages += piece.pages[: -(-piece.stop // page)]
+            row += count
+        self._tokens = (ctypes.c_int32 * len(step.tokens))(*step.tokens)
+        self._wanted = (ctypes.c_int32 * len(step.wanted))(*step.wanted)
+        self._pieces = (NativePiece * len(pieces))(*pieces)
+        self._pages = (ctypes.c_int32 * len(pages))(*pages)
+        self.struct = NativeStep(
+            ctypes.addressof(self._tokens), ctypes.addressof(self._wanted), ctypes.addressof(self._pieces),
+            ctypes.addressof(self._pages), row, len(step.wanted), len(pieces),
+        )  # fmt: skip

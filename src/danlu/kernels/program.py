@@ -1,0 +1,88 @@
+"""The op program: one step of a model as a flat list of operators over numbered buffers and named weights. No torch.
+
+docs/formats.md ("op program") says the same for C, which reads it as the structs of csrc/engine/program.h. A buffer is
+a float32 matrix with one row per token of the step, or one per wanted row; a weight is one of the model's parameters by
+our name, or the rotary frequencies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+VERSION = 1
+FREQUENCIES = "rope.frequencies"  # the one weight that no file has: it follows from the spec
+
+
+class Code(IntEnum):
+    """What an operator does; `n` are its whole numbers, rows are treated alike and independently.
+
+    EMBED      out = weight[token]
+    TAKE       out = source[wanted]
+    NORM       out = RMS norm of source, eps `scale`
+    LINEAR     out = source @ weight.T + bias of up to three weights, side by side; n[0]: added to out, not put there
+    HEAD_NORM  RMS norm in place of each head of out: columns from n[0], n[1] heads of n[2], eps `scale`
+    ANGLES     out = cosines, then sines, of position x frequency
+    ROPE       rotates in place by the angles in `other`: columns from n[0], n[1] heads of n[2] (Su 2021, halves)
+    STORE      keys from column n[0] and values from column n[1] of source go to the pages of layer n[2]
+    ATTEND     out = attention of queries at column n[0], n[1] heads, over layer n[2], the last n[3] tokens (0: all)
+    GATE       out = silu(source columns from n[0]) * (source columns from n[1])
+    ADD        out += source
+    """
+
+    EMBED = 0
+    TAKE = 1
+    NORM = 2
+    LINEAR = 3
+    HEAD_NORM = 4
+    ANGLES = 5
+    ROPE = 6
+    STORE = 7
+    ATTEND = 8
+    GATE = 9
+    ADD = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operator. Buffers are indices, -1 for none; weights and biases are names, side by side."""
+
+    code: Code
+    out: int = -1
+    source: int = -1
+    other: int = -1
+    weights: tuple[str, ...] = ()
+    biases: tuple[str | None, ...] = ()
+    n: tuple[int, ...] = ()
+    scale: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A matrix of `columns` floats, with one row per wanted row if `wanted`, else one per token."""
+
+    name: str
+    columns: int
+    wanted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Operators in order; the logits are the buffer of the last one's `out`."""
+
+    ops: tuple[Op, ...]
+    buffers: tuple[Buffer, ...]
+    kv_heads: int
+    head_dim: int
+    layers: int
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of every weight and bias, each once, in order of first use."""
+        named = (name for op in self.ops for name in (*op.weights, *op.biases) if name is not None)
+        return tuple(dict.fromkeys(named))
+
+    @property
+    def logits(self) -> int:
+        """The buffer that holds the result of a step."""
+        return self.ops[-1].out

@@ -71,10 +71,42 @@ AVX2 void multiply(const Product& p, const danlu_weight& w, Span mine) {
     }
 }
 
+// 4-bit weights write their sums; what is to be added goes through the thread's own scratch.
+void multiply_q4(const Run& run, const Product& p, const danlu_weight& w, int part, int parts) {
+    const auto* matrix = static_cast<const danlu_q4*>(w.data);
+    const auto precision = danlu_precision(run.program->precision);
+    const Span groups = part_of(q4_groups(w.rows), part, parts);
+    if (groups.from == groups.to) return;
+    char* scratch = run.own + part * run.own_bytes;
+    auto* sums = reinterpret_cast<float*>(scratch + rounded(run.q4->scratch_bytes(p.x_rows, w.cols, precision)));
+    const int64_t from = groups.from * kQ4Rows, to = std::min(groups.to * kQ4Rows, w.rows), width = to - from;
+    run.q4->multiply(matrix, run.ready, p.x_rows, precision, groups.from, groups.to, p.bias, p.add ? sums - from : p.out,
+                     p.add ? width : p.out_cols, scratch);
+    if (!p.add) return;
+    for (int64_t m = 0; m < p.x_rows; m++)
+        for (int64_t n = 0; n < width; n++) p.out[m * p.out_cols + from + n] += sums[m * width + n];
+}
+
 }  // namespace
+
+bool needs_ready(const danlu_program& program, const danlu_op& op) {
+    if (op.code != OP_LINEAR) return false;
+    for (int32_t i : op.weight)
+        if (i >= 0 && program.weights[i].kind == KIND_Q4) return true;
+    return false;
+}
+
+void op_prepare(const Run& run, const danlu_op& op, int part, int parts) {
+    const danlu_buffer& in = run.buffer(op.source);
+    const Span mine = part_of(run.rows(in), part, parts);
+    if (mine.from < mine.to)
+        run.q4->prepare(in.data, in.cols, run.rows(in), mine.from, mine.to, in.cols,
+                        danlu_precision(run.program->precision), run.ready);
+}
 
 AVX2 void op_linear(const Run& run, const danlu_op& op, int part, int parts) {
     const danlu_buffer &out = run.buffer(op.out), &in = run.buffer(op.source);
+    if (run.rows(in) == 0) return;
     int64_t column = 0;
     for (int i = 0; i < 3 && op.weight[i] >= 0; i++) {
         const danlu_weight& w = run.weight(op.weight[i]);
@@ -84,6 +116,7 @@ AVX2 void op_linear(const Run& run, const danlu_op& op, int part, int parts) {
         if (w.kind == KIND_FP32) multiply<float>(p, w, mine);
         if (w.kind == KIND_BF16) multiply<Bf16>(p, w, mine);
         if (w.kind == KIND_FP16) multiply<Fp16>(p, w, mine);
+        if (w.kind == KIND_Q4) multiply_q4(run, p, w, part, parts);
         column += w.rows;
     }
 }

@@ -13,7 +13,8 @@ enum danlu_code : int32_t {
     OP_COUNT,
 };
 
-enum danlu_kind : int32_t { KIND_FP32, KIND_BF16, KIND_FP16 };  // of a weight, and of keys and values
+// Of a weight, and (the first three) of keys and values. The data of a KIND_Q4 is a danlu_q4 (q4/q4.h).
+enum danlu_kind : int32_t { KIND_FP32, KIND_BF16, KIND_FP16, KIND_Q4, KIND_COUNT };
 
 enum danlu_rows : int32_t { ROWS_TOKENS, ROWS_WANTED };  // how many rows a buffer has in a step
 
@@ -58,6 +59,7 @@ struct danlu_program {
     int64_t scratch_bytes;
     double* seconds;  // per op, added to; null to not measure
     int32_t count, version;
+    int32_t precision, unused;  // danlu_precision, of products with 4-bit weights
 };
 
 struct danlu_step {

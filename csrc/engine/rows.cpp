@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "engine/simd.h"
+#include "q4/files.h"
 
 namespace {
 
@@ -33,7 +34,18 @@ AVX2 void narrow(const float* from, void* base, int64_t at, int64_t count) {
     for (int64_t i = 0; i < count; i++) store1(to + i, from[i]);
 }
 
+// One row of a 4-bit table; `absmax` is scratch for that of its group.
+void unpacked(const danlu_q4& w, int64_t row, float* absmax, float* out) {
+    q4_absmax(w, row / kQ4Rows, 0, q4_blocks(w.cols), absmax);
+    q4_row(w, row, absmax, out);
+}
+
 }  // namespace
+
+int64_t embed_bytes(const danlu_program& p, const danlu_op& op) {
+    const danlu_weight& w = p.weights[op.weight[0]];
+    return w.kind == KIND_Q4 ? q4_blocks(w.cols) * kQ4Rows * int64_t(sizeof(float)) : 0;
+}
 
 AVX2 void op_embed(const Run& run, const danlu_op& op, int part, int parts) {
     const danlu_buffer& out = run.buffer(op.out);
@@ -42,6 +54,9 @@ AVX2 void op_embed(const Run& run, const danlu_op& op, int part, int parts) {
     for (int64_t t = mine.from; t < mine.to; t++) {
         const int64_t at = run.step->tokens[t] * w.cols;
         float* to = out.data + t * out.cols;
+        if (w.kind == KIND_Q4)
+            unpacked(*static_cast<const danlu_q4*>(w.data), run.step->tokens[t],
+                     reinterpret_cast<float*>(run.own + part * run.own_bytes), to);
         if (w.kind == KIND_FP32) widen(static_cast<const float*>(w.data) + at, to, w.cols);
         if (w.kind == KIND_BF16) widen(static_cast<const Bf16*>(w.data) + at, to, w.cols);
         if (w.kind == KIND_FP16) widen(static_cast<const Fp16*>(w.data) + at, to, w.cols);

@@ -6,6 +6,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "core/team.h"
@@ -44,6 +45,21 @@ bool free_to_go_on(const danlu_program& p, const danlu_op& before, const danlu_o
     return kKnown[before.code].by_rows && kKnown[op.code].by_rows && rows_of(p, before) == rows_of(p, op);
 }
 
+// Before a thread may go on to an operator that others' rows go into; a prepared input is made row by row.
+void enter(Task& task, int i, int part, int parts) {
+    const danlu_program& p = *task.run.program;
+    const danlu_op& op = p.ops[i];
+    if (!needs_ready(p, op)) {
+        if (i > task.first && !free_to_go_on(p, p.ops[i - 1], op)) task.barrier.meet(parts);
+        return;
+    }
+    const danlu_op* before = i > task.first ? p.ops + i - 1 : nullptr;
+    const bool own = before && kKnown[before->code].by_rows && rows_of(p, *before) == p.buffers[op.source].rows;
+    if (before && !own) task.barrier.meet(parts);
+    op_prepare(task.run, op, part, parts);
+    task.barrier.meet(parts);
+}
+
 void work(void* arg, int part, int parts) {
     Task& task = *static_cast<Task*>(arg);
     const danlu_program& p = *task.run.program;
@@ -51,7 +67,7 @@ void work(void* arg, int part, int parts) {
     auto began = Clock::now();
     for (int i = task.first; i < task.stop; i++) {
         const danlu_op& op = p.ops[i];
-        if (i > task.first && !free_to_go_on(p, p.ops[i - 1], op)) task.barrier.meet(parts);
+        enter(task, i, part, parts);
         kKnown[op.code].run(task.run, op, part, parts);
         if (p.seconds && part == 0) {
             const auto now = Clock::now();
@@ -65,17 +81,35 @@ void work(void* arg, int part, int parts) {
 bool known(const danlu_program& p, const danlu_op& op) {
     if (op.code < 0 || op.code >= OP_COUNT) return false;
     for (int32_t i : op.weight)
-        if (i >= 0 && (p.weights[i].kind < KIND_FP32 || p.weights[i].kind > KIND_FP16)) return false;
+        if (i >= 0 && (p.weights[i].kind < 0 || p.weights[i].kind >= KIND_COUNT)) return false;
     return true;
 }
 
-int64_t rounded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+struct Scratch {
+    int64_t ready = 0, own = 0;  // bytes, of all and of one thread
+};
+
+Scratch scratch_of(const danlu_program& p, int64_t tokens, int threads, const danlu_q4_kernels& q4) {
+    Scratch s{0, attend_bytes(p)};
+    const auto precision = danlu_precision(p.precision);
+    for (int32_t i = 0; i < p.count; i++) {
+        const danlu_op& op = p.ops[i];
+        if (op.code == OP_EMBED) s.own = std::max(s.own, embed_bytes(p, op));
+        if (!needs_ready(p, op)) continue;
+        const int64_t cols = p.buffers[op.source].cols;
+        s.ready = std::max(s.ready, rounded(q4.ready_bytes(tokens, cols, precision)));
+        const int64_t sums = op.n[0] ? tokens * added_rows(p.buffers[op.out].cols, threads) * int64_t(sizeof(float)) : 0;
+        s.own = std::max(s.own, rounded(q4.scratch_bytes(tokens, cols, precision)) + sums);
+    }
+    return {s.ready, rounded(s.own)};
+}
 
 }  // namespace
 
 // Bytes of scratch a program needs for steps of up to `rows` tokens on `threads` threads.
 DANLU_API int64_t danlu_engine_scratch_avx2(const danlu_program* p, int64_t rows, int threads) {
-    return rounded(rows * int64_t(sizeof(int32_t))) + threads * rounded(attend_bytes(*p));
+    const Scratch s = scratch_of(*p, rows, threads, *danlu_q4_best());
+    return rounded(rows * int64_t(sizeof(int32_t))) + s.ready + threads * s.own;
 }
 
 // Run operators [first, count) of a program; returns the index of the first that is not known here (count when all ran),
@@ -85,8 +119,10 @@ DANLU_API int danlu_engine_run_avx2(const danlu_program* p, const danlu_step* st
     if (p->scratch_bytes < danlu_engine_scratch_avx2(p, step->rows, threads)) return -1;
     int stop = first;
     while (stop < p->count && known(*p, p->ops[stop])) stop++;
-    Task task{{p, step, reinterpret_cast<int32_t*>(p->scratch), nullptr, rounded(attend_bytes(*p))}, {}, first, stop};
-    task.run.own = p->scratch + rounded(step->rows * int64_t(sizeof(int32_t)));
+    const danlu_q4_kernels* q4 = danlu_q4_best();
+    const Scratch s = scratch_of(*p, step->rows, threads, *q4);
+    char* ready = p->scratch + rounded(step->rows * int64_t(sizeof(int32_t)));
+    Task task{{p, step, q4, reinterpret_cast<int32_t*>(p->scratch), ready, ready + s.ready, s.own}, {}, first, stop};
     for (int32_t i = 0; i < step->piece_count; i++)
         for (int32_t j = 0; j < step->pieces[i].count; j++) task.run.piece_of[step->pieces[i].row + j] = i;
     if (threads == 1 || !danlu_at_once(threads, work, &task)) work(&task, 0, 1);

@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "engine/program.h"
+#include "q4/q4.h"
 
 #if defined(__x86_64__)
 #define AVX2 __attribute__((target("avx2,fma,f16c")))
@@ -33,8 +34,10 @@ struct Barrier {
 struct Run {
     const danlu_program* program;
     const danlu_step* step;
-    int32_t* piece_of;      // [rows]
-    char* own;              // kOwnBytes for every thread, attention's tiles
+    const danlu_q4_kernels* q4;
+    int32_t* piece_of;  // [rows]
+    char* ready;        // the input of 4-bit products, prepared once for all threads
+    char* own;          // own_bytes for every thread
     int64_t own_bytes;
 
     int64_t rows(const danlu_buffer& b) const { return b.rows == ROWS_TOKENS ? step->rows : step->wanted_rows; }
@@ -71,3 +74,17 @@ void op_gate(const Run&, const danlu_op&, int, int);
 void op_add(const Run&, const danlu_op&, int, int);
 
 int64_t attend_bytes(const danlu_program& program);  // of scratch, for one thread
+
+// Products with 4-bit weights: `op_prepare` brings the rows of a part to the form that they read, before any thread
+// multiplies.
+bool needs_ready(const danlu_program& program, const danlu_op& op);
+void op_prepare(const Run&, const danlu_op&, int part, int parts);
+
+int64_t embed_bytes(const danlu_program&, const danlu_op&);  // of one thread's scratch
+
+// Most rows of a 4-bit matrix of so many rows that one thread has sums of, before they are added.
+inline int64_t added_rows(int64_t rows, int threads) {
+    return (q4_groups(rows) + threads - 1) / threads * kQ4Rows;
+}
+
+inline int64_t rounded(int64_t bytes) { return (bytes + 63) / 64 * 64; }

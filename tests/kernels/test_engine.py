@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from danlu.kernels import nf4, q4
+from danlu.kernels.linear import PRECISIONS
 from danlu.kernels.lower import NotLowered, lower
 from danlu.kernels.program import FREQUENCIES
 from danlu.kernels.runner import Runner
@@ -127,6 +129,26 @@ def test_half_width_weights_and_pages(dtype):
     got, reference = say(native, (tokens, pages, 0, 60)), say(torch_too, (tokens, pages, 0, 60))
     torch.testing.assert_close(got, reference, atol=2e-2, rtol=1e-2)
     torch.testing.assert_close(got, exact, atol=5e-2, rtol=5e-2)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_4_bit_weights_beside_their_own_values(precision):
+    made = decoder(replace(SPECS["qwen3"], hidden=150, ffn=333))
+    small = {name: q4.of_nf4(nf4.quantize_nf4(weight)) if weight.dim() == 2 and "freq" not in name else weight
+             for name, weight in weights(made).items()}  # fmt: skip
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if parameter.dim() == 2:
+                parameter.copy_(q4.dequantize(small[name]))
+    run = Runner(lower(made.spec), small, cache(made.spec), precision=precision)
+    a, b = sequence(70, 1), sequence(40, 2)
+    want = torch.stack((whole(made, a)[65], whole(made, b)[30]))
+    torch.set_num_threads(2)
+    say(run, (a, [0, 1, 2, 3, 4], 0, 65), (b, [9, 8, 7], 0, 30))
+    got = say(run, (a, [0, 1, 2, 3, 4], 65, 66), (b, [9, 8, 7], 30, 31))
+    torch.set_num_threads(1)
+    error = float((got - want).norm() / want.norm())
+    assert error < {"fp32": 1e-5, "int16": 1e-3, "int8": 5e-2}[precision], error
 
 
 def test_a_token_is_the_same_in_any_company():

@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from danlu.kernels import nf4
+from danlu.kernels import q4
+from danlu.kernels.linear import Precision
+from danlu.kernels.linear import linear as linear_q4
 from danlu.kernels.program import Code, Op
 from danlu.kernels.step import Cache, Places, Step, slots_of
 
-Weight = Tensor | nf4.Nf4
+Weight = Tensor | q4.Q4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Scene:
     buffers: Sequence[Tensor]
     weights: Mapping[str, Weight]
     cache: Cache
+    precision: Precision
 
     def vector(self, name: str) -> Tensor:
         """A weight that is a vector, in float32."""
@@ -38,9 +41,12 @@ class Scene:
 
 def embed(s: Scene, op: Op) -> None:
     """Token ids to rows."""
-    table = s.weights[op.weights[0]]
-    assert isinstance(table, Tensor)
-    s.buffers[op.out].copy_(table[torch.tensor(s.step.tokens)])
+    table, out = s.weights[op.weights[0]], s.buffers[op.out]
+    if isinstance(table, Tensor):
+        out.copy_(table[torch.tensor(s.step.tokens)])
+    else:
+        for row, token in zip(out, s.step.tokens, strict=True):
+            row.copy_(q4.dequantize(table, token, token + 1)[0])
 
 
 def take(s: Scene, op: Op) -> None:
@@ -58,17 +64,17 @@ def linear(s: Scene, op: Op) -> None:
     """Up to three matrices on the same rows, side by side."""
     out, x, column = s.buffers[op.out], s.buffers[op.source], 0
     for name, bias in zip(op.weights, op.biases or (None,) * len(op.weights), strict=True):
-        y = times(x, s.weights[name])
+        y = times(x, s.weights[name], s.precision)
         y = y if bias is None else y + s.vector(bias)
         here = out[:, column : column + y.shape[1]]
         here.copy_(here + y if op.n[0] else y)
         column += y.shape[1]
 
 
-def times(x: Tensor, weight: Weight) -> Tensor:
+def times(x: Tensor, weight: Weight, precision: Precision) -> Tensor:
     """x @ weight.T, in float32."""
-    if isinstance(weight, nf4.Nf4):
-        return nf4.linear(x, weight)
+    if isinstance(weight, q4.Q4):
+        return linear_q4(x, weight, precision=precision)
     return F.linear(x, weight.float())
 
 

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from danlu.kernels import q4
 from danlu.kernels.interpret import Weight
 from danlu.kernels.program import Op, Program
 from danlu.kernels.step import Cache, Step
 
 KINDS: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-FOREIGN = -1  # a weight that the native engine does not read
+Q4 = 3  # danlu_kind of a q4.Q4
 
 
 class NativeOp(ctypes.Structure):
@@ -60,7 +61,8 @@ class NativeProgram(ctypes.Structure):
     _fields_ = [
         ("ops", ctypes.c_void_p), ("weights", ctypes.c_void_p), ("buffers", ctypes.c_void_p), ("kv", NativeKv),
         ("scratch", ctypes.c_void_p), ("scratch_bytes", ctypes.c_int64), ("seconds", ctypes.c_void_p),
-        ("count", ctypes.c_int32), ("version", ctypes.c_int32),
+        ("count", ctypes.c_int32), ("version", ctypes.c_int32), ("precision", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
     ]  # fmt: skip
 
 
@@ -94,8 +96,8 @@ def weights_of(weights: Sequence[Weight]) -> ctypes.Array[NativeWeight]:
 
 
 def _weight(weight: Weight) -> NativeWeight:
-    if not isinstance(weight, Tensor):
-        return NativeWeight(None, *weight.shape, FOREIGN)
+    if isinstance(weight, q4.Q4):
+        return NativeWeight(ctypes.addressof(weight.view), *weight.shape, Q4)
     columns = weight.shape[-1] if weight.dim() > 1 else weight.numel()
     return NativeWeight(weight.data_ptr(), weight.numel() // columns, columns, KINDS[weight.dtype])
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from danlu.events import fallback
-from danlu.kernels import interpret, nf4, ops
+from danlu.kernels import interpret, ops, q4
 from danlu.kernels.interpret import Scene, Weight
+from danlu.kernels.linear import PRECISIONS, Precision
 from danlu.kernels.native_program import NativeCache, NativeProgram, NativeSteps, buffers_of, ops_of, weights_of
 from danlu.kernels.program import VERSION, Program
 from danlu.kernels.step import Cache, Places, Step
@@ -21,12 +22,16 @@ ALIGN = 16  # floats: every buffer begins on a cache line of its own
 class Runner:
     """Owns the buffers of a program and the tables that C reads; one step at a time, from one thread.
 
-    isa  "auto" for the best native engine of this CPU, else "torch": the reference, operator by operator
+    isa        "auto" for the best native engine of this CPU, else "torch": the reference, operator by operator
+    precision  least precision of products with 4-bit weights (kernels/linear.py)
     """
 
-    def __init__(self, program: Program, weights: Mapping[str, Weight], cache: Cache, isa: str = "auto") -> None:
+    def __init__(
+        self, program: Program, weights: Mapping[str, Weight], cache: Cache, isa: str = "auto",
+        precision: Precision = "int8",
+    ) -> None:  # fmt: skip
         """weights  by our name, on the CPU; matrices are used where they lie, vectors are copied as float32."""
-        self.program, self.cache = program, cache
+        self.program, self.cache, self._precision = program, cache, precision
         self._weights = {name: _held(weights[name]) for name in program.weights}
         native = isa != "torch"
         self._run, self._scratch_bytes = (
@@ -35,7 +40,8 @@ class Runner:
         self._ops, self._table = ops_of(program), weights_of(list(self._weights.values()))
         self._kv = NativeCache(cache)
         self._struct = NativeProgram(ctypes.addressof(self._ops), ctypes.addressof(self._table), None, self._kv.struct,
-                                     count=len(program.ops), version=VERSION)  # fmt: skip
+                                     count=len(program.ops), version=VERSION,
+                                     precision=PRECISIONS.index(precision))  # fmt: skip
         self._rows = self._wanted = self._threads = 0
         self.seconds = torch.zeros(len(program.ops), dtype=torch.float64)
 
@@ -78,7 +84,9 @@ class Runner:
         interpret.OPERATORS[op.code](scene, op)
 
     def _scene(self, step: Step) -> Scene:
-        return Scene(step, Places.of(step, self.cache.page), self._cut(step), self._weights, self.cache)
+        return Scene(
+            step, Places.of(step, self.cache.page), self._cut(step), self._weights, self.cache, self._precision
+        )
 
     def _cut(self, step: Step) -> list[Tensor]:
         """Every buffer, as many rows of it as this step has."""
@@ -110,7 +118,7 @@ class Runner:
 
 def _held(weight: Weight) -> Weight:
     """The weight as the native engine can read it: matrices where they lie if possible, vectors in float32."""
-    if isinstance(weight, nf4.Nf4):
+    if isinstance(weight, q4.Q4):
         return weight
     weight = weight.detach()
     if weight.dim() == 1 or weight.dtype == torch.float64:

@@ -210,6 +210,12 @@ class BadTensorFile(BadData):
     code = "DL-DATA-022"
 
 
+class BadGguf(BadData):
+    """A GGUF file does not hold what its header promises, or keeps what danlu cannot read."""
+
+    code = "DL-DATA-026"
+
+
 class WrongWeights(BadData):
     """The tensors of a folder are not those of its model: missing, left over, or of another shape."""
 

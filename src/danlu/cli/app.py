@@ -27,6 +27,7 @@ COMMANDS = {
     "store": "look into a store: stat, ls, get, verify",
     "plan": "split a model over the cards, with a forecast",
     "train": "train a model by its plan",
+    "convert": "turn a GGUF file into a model folder, or back",
     "quantize": "turn a model folder into a 4-bit one",
     "serve": "answer over the OpenAI API",
     "chat": "talk to a model in the terminal",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from danlu import families, tensorfile, tokens
@@ -15,23 +18,40 @@ from danlu.model.folder import replacing
 from danlu.model.load import TAGS, entry
 from danlu.nouns import ModelSpec
 
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A tensor that is made when its turn to be written comes, so that a model larger than memory passes through."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it will take."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
 SHARD_BYTES = 5 * 2**30  # Hugging Face's own habit: one file up to 5 GiB, then several with an index
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def export(
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor | Later],
     spec: ModelSpec,
     out: Path,
     tokenizer: Path | None = None,
     *,
     shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[str], None] = lambda name: None,
 ) -> None:
     """Write `out` whole or not at all; an older model folder of that name is replaced at the end.
 
     tensors      every parameter by our name; a tied model's "head.weight" may be among them and is dropped
     tokenizer    folder with tokenizer.json, or that file; its companions come along
     shard_bytes  largest weight file
+    progress     is told each tensor's name as it is written
     Raises WrongWeights, UnsupportedModel, DiskFull, and BadValue if `out` is something else than a model folder.
     """
     kept = {name: tensors[name] for name in _checked(tensors, spec)}
@@ -40,10 +60,10 @@ def export(
         if tokenizer is not None:
             config |= _tokenizer(tokenizer if tokenizer.is_dir() else tokenizer.parent, draft)
         (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        _weights(kept, spec, draft, shard_bytes)
+        _weights(kept, spec, draft, shard_bytes, progress)
 
 
-def _checked(tensors: Mapping[str, Tensor], spec: ModelSpec) -> list[str]:
+def _checked(tensors: Mapping[str, Tensor | Later], spec: ModelSpec) -> list[str]:
     """Names of the parameters in order of the units, after comparing every shape with the spec."""
     shapes = families.shapes(spec)
     for name, shape in shapes.items():
@@ -57,9 +77,15 @@ def _checked(tensors: Mapping[str, Tensor], spec: ModelSpec) -> list[str]:
     return list(shapes)
 
 
-def _weights(tensors: Mapping[str, Tensor], spec: ModelSpec, folder: Path, shard_bytes: int) -> None:
+def _weights(
+    tensors: Mapping[str, Tensor | Later],
+    spec: ModelSpec,
+    folder: Path,
+    shard_bytes: int,
+    progress: Callable[[str], None],
+) -> None:
     names = families.names(spec)
-    shards: list[dict[str, Tensor]] = [{}]
+    shards: list[dict[str, Tensor | Later]] = [{}]
     room = shard_bytes
     for ours, tensor in tensors.items():
         if shards[-1] and tensor.nbytes > room:
@@ -70,7 +96,11 @@ def _weights(tensors: Mapping[str, Tensor], spec: ModelSpec, folder: Path, shard
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensorfile.write(folder / name, {key: entry(value) for key, value in shard.items()}, {"format": "pt"})
+        layout = {key: (TAGS[value.dtype], tuple(value.shape)) for key, value in shard.items()}
+        with tensorfile.Writer(folder / name, layout, {"format": "pt"}) as out:
+            for key, value in shard.items():
+                progress(key)
+                out.put(key, entry(value.read() if isinstance(value, Later) else value).buffer)
         weight_map |= dict.fromkeys(shard, name)
     if len(shards) > 1:
         total = sum(tensor.nbytes for tensor in tensors.values())

@@ -1,4 +1,4 @@
-"""Model folders that appear whole or not at all."""
+"""Model folders, and files of a whole model, that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -33,17 +33,43 @@ def replacing(out: Path) -> Iterator[Path]:
         draft.rename(out)
         _sync(out.parent)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(out.parent).free
-        raise DiskFull(
-            f"no room for {out.name}",
-            where=str(out.parent),
-            why=f"{free:,} bytes are free ({error.strerror})",
-            fix="free some space or write to another disk; what was there before is untouched",
-        ) from error
+        raise _full(out, error) from error
     finally:
         _settle(out, draft, older)
+
+
+@contextmanager
+def replacing_file(out: Path) -> Iterator[Path]:
+    """A file to write; it takes the name `out` when the block ends well, and is gone when it does not.
+
+    Raises BadValue if `out` is a folder, DiskFull.
+    """
+    if out.is_dir():
+        raise BadValue(f"{out} is in the way", why="it is a folder", fix="name another output file")
+    draft = out.with_name(f".{out.name}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        _sync(draft)
+        draft.replace(out)
+        _sync(out.parent)
+    except OSError as error:
+        raise _full(out, error) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _full(out: Path, error: OSError) -> Exception:
+    """DiskFull if that is what stopped the writing, else the error itself."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    free = shutil.disk_usage(out.parent).free
+    return DiskFull(
+        f"no room for {out.name}",
+        where=str(out.parent),
+        why=f"{free:,} bytes are free ({error.strerror})",
+        fix="free some space or write to another disk; what was there before is untouched",
+    )
 
 
 def _replaceable(out: Path) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from danlu import families, tensorfile
-from danlu.errors import WrongWeights
+from danlu.errors import UnsupportedModel, WrongWeights
 from danlu.model import quantized
 from danlu.model.net import Decoder, Reduce
 from danlu.model.shard import Share
@@ -60,6 +60,24 @@ def load(
             whole, span = tensor(entries[theirs[source]]), decoder.share.span(spec, name)
             parameter.copy_(whole if span is None else whole.narrow(span[0], span[1], span[2] - span[1]))
     return decoder
+
+
+def parameters(folder: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """The numbers of the model in a folder, and every parameter by our name, on the file's own bytes.
+
+    Raises what load raises, and UnsupportedModel for a quantized folder, whose matrices are no tensors.
+    """
+    config = families.read(folder)
+    spec, entries = families.spec(config), tensorfile.read_folder(folder)
+    if quantized.is_quantized(config, folder):
+        raise UnsupportedModel(
+            "a quantized folder",
+            where=str(folder),
+            why="its matrices are kept in 4 bits",
+            fix="name the folder that it was quantized from",
+        )
+    check(spec, entries, folder)
+    return spec, {ours: tensor(entries[name]) for ours, name in families.names(spec).items()}
 
 
 def check(spec: ModelSpec, entries: Mapping[str, tensorfile.Entry], folder: Path) -> None:

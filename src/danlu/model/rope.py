@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from danlu.nouns import ModelSpec
+from danlu.nouns import ModelSpec, RopeScaling
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -19,13 +19,17 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rope_frequencies(spec: ModelSpec) -> Tensor:
-    """Angle per position of each pair, fp32 (K/2,); Llama 3.x scaling where the spec has it.
+    """Angle per position of each pair, fp32 (K/2,); Llama 3.x scaling where the spec has it."""
+    return frequencies(spec.head_dim, spec.rope_theta, spec.rope_scaling)
+
+
+def frequencies(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
+    """The same of plain numbers, fp32 (head_dim / 2,).
 
     Source of the scaling: Llama 3.1 reference code, `apply_scaling`: wavelengths above original/low are stretched by
     `factor`, those below original/high are left, and those between are blended linearly in original/wavelength.
     """
-    plain = 1.0 / spec.rope_theta ** (torch.arange(0, spec.head_dim, 2, dtype=torch.float32) / spec.head_dim)
-    scaling = spec.rope_scaling
+    plain = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     if scaling is None:
         return plain
     turns = scaling.original * plain / (2 * math.pi)

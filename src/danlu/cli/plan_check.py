@@ -1,10 +1,13 @@
 """Score the predictor of training time and memory on published runs: tables of the schema in bench/truth/README.md.
 
 A source is a file. Lines marked suspect, and computed times, are left out; everything else is turned into seconds of a
-step, or bytes. With --leave-one-source-out the times of each source are predicted by constants fitted to the others.
+step, or bytes. What the constants of time may see: --leave-one-source-out all other sources; --calibrate K, beside that
+or alone, K runs per card and source, evenly spaced in the table and then not scored; --folds K all but a K-th of all.
 
 example:
   danlu plan check bench/truth/*.csv --leave-one-source-out --json score.json
+  danlu plan check bench/truth/*.csv --leave-one-source-out --calibrate 3
+  danlu plan check bench/truth/*.csv --folds 5
 """
 
 from __future__ import annotations
@@ -20,8 +23,16 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `danlu plan check`."""
     parser.add_argument("tables", nargs="+", type=Path, metavar="ROWS.csv", help="tables of published runs")
+    seen = parser.add_mutually_exclusive_group()
+    seen.add_argument("--leave-one-source-out", action="store_true", help="fit to the other tables, score on this one")
+    seen.add_argument(
+        "--folds", type=int, default=0, metavar="K", help="fit to K - 1 parts of all runs, score the rest"
+    )
     parser.add_argument(
-        "--leave-one-source-out", action="store_true", help="fit to the other tables, score on this one"
+        "--calibrate", type=int, default=0, metavar="K", help="set two constants a card by K of its runs"
+    )
+    parser.add_argument(
+        "--constants", type=Path, metavar="FILE", help="constants of time, as --fit or plan fit wrote them"
     )
     parser.add_argument("--fit", type=Path, metavar="FILE", help="write constants fitted to all these tables, use them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a JSON object")
@@ -32,17 +43,42 @@ def run(args: argparse.Namespace) -> int:
     from danlu.cli import output
     from danlu.plan import rows, score, stack_fit, stack_time
 
+    _sane(args)
     found = [row for path in args.tables for row in rows.read(path)]
-    if args.fit is None:
-        known = stack_time.published()
-    else:
+    if args.fit is not None:
         known = stack_fit.fit(stack_fit.cases(found, rated))
         output.write_text(args.fit, stack_time.dumps(known))
-    report = score.figures(score.score(found, rated, args.leave_one_source_out, known))
+    else:
+        known = stack_time.published() if args.constants is None else stack_time.read(args.constants)
+    scored = score.score(found, rated, args.leave_one_source_out, known, calibrate=args.calibrate, folds=args.folds)
+    report = score.figures(scored) | {"seen": seen(args)}
     report["leave_one_source_out"] = args.leave_one_source_out
     print(told(report))
     output.write_json(args.json, report)
     return 0
+
+
+def _sane(args: argparse.Namespace) -> None:
+    from danlu.errors import BadValue
+
+    if args.calibrate < 0 or args.folds < 0 or args.folds == 1:
+        raise BadValue("a count that cannot be meant", where="danlu plan check",
+                       why=f"--calibrate is {args.calibrate}, --folds {args.folds}",
+                       fix="--calibrate 3, or --folds 5")  # fmt: skip
+    if args.calibrate and args.folds:
+        raise BadValue("--calibrate and --folds answer different questions", where="danlu plan check",
+                       why="folds fit all constants to most rows, calibration two of them to a few",
+                       fix="give one of them")  # fmt: skip
+
+
+def seen(args: argparse.Namespace) -> str:
+    """What the constants of time were fitted to, in words."""
+    if args.folds:
+        return f"fitted to {args.folds - 1} of {args.folds} parts of all runs (a fixed shuffle), scored on the rest"
+    base = "fitted to all of bench/truth, or as --fit or --constants says"
+    if args.leave_one_source_out:
+        base = "fitted to the other sources"
+    return base + (f"; two a card set by {args.calibrate} of its runs, not scored" if args.calibrate else "")
 
 
 def rated(name: str) -> Rated:
@@ -73,9 +109,8 @@ def told(report: dict[str, Any]) -> str:
     ]
     lines.append(["mean (least tau)", *(percent(report[name]) for name in columns), judged(report["tau_min"])])
     far = sorted(report["rows"], key=lambda row: -abs(row["error"]))[:5]
-    fitted = "the other sources" if report["leave_one_source_out"] else "all of bench/truth, or as --fit says"
     return "\n".join([
-        f"mean |predicted / real - 1|; the constants of time are fitted to {fitted}", "",
+        f"mean |predicted / real - 1|; constants of time: {report['seen']}", "",
         output.table(["source", "time", *MEMORY, "Kendall tau"], lines), "", "farthest off:",
         *(f"  {row['error']:+.1%}  {row['source']} {row['row']} ({row['kind']})" for row in far),
     ])  # fmt: skip

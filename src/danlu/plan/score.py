@@ -12,7 +12,9 @@ from typing import Any
 from danlu.errors import BadRows
 from danlu.plan import stack_memory
 from danlu.plan.rows import Row
+from danlu.plan.score_split import splits
 from danlu.plan.setup import Setup, choices
+from danlu.plan.stack_fit import calibrate as tune
 from danlu.plan.stack_fit import cases, fit
 from danlu.plan.stack_time import Constants, Rated, published
 
@@ -35,28 +37,25 @@ class Scored:
 
 
 def score(
-    rows: Sequence[Row], rated: Callable[[str], Rated], leave_out: bool = False, known: Constants | None = None
-) -> tuple[Scored, ...]:
-    """Every row with its prediction.
+    rows: Sequence[Row], rated: Callable[[str], Rated], leave_out: bool = False, known: Constants | None = None,
+    *, calibrate: int = 0, folds: int = 0,
+) -> tuple[Scored, ...]:  # fmt: skip
+    """Every row with its prediction, but those that calibrated.
 
     rated       a card by its name
-    leave_out   False: times by `known`, or the published constants. True: the times of each source by constants fitted
-                to the other ones only. The memory model fits nothing here either way.
-    Raises BadRows where nothing can be scored or no other source is left to fit to, and what `rated` raises.
+    known       constants of time where none are fitted; the published ones without it
+    leave_out, calibrate, folds   what the constants of time may see (score_split.splits); memory fits nothing here
+    Raises BadRows where nothing can be scored or nothing is left to fit to, and what `rated` raises.
     """
     if not rows:
         raise BadRows("no row is left to score", why="all lines are marked suspect, or the tables are empty",
                       fix="danlu plan check bench/truth/*.csv")  # fmt: skip
     found = [Scored(row, _bytes(row)) for row in rows if row.kind != "time"]
-    timed = cases(rows, rated)
-    sources = sorted({case.row.source for case in timed})
-    if leave_out and len(sources) == 1:
-        raise BadRows("there is no other source to fit to", why=f"all rows of time are from {sources[0]}",
-                      fix="give the tables of two sources or more")  # fmt: skip
-    for source in sources:
-        others = [case for case in timed if case.row.source != source]
-        constants: Constants = fit(others) if leave_out else known or published()
-        found += [Scored(case.row, case.predicted(constants)) for case in timed if case.row.source == source]
+    for split in splits(cases(rows, rated), leave_out, calibrate, folds):
+        constants = fit(split.fitted) if split.fitted else known or published()
+        if split.tuned:
+            constants = tune(split.tuned, constants)
+        found += [Scored(case.row, case.predicted(constants)) for case in split.tested]
     return tuple(found)
 
 

@@ -7,6 +7,7 @@ stack_time.py turns amounts into seconds; that split makes the fit cheap and kee
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,22 +21,26 @@ AMOUNTS = (
     "matmul_flop", "narrow_flop", "attention_flop", "matmul_bytes", "pass_bytes", "score_bytes", "tp_bytes",
     "tp_messages", "pp_bytes", "cp_bytes", "ep_bytes", "layers",
 )  # fmt: skip
-LOSS_BYTES = 20  # per logit: 16-bit logits, their fp32 copy, the softmax and the gradient, written and read
 
 Floats = npt.NDArray[Any]
+Passes = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """Amounts of one step.
 
-    stages      (stages, AMOUNTS) per micro-batch, forward and backward together
+    stages      (stages, AMOUNTS) of the layers per micro-batch, forward and backward together
+    head        (AMOUNTS,) of the last stage's head
     dp_bytes    a card sends for gradients (and sharded weights) once a step
+    tied_bytes  the same between the first and the last stage, for the one table of embedding and head
     gather_bytes  of weights and gradients a card sends for every micro-batch, where weights are sharded
     adam_bytes  read and written by the optimizer
     """
 
     stages: Floats
+    head: Floats
+    tied_bytes: float
     dp_bytes: float
     gather_bytes: float
     adam_bytes: float
@@ -45,15 +50,15 @@ def work(run: Setup) -> Work:
     """Amounts of a completed run (setup.completed)."""
     stages = np.array([_stage(run, i) for i in range(run.pp)])
     held = max(plain + routed / run.ep for plain, routed in (stage_params(run, i) for i in range(run.pp))) / run.tp
-    return Work(stages, *once(run, held))
+    tied = 0.0 if run.gated or run.pp == 1 else run.padded_vocab * run.hidden / run.tp * _gradient(run)
+    return Work(stages, unit(run, "head").sum(axis=0), tied, *once(run, held))
 
 
 def once(run: Setup, held: float) -> tuple[float, float, float]:
     """(dp_bytes, gather_bytes, adam_bytes) of a card that holds `held` parameters after tensor and expert cuts."""
     ranks = run.dp * run.cp
     share = (ranks - 1) / ranks
-    gradient = 2.0 if run.precision == "fp16" else 4.0
-    weight = run.bytes_each
+    gradient, weight = _gradient(run), run.bytes_each
     if run.zero == 3:
         dp, gather = 0.0, held * share * (2 * weight + gradient)
         if run.pp > 1:  # weights stay whole from one micro-batch to the next: gathered and reduced once a step
@@ -63,17 +68,21 @@ def once(run: Setup, held: float) -> tuple[float, float, float]:
     return dp, gather, held * (34.0 if run.bytes_each == 2 else 28.0) / (ranks if run.zero else 1)
 
 
+def _gradient(run: Setup) -> float:
+    return 2.0 if run.precision == "fp16" else 4.0
+
+
 def _stage(run: Setup, stage: int) -> Floats:
-    """Amounts of one micro-batch on one stage, forward and backward, in the order of AMOUNTS."""
+    """Amounts of one micro-batch on one stage's layers, forward and backward, in the order of AMOUNTS."""
     layers, dense = run.stage_layers[stage], dense_layers(run, stage)
     found = layers * unit(run, "attn") + (layers - dense) * unit(run, "mlp")
     if dense:
         found = found + dense * unit(run, "mlp", dense=True)
-    if stage == run.pp - 1:
-        found = found + unit(run, "head")
     both: Floats = found.sum(axis=0)
     if run.pp > 1:
-        both[AMOUNTS.index("pp_bytes")] = 2 * sent(run) * run.interleave
+        # An activation and a gradient; to and from both sides at once, but for DeepSpeed, whose sends wait in turn.
+        turns = 4 if "DeepSpeed" in run.software and 0 < stage < run.pp - 1 else 2
+        both[AMOUNTS.index("pp_bytes")] = turns * sent(run) * run.interleave
     return both
 
 
@@ -99,15 +108,18 @@ def _rows(run: Setup) -> float:
     return run.seq * run.micro_batch / run.cp
 
 
-def _layered(run: Setup, again: float, flop: float, matmul: float, passes: float, sums: float, **rest: Any) -> Floats:
-    """Forward and backward of half a layer: matmuls and their bytes once, twice, and `again` times.
+def _layered(run: Setup, flop: float, matmul: float, passes: Sequence[float], **rest: Any) -> Floats:
+    """Forward and backward of half a layer: matmuls and their bytes once, twice, and as often as they are made again.
 
-    sums   of activations over tensor-parallel cards, each way; rest: (forward, backward) of other amounts
+    passes  (forward, backward) numbers that element-wise kernels read and write; rest: such pairs of other amounts
     """
-    t, ways, found = run.tp, np.array([1.0, 2.0 + again]), {}
+    t, again, found = run.tp, _again(run), {}
+    ways, redone = np.array([1.0, 2.0 + again]), float(_remade(run))
     found["narrow_flop" if run.precision == "fp8" else "matmul_flop"] = flop * ways
-    found["matmul_bytes"], found["pass_bytes"] = matmul * ways, passes * ways
-    each = np.array([sums, sums * (1 + again)]) if t > 1 else np.zeros(2)
+    found["matmul_bytes"] = matmul * ways
+    found["pass_bytes"] = np.array([passes[0], passes[1] + redone * passes[0]]) * run.bytes_each
+    # A sum over tensor-parallel cards each way; made again with its half, by torchtitan's choice its gathering alone.
+    each = np.array([1.0, 1.0 + again]) if t > 1 else np.zeros(2)
     found["tp_bytes"] = each * 2 * (t - 1) / t * _rows(run) * run.hidden * run.bytes_each
     found["tp_messages"] = each * (t - 1)
     found["layers"] = np.array([1 / 6, 1 / 3])
@@ -116,36 +128,62 @@ def _layered(run: Setup, again: float, flop: float, matmul: float, passes: float
 
 
 def _attention(run: Setup) -> Floats:
-    rows, h, t, n, again = _rows(run), run.hidden, run.tp, run.bytes_each, _again(run)
+    rows, h, t, n = _rows(run), run.hidden, run.tp, run.bytes_each
     params = attention_params(run)
     width = run.heads * (run.latent.head + run.latent.rope / 2) if run.latent else run.width
     flop = 4 * rows * run.seq * width / t * (0.5 if run.flash else 1.0)
     redone = run.recompute == "full" or (run.recompute == "selective" and not run.flash)
     once, back = (0.0, 0.0) if run.flash else (x * rows * run.heads * run.seq / t * n for x in _score_passes(run))
     around = 2.0 * run.width * run.kv_heads / run.heads * n * rows * (run.cp - 1) / t
+    norms, rotated = _norm_passes(run), run.width * (1 + run.kv_heads / run.heads) / t
+    turn = (0.0 if not run.gated else 2.0 if _fused(run) else 10.0) * rotated
+    split = t if run.seq_parallel else 1
     return _layered(
-        run, again, 2 * rows * params / t, n * (params / t + rows * (h + 3 * run.width / t)),
-        rows * n * 6 * h / (t if run.seq_parallel else 1), 1.0,
+        run, 2 * rows * params / t, n * (params / t + rows * (h + 3 * run.width / t)),
+        (rows * (norms[0] * h / split + turn), rows * (norms[1] * h / split + turn)),
         attention_flop=(flop, flop * ((2.5 if run.flash else 2.0) + redone)), score_bytes=(once, back),
         cp_bytes=(around, 2 * around),
     )  # fmt: skip
 
 
 def _mlp(run: Setup, mixed: Setup | None) -> Floats:
-    rows, h, t, n, again = _rows(run), run.hidden, run.tp, run.bytes_each, _again(run)
+    rows, h, t, n = _rows(run), run.hidden, run.tp, run.bytes_each
     plain, experts = mlp_params(run, mixed is None), mixed.experts if mixed is not None else None
-    split = t if run.seq_parallel or experts is not None else 1
+    norms, act = _norm_passes(run), _act_passes(run)
     if experts is None:
-        passes = rows * n * (6 * h / split + (3 * run.ffn if run.gated else 4 * run.ffn) / t)
-        matmul = n * (plain / t + rows * (h + 3 * run.ffn / t))
-        return _layered(run, again, 2 * rows * plain / t, matmul, passes, 1.0)
+        split = t if run.seq_parallel else 1
+        passes = tuple(rows * (norm * h / split + each * run.ffn / t) for norm, each in zip(norms, act, strict=True))
+        return _layered(run, 2 * rows * plain / t, n * (plain / t + rows * (h + 3 * run.ffn / t)), passes)
     everyone = expert_params(run)
     wide = experts.used * (2 * h + 3 * experts.ffn)
-    passes = rows * n * (6 * h + 3 * experts.used * experts.ffn + 4 * experts.used * h) / t
+    # Tokens are copied to their experts in order, and back: read and written each way.
+    copied, inner = 4 * experts.used * h, experts.used * experts.ffn + experts.shared_ffn
+    passes = (rows * (norms[0] * h + act[0] * inner + copied) / t, rows * (norms[1] * h + act[1] * inner + copied) / t)
     matmul = n * ((plain + everyone / run.ep) / t + rows * (h + wide) / t)
     moved = 2.0 * rows * h * n * experts.used * (run.ep - 1) / run.ep
     flop = 2 * rows * (plain + everyone * experts.used / experts.count) / t
-    return _layered(run, again, flop, matmul, passes, 1.0, ep_bytes=(moved, moved))
+    return _layered(run, flop, matmul, passes, ep_bytes=(moved, moved))
+
+
+def _fused(run: Setup) -> bool:
+    """Whether norms, activations and their like are one kernel each: Megatron's own, or a compiler's."""
+    return run.compiled or run.software.startswith("Megatron")
+
+
+def _norm_passes(run: Setup) -> Passes:
+    """Numbers that a norm and a residual sum read and write per number of the hidden state, forward and backward.
+
+    One kernel each: a norm 2 and 3, a sum with its dropout 3.5 and 3. Eager torch makes an RMS norm in fp32 of six
+    kernels (36 bytes), and its backward of twice as many.
+    """
+    return (5.5, 6.0) if _fused(run) else (21.0, 39.0)
+
+
+def _act_passes(run: Setup) -> Passes:
+    """The same of an activation, per number of the MLP's width."""
+    if not run.gated:
+        return 2.0, 3.0
+    return (3.0, 5.0) if _fused(run) else (5.0, 8.0)
 
 
 def _head(run: Setup) -> Floats:
@@ -154,8 +192,20 @@ def _head(run: Setup) -> Floats:
     ways, at = np.array([1.0, 2.0]), AMOUNTS.index
     found[:, at("matmul_flop")] = 2 * rows * run.hidden * wide * ways
     found[:, at("matmul_bytes")] = n * (rows * run.hidden + run.hidden * wide + rows * wide) * ways
-    found[:, at("pass_bytes")] = rows * wide * LOSS_BYTES / 2
+    found[:, at("pass_bytes")] = rows * wide * np.array(_loss_bytes(run))
     return found
+
+
+def _loss_bytes(run: Setup) -> Passes:
+    """Bytes read and written per logit by the loss, forward and backward, kernel by kernel.
+
+    Megatron over split logits: maximum, difference, exponent, sum, quotient, and 2 kernels back; 16-bit logits are
+    copied to fp32 and their gradient back. Torch: a copy, log-softmax; three kernels back. Compiled: read twice.
+    """
+    copies = 6.0 if run.bytes_each == 2 else 0.0
+    if run.compiled:
+        return 2.0 * run.bytes_each, 2.0 * run.bytes_each
+    return (32.0 + copies, 8.0 + copies) if run.software.startswith("Megatron") else (8.0 + copies, 16.0 + copies)
 
 
 def _score_passes(run: Setup) -> tuple[float, float]:
@@ -175,3 +225,8 @@ def _again(run: Setup) -> float:
     if run.recompute == "full":
         return 1.0
     return 0.5 if run.recompute == "selective" and run.software == "torchtitan" else 0.0
+
+
+def _remade(run: Setup) -> bool:
+    """Whether what is no matmul is computed a second time too."""
+    return run.recompute == "full" or (run.recompute == "selective" and run.software == "torchtitan")

@@ -1,7 +1,7 @@
 """The one native library: found beside the package in a wheel, built from csrc/ in a checkout.
 
 `python -m danlu.native` builds it and says what it did. Nothing here fails at import, and nothing here is needed:
-without a compiler the operators run in torch, and say so.
+without a compiler torch (operators), numpy and Python (text) do the same, and say so.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def library() -> ctypes.CDLL | None:
     try:
         return open_library(locate())
     except NotBuilt as error:
-        fallback("native", f"no native kernels, torch runs instead (several times slower): {error}")
+        fallback("native", f"no native code, torch or Python runs instead (several times slower): {error}")
         return None
 
 

@@ -68,6 +68,9 @@ class DataText(Section):
         default_factory=list, description="folders or files of text"
     )
     tokens: Place | None = Field(None, description="folder of a prepared token file; default OUT/tokens")
+    steps: list[str | dict[str, Any]] | None = Field(
+        None, min_length=1, description="what cleans the text, in order: files of danlu/data/steps"
+    )
     vocab: int = Field(2048, ge=300, description="tokens of the byte-level BPE trained on the text")
     seq: int = Field(128, gt=1, description="tokens per training sequence")
     limit_mb: float = Field(64, gt=0, description="stop reading text after so many MB")

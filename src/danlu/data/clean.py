@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from danlu import plugins
-from danlu.data.document import Document, Drop, Funnel, from_record, to_record
+from danlu.data import rules
+from danlu.data.document import Document, Drop, Funnel, Step, from_record, to_record
 from danlu.data.ingest import PACK_BYTES, Tell
-from danlu.errors import NoText
+from danlu.errors import BadValue, NoText
 from danlu.store.packs import Store, Writer
 
-# Cheap and sharp steps first; what they drop need not be compared.
+Spec = str | Mapping[str, Any]  # of a step: its name, or its name with options
+
+# Cheap and sharp steps first; what they drop need not be compared. Others by name: danlu/data/steps.
 STEPS = ("normalise", "exact", "length", "alphabetic", "symbols", "long_words", "repeated_lines", "near")
 
 
-def pipeline(documents: Iterable[Document], steps: Sequence[str], funnel: Funnel) -> Iterator[Document]:
-    """Documents that pass every step; `funnel` counts the others under the step's name. Raises UnknownPlugin."""
-    for name in steps:
-        documents = plugins.load("danlu.data.steps", name).step(documents, _counted(funnel, name))
+def pipeline(documents: Iterable[Document], steps: Sequence[Spec], funnel: Funnel) -> Iterator[Document]:
+    """Documents that pass every step; `funnel` counts the others under the step's name.
+
+    steps  each a name, or {name: options} for a step that takes some
+    Sets of quality rules that stand in a row are measured in one pass. Raises UnknownPlugin, BadValue.
+    """
+    todo = [_parsed(spec) for spec in steps]
+    while todo:
+        row = [name for name, options in takewhile(lambda each: each[0] in rules.SETS and each[1] is None, todo)]
+        if len(row) > 1:
+            documents = rules.judged(documents, row, partial(_counted, funnel))
+            todo = todo[len(row) :]
+            continue
+        name, options = todo.pop(0)
+        module = plugins.load("danlu.data.steps", name)
+        documents = _step(name, module, options)(documents, _counted(funnel, name))
     return iter(documents)
 
 
-def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[str] = STEPS, tell: Tell) -> Funnel:
+def _parsed(spec: Spec) -> tuple[str, Any]:
+    if isinstance(spec, str):
+        return spec, None
+    if len(spec) == 1:
+        return next(iter(spec.items()))
+    raise BadValue("a step is one name", why=f"{spec!r} has {len(spec)}", fix="give each step its own line: - NAME")
+
+
+def _step(name: str, module: ModuleType, options: Any) -> Step:
+    if options is None and hasattr(module, "step"):
+        step: Step = module.step
+        return step
+    if hasattr(module, "configured"):
+        made: Step = module.configured(options)
+        return made
+    raise BadValue(f"step {name!r} takes no options", why=f"it was given {options!r}", fix=f"write it as: - {name}")
+
+
+def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[Spec] = STEPS, tell: Tell) -> Funnel:
     """Fill the store `folder` with what the steps leave of the store `raw`.
 
     source  fingerprint of what is in `raw`; a finished store of the same source and steps is taken as it is

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.data import bpe
-from danlu.data.clean import STEPS, clean
+from danlu.data.clean import STEPS, Spec, clean
 from danlu.data.document import Document, from_record
 from danlu.data.encode import encode, held_out
 from danlu.data.ingest import Tell, ingest
@@ -53,20 +53,22 @@ class Prepared:
         return {f"data.{name}": value for name, value in values.items()}
 
 
-def prep(text: Sequence[Path], out: Path, *, vocab: int, limit_bytes: int,
+def prep(text: Sequence[Path], out: Path, *, vocab: int, limit_bytes: int, steps: Sequence[Spec] = STEPS,
          tell: Callable[[str], Tell] = lambda stage: lambda words, share: None) -> Prepared:  # fmt: skip
     """Prepare the text in OUT/store and OUT/tokens.
 
     text         folders and files; empty means the documents every machine has (`default_text`)
     limit_bytes  reading stops after so many; with the same files always at the same ones
+    steps        what cleans, in this order: names of danlu/data/steps, or {name: options}
     tell         given a stage's name, what to call with its progress
     The tokens depend on names and bytes of the files alone.
-    Raises NoText, StoreInUse, DiskFull, MissingPackage, DamagedPack.
+    Raises NoText, StoreInUse, DiskFull, MissingPackage, DamagedPack, UnknownPlugin, BadValue.
     """
     began = time.monotonic()
     reading, source = ingest(text or default_text(), out / "store" / "raw", limit=limit_bytes, tell=tell("read"))
-    cleaning = clean(out / "store" / "raw", out / "store" / "clean", source=source, tell=tell("clean"))
-    made_by = {"source": source, "steps": list(STEPS), "vocab": vocab, "sample": SAMPLE, "version": VERSION}
+    cleaning = clean(out / "store" / "raw", out / "store" / "clean", source=source, steps=steps,
+                     tell=tell("clean"))  # fmt: skip
+    made_by = {"source": source, "steps": list(steps), "vocab": vocab, "sample": SAMPLE, "version": VERSION}
     manifest = _encoded(out / "store" / "clean", out / "tokens", made_by, vocab, tell)
     return Prepared(
         out / "tokens", reading.docs_in, cleaning.docs_kept, reading.bytes_in, dict(reading.dropped + cleaning.dropped),

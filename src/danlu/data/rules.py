@@ -1,0 +1,179 @@
+"""The published quality rules by name: each compares one count of `measure.py` with one limit, in the published order.
+
+    gopher_quality     Rae et al. 2021 (arXiv:2112.11446), A.1.1: how long, how wordy, how many signs and stop words
+    gopher_repetition  the same, table A1: repeated lines, paragraphs and runs of words
+    c4                 Raffel et al. 2020 (JMLR 21(140)), 2.2: lines that are no sentences, pages that are no prose
+    fineweb            Penedo et al. 2024 (arXiv:2406.17557), 3.6: lines without an end, short, repeated, lists
+
+A text of which Han characters are a third or more is judged as Chinese: there a word is a character, so the length of
+words says nothing, a run of words must be longer to be suspicious, and stop words are Chinese ones (limits are ours).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from danlu.data.document import Document, Drop, Step, batches
+from danlu.data.measure import FIELDS, measure
+from danlu.errors import BadValue
+
+BATCH = 1 << 20  # characters measured at once
+Counts = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One limit on one value: the document goes when the value is below `least` or above `most`."""
+
+    name: str
+    what: str
+    value: Callable[[Counts], float]
+    least: float | None = None
+    most: float | None = None
+    least_chinese: float | None = None  # None: as for every other text
+    most_chinese: float | None = None
+    chinese: bool = True  # whether the rule means anything for Chinese
+
+    def breach(self, counts: Counts, chinese: bool) -> str | None:
+        """Why a document with these counts goes, with value and limit; None if it stays."""
+        if chinese and not self.chinese:
+            return None
+        least = self.least_chinese if chinese and self.least_chinese is not None else self.least
+        most = self.most_chinese if chinese and self.most_chinese is not None else self.most
+        value = self.value(counts)
+        if least is not None and value < least:
+            return f"{value:.4g} {self.what}, fewer than {least:g}"
+        if most is not None and value > most:
+            return f"{value:.4g} {self.what}, more than {most:g}"
+        return None
+
+
+def _share(part: str, whole: str) -> Callable[[Counts], float]:
+    return lambda counts: counts[part] / counts[whole] if counts[whole] else 0.0
+
+
+def _ended(counts: Counts) -> float:
+    return counts["ended"] / counts["text"] if counts["text"] else 0.0
+
+
+def _top(n: int, most: float) -> Rule:
+    return Rule(f"top_{n}_gram", f"of the characters in one run of {n} words", _share(f"top{n}", "chars"), most=most)
+
+
+def _dup(n: int, most: float) -> Rule:
+    wide = {8: 0.15, 9: 0.14, 10: 0.13}.get(n)
+    return Rule(f"repeated_{n}_grams", f"of the characters in repeated runs of {n} words", _share(f"dup{n}", "chars"),
+                most=most, most_chinese=wide, chinese=wide is not None)  # fmt: skip
+
+
+SETS: dict[str, tuple[Rule, ...]] = {
+    "gopher_quality": (
+        Rule("few_words", "words", lambda c: c["spoken"], least=50),
+        Rule("many_words", "words", lambda c: c["spoken"], most=100_000),
+        Rule("short_words", "characters in a word", _share("spoken_chars", "spoken"), least=3, chinese=False),
+        Rule("long_words", "characters in a word", _share("spoken_chars", "spoken"), most=10, chinese=False),
+        Rule("hashes", "# for each word", _share("hashes", "words"), most=0.1),
+        Rule("ellipses", "ellipses for each word", _share("ellipses", "words"), most=0.1),
+        Rule("bullets", "of the lines begin with a bullet", _share("bullets", "lines"), most=0.9),
+        Rule("cut_lines", "of the lines end with an ellipsis", _share("cut_lines", "lines"), most=0.3),
+        Rule("letters", "of the words have a letter", _share("alpha_words", "words"), least=0.8, least_chinese=0.7),
+        Rule("stop_words", "different stop words",
+             lambda c: max(c["stop_words"], c["chinese_stops"]) if is_chinese(c) else c["stop_words"], least=2),
+    ),
+    "gopher_repetition": (
+        Rule("empty", "characters", lambda c: c["chars"], least=1),
+        Rule("paragraphs", "of the paragraphs stood before", _share("paragraphs_again", "paragraphs"), most=0.3),
+        Rule("paragraph_chars", "of the characters in such paragraphs", _share("paragraph_chars_again", "chars"),
+             most=0.2),
+        Rule("lines", "of the lines stood before", _share("rows_again", "rows"), most=0.3),
+        Rule("line_chars", "of the characters in such lines", _share("row_chars_again", "chars"), most=0.2),
+        _top(2, 0.2), _top(3, 0.18), _top(4, 0.16),
+        _dup(5, 0.15), _dup(6, 0.14), _dup(7, 0.13), _dup(8, 0.12), _dup(9, 0.11), _dup(10, 0.10),
+    ),
+    "c4": (
+        Rule("lorem_ipsum", "lines of lorem ipsum", lambda c: c["c4_lorem"], most=0),
+        Rule("curly_bracket", "lines with a {", lambda c: c["c4_curly"], most=0),
+        Rule("few_sentences", "sentences left", lambda c: c["c4_sentences"], least=5),
+    ),
+    "fineweb": (
+        Rule("empty", "lines of text", lambda c: c["text"], least=1),
+        Rule("unended_lines", "of the lines end like a sentence", _ended, least=0.12),
+        Rule("short_lines", "of the lines are short", _share("short", "text"), most=0.67),
+        Rule("repeated_lines", "of the characters in lines that stood before",
+             lambda c: c["text_chars_again"] / (c["chars"] - c["newlines"]), most=0.01),
+        Rule("list", "line ends for each word", lambda c: c["newlines"] / c["words"] if c["words"] else 1.0, most=0.3),
+    ),
+}  # fmt: skip
+
+
+def is_chinese(counts: Counts) -> bool:
+    """Whether Han characters are a third or more of what is said."""
+    return 3 * counts["han"] >= max(counts["spoken_chars"], 1)
+
+
+def verdict(name: str, counts: Counts) -> tuple[str, str] | None:
+    """The first rule of a set that a document breaks, and why; None if it keeps them all."""
+    chinese = is_chinese(counts)
+    for rule in SETS[name]:
+        if why := rule.breach(counts, chinese):
+            return rule.name, why
+    return None
+
+
+def judged(documents: Iterable[Document], names: Sequence[str], drops: Callable[[str], Drop],
+           ended_lines: bool = True) -> Iterator[Document]:  # fmt: skip
+    """Documents that keep every rule of the sets, which are asked in turn; one native pass measures for all of them.
+
+    drops        given "SET.RULE", what to call with a document that goes
+    ended_lines  c4 keeps only lines that end a sentence
+    After "c4" a document is what that left, and the sets behind it measure that.
+    """
+    for batch in batches(documents, BATCH):
+        left = batch
+        todo = list(names)
+        while todo:
+            cut = todo.index("c4") + 1 if "c4" in todo else len(todo)
+            left = _asked(left, todo[:cut], drops, ended_lines)
+            todo = todo[cut:]
+        yield from left
+
+
+def _asked(documents: list[Document], names: Sequence[str], drops: Callable[[str], Drop],
+           ended_lines: bool) -> list[Document]:  # fmt: skip
+    measured = measure([document.text.encode() for document in documents], ended_lines)
+    left = []
+    for document, row, kept in zip(documents, measured.counts.tolist(), measured.kept, strict=True):
+        counts = dict(zip(FIELDS, row, strict=True))
+        for name in names:
+            if found := verdict(name, counts):
+                drops(f"{name}.{found[0]}")(document, found[1])
+                break
+        else:
+            left.append(replace(document, text=kept.decode()) if names[-1] == "c4" else document)
+    return left
+
+
+def step_of(name: str, ended_lines: bool = True) -> Step:
+    """One set as a step of its own."""
+
+    def step(documents: Iterable[Document], drop: Drop) -> Iterator[Document]:
+        return judged(documents, [name], lambda rule: _said(rule, drop), ended_lines)
+
+    return step
+
+
+def _said(rule: str, drop: Drop) -> Drop:
+    return lambda document, why: drop(document, f"{rule.partition('.')[2]}: {why}")
+
+
+def c4_options(options: Any) -> bool:
+    """`ended_lines` of `c4: {ended_lines: false}`. Raises BadValue for anything else."""
+    if (
+        not isinstance(options, dict)
+        or set(options) - {"ended_lines"}
+        or not isinstance(options.get("ended_lines", True), bool)
+    ):
+        raise BadValue("c4 has one option", why=f"it was given {options!r}", fix="c4: {ended_lines: false}")
+    return bool(options.get("ended_lines", True))

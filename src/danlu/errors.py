@@ -112,6 +112,12 @@ class StoreInUse(BadEnvironment):
     code = "DL-ENV-060"
 
 
+class Unreachable(BadEnvironment):
+    """An object store does not answer, or the address is none."""
+
+    code = "DL-ENV-061"
+
+
 class ProbeFailed(BadEnvironment):
     """A process that measures this machine ended before it was done."""
 

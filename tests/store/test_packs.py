@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from provoke import provoke
 
-from danlu.store import atomic, pack
+from danlu import native
+from danlu.store import atomic, clib, hashing, lookup, pack
 from danlu.store.packs import MANIFEST, Store, Writer
 
 records = st.dictionaries(st.binary(max_size=30), st.binary(max_size=60), max_size=60)
@@ -55,9 +56,19 @@ def test_the_index_is_one_byte_a_record(tmp_path):
 
 
 def test_two_keys_of_one_hash_are_two_records(tmp_path, monkeypatch):
-    monkeypatch.setattr(pack, "hash_of", lambda key: 7)
-    pack.write(tmp_path / "p", {b"a": b"1", b"b": b"2"})
-    assert [pack.Pack(tmp_path / "p").get(key) for key in (b"a", b"b", b"c")] == [b"1", b"2", None]
+    monkeypatch.setattr(native, "library", lambda: None)
+    clib.library.cache_clear()
+    for room in (hashing, lookup):
+        monkeypatch.setattr(room, "hash_of", lambda key: 7)
+    with Writer(tmp_path) as writer:
+        for keys in (b"ab", b"bc"):
+            for key in keys:
+                writer.add(bytes([key]), keys)
+            writer.commit({})
+    store = Store(tmp_path)
+    assert [store.get(key) for key in (b"a", b"b", b"c", b"d")] == [b"ab", b"bc", b"bc", None]
+    assert [record.key for record in store.scan()] == [b"a", b"b", b"c"]
+    clib.library.cache_clear()
 
 
 def test_every_flipped_bit_is_found(tmp_path):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from provoke import provoke
 
 from danlu.cli import store as command
 from danlu.cli.app import main, parser_of
-from danlu.store.packs import Writer
+from danlu.store import keys
+from danlu.store.packs import Store, Writer
 
 
 @pytest.fixture
@@ -46,6 +49,52 @@ def test_a_flipped_bit_is_named(folder, capsys):
     with provoke("DL-DATA-063"):
         run("verify", folder)
     assert "000001.pack" in capsys.readouterr().out
+
+
+def test_files_are_added_listed_removed_and_merged(tmp_path, capsysbinary):
+    (tmp_path / "in").mkdir()
+    for number in range(20):
+        (tmp_path / "in" / f"{number}.txt").write_text(f"text {number}")
+    (tmp_path / "in" / "a\nb").write_text("a name of two lines")
+    store = tmp_path / "s"
+    assert run("add", tmp_path / "in", "--into", store, "--json", tmp_path / "f.json") == 0
+    assert json.loads((tmp_path / "f.json").read_text())["store.added"] == 21
+    capsysbinary.readouterr()
+    assert run("keys", store, "--prefix", "in/1") == 0
+    names = capsysbinary.readouterr().out.decode().splitlines()
+    assert names == sorted(["in/1.txt", *(f"in/{n}.txt" for n in range(10, 20))])
+    assert run("keys", store) == 0 and b"in/a\\nb\n" in capsysbinary.readouterr().out
+    assert run("rm", store, "in/3.txt", "in/4.txt") == 0
+    for _ in range(2):  # before the merge, and after it
+        with provoke("DL-DATA-069"):
+            run("get", store, "in/3.txt")
+        with provoke("DL-DATA-069"):
+            run("rm", store, "in/5.txt", "in/3.txt")
+        capsysbinary.readouterr()
+        assert run("keys", store, "--limit", 100) == 0 and len(capsysbinary.readouterr().out.splitlines()) == 19
+        assert run("merge", store) == 0
+    assert run("get", store, "in/5.txt") == 0 and capsysbinary.readouterr().out.endswith(b"text 5")
+    for words in (("add", tmp_path / "in"), ("rm", store), ("ls",)):
+        with provoke("DL-CFG-002"):
+            run(*words)
+
+
+@given(st.sets(st.binary(max_size=12), max_size=40), st.binary(max_size=2))
+@settings(deadline=None, max_examples=15)
+def test_keys_are_listed_in_order_from_any_prefix(tmp_path_factory, names, prefix):
+    folder = tmp_path_factory.mktemp("keys") / "s"
+    with Writer(folder) as writer:
+        for name in names:
+            writer.add(name, b"")
+        writer.commit({})
+    store = Store(folder)
+    small = {"RUN": 5, "BLOCK": 20}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in small.items():
+            patch.setattr(keys, name, value)
+        assert list(keys.listed(store)) == sorted(names)
+        assert list(keys.listed(store, prefix)) == sorted(name for name in names if name.startswith(prefix))
+    store.close()
 
 
 def test_what_is_not_there_is_said(folder, tmp_path, capsys):

@@ -7,170 +7,202 @@ The layout is `pack` in docs/formats.md.
 
 from __future__ import annotations
 
-import mmap
-import os
 import zlib
 from collections.abc import Iterator, Mapping
-from hashlib import blake2b
-from pathlib import Path
-from struct import Struct
-from typing import NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from danlu.errors import DamagedPack, NewerFormat
-from danlu.store import atomic
+from danlu.store import bucket
+from danlu.store.batch import REMOVED, Batch, Record, gather
+from danlu.store.hashing import hash_of
+from danlu.store.home import Home, Reader
 
-MAGIC = b"danlupk1"
+__all__ = ["Pack", "PackFile", "Record", "damaged", "hash_of", "write"]
+MAGIC = b"danlupk2"
 PER_BUCKET = 4  # 1 byte of index per record, and a bucket of small files is still one read of a few KiB
-HEAD = Struct("<QII")  # hash, bytes of the key, bytes of the value
-FOOTER = np.dtype([("records", "<u8"), ("buckets", "<u8"), ("index", "<u8"), ("index_crc", "<u4"), ("crc", "<u4"),
-                   ("magic", "S8")])  # fmt: skip
-BUCKET_HEAD = 8  # CRC-32 of the rest of the bucket, then the number of records
+FOOTER = np.dtype([("bits", "<u4"), ("removed", "<u4"), ("prefix", "<u8"), ("records", "<u8"), ("buckets", "<u8"),
+                   ("index", "<u8"), ("index_crc", "<u4"), ("crc", "<u4"), ("magic", "S8")])  # fmt: skip
+END = 1 << 64
+PART = 8 << 20  # bytes read or written at a time
 
 
-class Record(NamedTuple):
-    """One record; `hash` is its place in the order."""
+class PackFile:
+    """Writes one pack into an open file, a run of whole buckets at a time, and then its index.
 
-    hash: int
-    key: bytes
-    value: bytes
-
-
-def hash_of(key: bytes) -> int:
-    """64-bit hash of a key: BLAKE2b with an 8-byte digest, big-endian."""
-    return int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
-
-
-def write(path: Path, records: Mapping[bytes, bytes]) -> int:
-    """Write records as one pack, whole or not at all; returns its size in bytes. Raises DiskFull.
-
-    Cost: one sort of the hashes and one pass over the bytes.
+    buckets       their number; a quarter of the records is right
+    bits, prefix  the pack holds the hashes whose first `bits` bits are `prefix`
     """
-    ordered = sorted(Record(hash_of(key), key, value) for key, value in records.items())
-    buckets = -(-len(ordered) // PER_BUCKET)
-    edges = np.searchsorted([r.hash * buckets >> 64 for r in ordered], np.arange(buckets)).tolist()
-    offsets = np.zeros(buckets + 1, "<u8")
-    offsets[0] = at = len(MAGIC)
-    with atomic.replacing(path) as file:
+
+    def __init__(self, file: BinaryIO, buckets: int, bits: int = 0, prefix: int = 0) -> None:
+        self._file, self._buckets, self._bits, self._prefix = file, buckets, bits, prefix
+        self._offsets = np.zeros(buckets + 1, "<u8")
+        self._offsets[0] = self._at = len(MAGIC)
+        self._next = 0
+        self.records = self._removed = 0
         file.write(MAGIC)
-        for number, (start, stop) in enumerate(zip(edges, [*edges[1:], len(ordered)], strict=True)):
-            at += file.write(_bucket(ordered[start:stop]))
-            offsets[number + 1] = at
-        index = _narrow(offsets).tobytes()
+
+    def put(self, batch: Batch, last: int) -> None:
+        """Write the buckets up to `last` - 1. batch: settled records of exactly those buckets."""
+        data, edges = bucket.lay(batch, self._next, last, self._buckets, self._bits)
+        self._offsets[self._next : last + 1] = edges + self._at
+        self._file.write(data)
+        self._at += len(data)
+        self._next, self.records = last, self.records + len(batch)
+        self._removed += int((batch.value_count == REMOVED).sum())
+
+    def end(self) -> int:
+        """Write index and footer; returns the size of the pack in bytes."""
+        assert self._next == self._buckets, f"{self._next} of {self._buckets} buckets were written"
+        index = (self._offsets.astype("<u4") if self._at < 2**32 else self._offsets).tobytes()
         footer = np.zeros(1, FOOTER)
-        footer[0] = (len(ordered), buckets, at, zlib.crc32(index), 0, MAGIC)
+        footer[0] = (self._bits, min(self._removed, REMOVED), self._prefix, self.records, self._buckets, self._at,
+                     zlib.crc32(index), 0, MAGIC)  # fmt: skip
         footer["crc"] = zlib.crc32(footer.tobytes())
-        file.write(index)
-        file.write(footer.tobytes())
-    return at + len(index) + FOOTER.itemsize
+        self._file.write(index)
+        self._file.write(footer.tobytes())
+        return self._at + len(index) + FOOTER.itemsize
+
+
+def write(home: Home, name: str, records: Mapping[bytes, bytes | None]) -> None:
+    """Write records as one pack, whole or not at all; None removes a key. Raises DiskFull.
+
+    Cost: one sort of the hashes and one pass over the bytes, which are held twice.
+    """
+    batch = gather(records)
+    buckets = -(-len(batch) // PER_BUCKET)
+
+    def fill(file: BinaryIO) -> None:
+        made = PackFile(file, buckets)
+        for low, high, last in _runs(buckets, batch.size):
+            made.put(batch.between(low, high), last)
+        made.end()
+
+    home.put(name, fill)
+
+
+def _runs(buckets: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """Runs of buckets of about PART bytes: least hash, hash after the last, bucket after the last."""
+    step = max(1, buckets * PART // max(size, 1))
+    for first in range(0, buckets, step):
+        last = min(first + step, buckets)
+        yield lowest(first, buckets), lowest(last, buckets), last
+
+
+def lowest(number: int, buckets: int, bits: int = 0, prefix: int = 0) -> int:
+    """The least hash that bucket `number` of a pack takes; for number = buckets, the first after the pack."""
+    inside = -(-(number << 64) // buckets) if buckets else 0
+    return -(-inside >> bits) + (prefix << 64 >> bits) if bits else inside
 
 
 class Pack:
-    """Owns one open pack file, mapped into memory. Raises DamagedPack, NewerFormat on opening."""
+    """Reads one pack; owns its reader. Raises DamagedPack, NewerFormat on opening."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size < len(MAGIC) + FOOTER.itemsize:
-                    raise damaged(path, f"it has {size} bytes, fewer than its own footer")
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            raise damaged(path, str(error)) from error
-        footer = np.frombuffer(self._map[size - FOOTER.itemsize :], FOOTER).copy()
+    def __init__(self, reader: Reader) -> None:
+        self.reader, self.where = reader, reader.where
+        size = reader.size
+        if size < len(MAGIC) + FOOTER.itemsize:
+            raise damaged(self.where, f"it has {size} bytes, fewer than its own footer")
+        footer = np.frombuffer(reader.read(size - FOOTER.itemsize, size), FOOTER).copy()
         found, footer["crc"] = int(footer["crc"][0]), 0
         magic = bytes(footer["magic"][0])
-        if magic[:7] == MAGIC[:7] and magic[7:] > MAGIC[7:]:
+        if magic[:7] == MAGIC[:7] and magic != MAGIC:
             raise NewerFormat(
-                f"{path.name} is a pack of version {magic[7:].decode()}",
-                where=str(path),
+                f"{self.where} is a pack of version {magic[7:].decode()}",
+                where=self.where,
                 why=f"this danlu reads version {MAGIC[7:].decode()}",
-                fix="update danlu: git pull",
+                fix="update danlu (git pull), or make the store again: danlu prep",
             )
-        if magic != MAGIC or self._map[: len(MAGIC)] != MAGIC or zlib.crc32(footer.tobytes()) != found:
-            raise damaged(path, f"the last {FOOTER.itemsize} bytes are not a footer: the file was cut or changed")
-        self.records, self._buckets, at = (int(footer[name][0]) for name in ("records", "buckets", "index"))
-        index = self._map[at : size - FOOTER.itemsize]
+        if magic != MAGIC or reader.read(0, len(MAGIC)) != MAGIC or zlib.crc32(footer.tobytes()) != found:
+            raise damaged(self.where, f"the last {FOOTER.itemsize} bytes are no footer: the file was cut or changed")
+        self.bits, self.prefix, self.removed, self.records, self.buckets, end = (
+            int(footer[name][0]) for name in ("bits", "prefix", "removed", "records", "buckets", "index")
+        )
+        index = reader.read(end, size - FOOTER.itemsize)
         if zlib.crc32(index) != footer["index_crc"][0]:
-            raise damaged(path, "the index has another checksum than when it was written")
-        self._offsets = np.frombuffer(index, "<u4" if len(index) == 4 * (self._buckets + 1) else "<u8")
-        self.index_bytes = len(index)
+            raise damaged(self.where, "the index has another checksum than when it was written")
+        self.wide = len(index) != 4 * (self.buckets + 1)
+        self.offsets: npt.NDArray[np.unsignedinteger] = np.frombuffer(index, "<u8" if self.wide else "<u4")
+        self.index_bytes, self.data_bytes = len(index), end - len(MAGIC)
+        self.low, self.high = lowest(0, self.buckets, self.bits, self.prefix), self.prefix + 1 << 64 - self.bits
 
-    def get(self, key: bytes) -> bytes | None:
-        """The value of a key, None if the pack has none. One read of one bucket. Raises DamagedPack."""
-        wanted = hash_of(key)
-        number = wanted * self._buckets >> 64
-        self._fetch(number)
-        for record in self._read(number):
-            if record.hash == wanted and record.key == key:
-                return record.value
-        return None
+    def covers(self, key_hash: int) -> bool:
+        """True when a key of this hash would be here."""
+        return self.low <= key_hash < self.high and self.buckets > 0
 
-    def scan(self, start: int = 0) -> Iterator[Record]:
-        """Records with a hash of `start` or more, in hash order. Raises DamagedPack at a damaged bucket."""
-        for number in range(start * self._buckets >> 64, self._buckets):
-            for record in self._read(number):
-                if record.hash >= start:
-                    yield record
+    def covers_any(self, low: int, high: int) -> bool:
+        """True when keys with low <= hash < high would be here."""
+        return self.low < high and low < self.high and self.buckets > 0
+
+    def span(self, key_hash: int) -> tuple[int, int]:
+        """Where the bucket of a hash starts and stops in the file."""
+        number = self._bucket(key_hash)
+        return int(self.offsets[number]), int(self.offsets[number + 1])
+
+    def look(self, key: bytes, key_hash: int) -> Batch | None:
+        """The one record of a key, None if the pack has none. One read of one bucket. Raises DamagedPack."""
+        number = self._bucket(key_hash)
+        found = self._parsed(number, number + 1)
+        wanted = [n for n in np.flatnonzero(found.hash == np.uint64(key_hash)).tolist() if found.key(n) == key]
+        return found.take(slice(wanted[0], wanted[0] + 1)) if wanted else None
+
+    def batch(self, low: int, high: int) -> Batch:
+        """Records with low <= hash < high, in hash order. Reads whole buckets. Raises DamagedPack."""
+        low, high = max(low, self.low), min(high, self.high)
+        if low >= high or not self.buckets:
+            return bucket.parse(b"", np.zeros(1, np.int64))
+        return self._parsed(self._bucket(low), self._bucket(high - 1) + 1).between(low, high)
+
+    def want(self, low: int, high: int) -> None:
+        """Say that `batch` of this range comes next."""
+        low, high = max(low, self.low), min(high, self.high)
+        if low < high and self.buckets:
+            self.reader.want(int(self.offsets[self._bucket(low)]), int(self.offsets[self._bucket(high - 1) + 1]))
 
     def verify(self) -> Iterator[str]:
         """What is wrong with each damaged bucket; nothing for a whole pack. Reads everything."""
-        whole = 0
-        for number in range(self._buckets):
+        whole, step = 0, max(1, self.buckets * PART // max(self.data_bytes, 1))
+        todo = [(first, min(first + step, self.buckets)) for first in range(0, self.buckets, step)]
+        while todo:
+            first, last = todo.pop()
             try:
-                whole += len(self._read(number))
+                whole += len(self._parsed(first, last))
             except DamagedPack as error:
-                yield error.why
-        if whole < self.records:
+                todo += [(number, number + 1) for number in range(first, last) if last > first + 1]
+                if last == first + 1:
+                    yield error.why
+        if whole != self.records:
             yield f"{self.records - whole} of {self.records} records cannot be read"
 
     def close(self) -> None:
         """Let go of the file."""
-        self._map.close()
+        self.reader.close()
 
-    def _fetch(self, number: int) -> None:
-        """Ask for a bucket's pages at once: page faults alone would read 128 KiB around it."""
-        start, stop = int(self._offsets[number]), int(self._offsets[number + 1])
-        first = start & -mmap.PAGESIZE
-        if stop > start:
-            self._map.madvise(mmap.MADV_WILLNEED, first, stop - first)
+    def _bucket(self, key_hash: int) -> int:
+        return (key_hash << self.bits & END - 1) * self.buckets >> 64
 
-    def _read(self, number: int) -> list[Record]:
-        start, stop = int(self._offsets[number]), int(self._offsets[number + 1])
-        if start == stop:
-            return []
-        bucket = self._map[start:stop]
-        if zlib.crc32(bucket[4:]) != int.from_bytes(bucket[:4], "little"):
-            raise damaged(self.path, f"bucket {number} at byte {start} has another checksum than when it was written")
-        count = int.from_bytes(bucket[4:8], "little")
-        at = BUCKET_HEAD + count * HEAD.size
-        found = []
-        for key_hash, key, value in HEAD.iter_unpack(bucket[BUCKET_HEAD:at]):
-            found.append(Record(key_hash, bucket[at : at + key], bucket[at + key : at + key + value]))
-            at += key + value
-        return found
+    def _parsed(self, first: int, last: int) -> Batch:
+        edges = self.offsets[first : last + 1].astype(np.int64)
+        start = int(edges[0])
+        data = self.reader.read(start, int(edges[-1]))
+        if len(data) < edges[-1] - start:
+            raise damaged(self.where, f"it ends at byte {start + len(data)}, before bucket {last - 1}")
+        try:
+            return bucket.parse(data, edges - start)
+        except bucket.DamagedBucket as error:
+            number = first + error.args[0]
+            at = int(self.offsets[number])
+            why = f"bucket {number} at byte {at} has another checksum than when it was written"
+            raise damaged(self.where, why) from error
 
 
-def damaged(path: Path, why: str) -> DamagedPack:
+def damaged(where: object, why: str) -> DamagedPack:
     """The error for a pack whose bytes are not those that were written."""
     return DamagedPack(
-        f"{path.name} is damaged",
-        where=str(path),
+        f"{str(where).rsplit('/', 1)[-1]} is damaged",
+        where=str(where),
         why=why,
-        fix="prepare the data again: remove that store folder and run danlu prep",
+        fix="add its records again from their source: remove that store and run danlu prep or danlu store add",
     )
-
-
-def _bucket(records: list[Record]) -> bytes:
-    if not records:
-        return b""
-    heads = (HEAD.pack(r.hash, len(r.key), len(r.value)) for r in records)
-    body = b"".join([len(records).to_bytes(4, "little"), *heads, *(part for r in records for part in (r.key, r.value))])
-    return zlib.crc32(body).to_bytes(4, "little") + body
-
-
-def _narrow(offsets: npt.NDArray[np.uint64]) -> npt.NDArray[np.unsignedinteger]:
-    return offsets.astype("<u4") if offsets[-1] < 2**32 else offsets

@@ -1,4 +1,4 @@
-"""A store: a folder of packs and one manifest that says which of them count, and how far their source was read.
+"""A store: a home of packs and one manifest that says which of them count, and how far their source was read.
 
 A writer gathers records and commits them as one more pack; the manifest, replaced atomically, is the only thing that
 makes a pack part of the store. A killed writer therefore loses only what it had not committed, and going on from the
@@ -7,30 +7,43 @@ manifest's cursor doubles nothing.
 
 from __future__ import annotations
 
-import fcntl
-import heapq
-import json
-import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from danlu.errors import NewerFormat, StoreInUse
-from danlu.store import atomic, pack
-from danlu.store.pack import Pack, Record
+from danlu.store import manifest, pack
+from danlu.store.batch import Batch, Record, joined, settled
+from danlu.store.cache import Cache
+from danlu.store.home import Home, home_of
+from danlu.store.lookup import Lookup
+from danlu.store.manifest import Manifest
+from danlu.store.pack import END, PART, Pack
 
-VERSION = 1
-MANIFEST = "manifest.json"
+MANIFEST = manifest.NAME
+OWN = re.compile(r"\.?\d{6}\.pack(\.part)?")  # what a writer makes; a merge's packs have other names
 
 
 class Store:
     """Reads the packs that were committed when it was opened. Raises DamagedPack, NewerFormat."""
 
-    def __init__(self, folder: Path) -> None:
-        manifest = _manifest(folder)
-        self.cursor: dict[str, Any] = manifest["cursor"]
-        self.done = bool(manifest["done"])
-        self._packs = [Pack(folder / name) for name in manifest["packs"]]
+    def __init__(self, where: Path | str, *, cache: Cache | None = None) -> None:
+        """where  a folder, or an address that fsspec knows (s3://bucket/prefix); cache  for the latter."""
+        self.home = home_of(where, cache)
+        found, self._packs = _opened(self.home)
+        self.cursor, self.done = found.cursor, found.done
+        self._lookup = Lookup(self._packs[::-1])
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the packs, oldest first."""
+        return [each.where.rsplit("/", 1)[-1] for each in self._packs]
+
+    @property
+    def packs(self) -> int:
+        """Packs that a look-up may have to ask."""
+        return len(self._packs)
 
     @property
     def records(self) -> int:
@@ -39,8 +52,8 @@ class Store:
 
     @property
     def size(self) -> int:
-        """Bytes of all packs on disk."""
-        return sum(each.path.stat().st_size for each in self._packs)
+        """Bytes of all packs."""
+        return sum(each.reader.size for each in self._packs)
 
     @property
     def index_bytes(self) -> int:
@@ -48,27 +61,67 @@ class Store:
         return sum(each.index_bytes for each in self._packs)
 
     def get(self, key: bytes) -> bytes | None:
-        """The newest value of a key, None if there is none. Raises DamagedPack."""
-        return next((value for each in reversed(self._packs) if (value := each.get(key)) is not None), None)
+        """The newest value of a key, None if there is none. Raises DamagedPack. Any thread may call it."""
+        return self._lookup.get(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The newest value of each key, or None; the device works on all at once. Raises DamagedPack."""
+        return self._lookup.get_many(keys)
 
     def scan(self, start: int = 0) -> Iterator[Record]:
         """Every key once, with its newest value, in hash order: the global shuffle.
 
         start  least hash to return; a reader that has finished hash h goes on with h + 1
         """
-        last: tuple[int, bytes] | None = None
-        for record in heapq.merge(*(each.scan(start) for each in reversed(self._packs)), key=lambda r: r[:2]):
-            if record[:2] != last:  # equal keys come newest first: merge is stable, and newer packs stand before older
-                last = record[:2]
-                yield record
+        for batch in self.batches(start):
+            yield from batch.present().records()
+
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """The same, a few megabytes at a time; removals are still in it. Raises DamagedPack."""
+        runs = max(1, self.size // PART)
+        edges = [max(start, number * END // runs) for number in range(runs + 1)]
+        for low, high, after in zip(edges[:-1], edges[1:], [*edges[2:], END], strict=True):
+            if low < high:
+                for each in self._packs:
+                    each.want(high, after)
+                yield newest(self._packs, low, high)
 
     def verify(self) -> list[str]:
         """What is damaged, one line each; empty for a whole store. Reads everything."""
-        return [f"{each.path.name}: {problem}" for each in self._packs for problem in each.verify()]
+        return [f"{each.where.rsplit('/', 1)[-1]}: {problem}" for each in self._packs for problem in each.verify()]
 
     def close(self) -> None:
         """Let go of all files."""
         for each in self._packs:
+            each.close()
+
+
+def newest(packs: Sequence[Pack], low: int, high: int) -> Batch:
+    """Settled records with low <= hash < high of packs, given oldest first: of each key the newest, or its removal."""
+    found = [batch for each in reversed(packs) if each.covers_any(low, high) and len(batch := each.batch(low, high))]
+    if len(found) == 1:
+        return found[0]
+    every = joined(found)
+    return every.take(settled(every))
+
+
+def _opened(home: Home) -> tuple[Manifest, list[Pack]]:
+    """The manifest and its packs; again if a merge replaced packs in between."""
+    while True:
+        found = manifest.load(home)
+        opened: list[Pack] = []
+        try:
+            for name in found.packs:
+                opened.append(Pack(home.open(name)))
+            return found, opened
+        except FileNotFoundError as error:
+            if manifest.load(home).packs == found.packs:
+                raise pack.damaged(f"{home.where}/{name}", "the manifest names it, and it is not there") from error
+        except BaseException:
+            for each in opened:
+                each.close()
+            raise
+        for each in opened:
             each.close()
 
 
@@ -79,21 +132,39 @@ class Writer:
     Raises StoreInUse if another process writes this store.
     """
 
-    def __init__(self, folder: Path, *, pack_bytes: int = 64 << 20) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._pack_bytes = folder, pack_bytes
-        self._lock = _lock(folder)
-        self._manifest = _manifest(folder)
-        self.cursor: dict[str, Any] = self._manifest["cursor"]
-        self.done = bool(self._manifest["done"])
-        self._pending: dict[bytes, bytes] = {}
+    def __init__(self, where: Path | str, *, pack_bytes: int = 64 << 20) -> None:
+        self.home, self._pack_bytes = home_of(where), pack_bytes
+        self._lock = self.home.lock("lock")
+        try:
+            self._manifest = manifest.load(self.home)
+            self._sweep()
+        except BaseException:
+            self._lock.close()
+            raise
+        self._pending: dict[bytes, bytes | None] = {}
         self._pending_bytes = 0
-        self._sweep()
+
+    @property
+    def cursor(self) -> dict[str, Any]:
+        """What the last commit said of the source."""
+        return self._manifest.cursor
+
+    @property
+    def done(self) -> bool:
+        """Whether the last commit said that the source is read to its end."""
+        return self._manifest.done
 
     def add(self, key: bytes, value: bytes) -> bool:
         """Take a record; a later value replaces an earlier one of the same key. True when it is time to `commit`."""
+        return self._take(key, value, len(value))
+
+    def remove(self, key: bytes) -> bool:
+        """Take a key out of the store; its bytes are on the disk until the next merge. True as `add` says it."""
+        return self._take(key, None, 0)
+
+    def _take(self, key: bytes, value: bytes | None, size: int) -> bool:
         self._pending[key] = value
-        self._pending_bytes += len(key) + len(value)
+        self._pending_bytes += len(key) + size
         return self._pending_bytes >= self._pack_bytes
 
     def commit(self, cursor: dict[str, Any], *, done: bool = False) -> None:
@@ -101,26 +172,34 @@ class Writer:
 
         done  the source has been read to its end
         """
-        packs = list(self._manifest["packs"])
+        number = manifest.load(self.home).next
+        names: tuple[str, ...] = ()
         if self._pending:
-            name = f"{len(packs):06d}.pack"
-            pack.write(self._folder / name, self._pending)
-            packs.append(name)
-        manifest = {"pack": VERSION, "packs": packs, "cursor": cursor, "done": done}
-        atomic.write(self._folder / MANIFEST, json.dumps(manifest).encode())
-        self._manifest, self.cursor, self.done = manifest, cursor, done
+            pack.write(self.home, f"{number:06d}.pack", self._pending)
+            names = (f"{number:06d}.pack",)
+
+        def how(now: Manifest) -> Manifest:
+            return replace(now, packs=(*now.packs, *names), next=max(now.next, number + len(names)), cursor=cursor,
+                           done=done)  # fmt: skip
+
+        self._manifest = manifest.change(self.home, how)
         self._pending, self._pending_bytes = {}, 0
 
     def clear(self) -> None:
-        """Start anew: forget every record and the cursor."""
-        self._manifest = {"pack": VERSION, "packs": [], "cursor": {}, "done": False}
-        self._pending, self._pending_bytes, self.cursor, self.done = {}, 0, {}, False
-        (self._folder / MANIFEST).unlink(missing_ok=True)
-        self._sweep()
+        """Start anew: forget every record and the cursor. Raises StoreInUse while a merge is under way."""
+        merging = self.home.lock("merge.lock")
+        try:
+            self._pending, self._pending_bytes, self._manifest = {}, 0, Manifest()
+            self.home.remove(MANIFEST)
+            for name in self.home.names():
+                if name.endswith((".pack", ".part")):
+                    self.home.remove(name)
+        finally:
+            merging.close()
 
     def close(self) -> None:
         """Give the lock back; what was not committed is gone."""
-        os.close(self._lock)
+        self._lock.close()
 
     def __enter__(self) -> Writer:
         return self
@@ -129,44 +208,7 @@ class Writer:
         self.close()
 
     def _sweep(self) -> None:
-        """Remove packs that a killed writer finished but did not commit, and drafts."""
-        known = {MANIFEST, "lock", *self._manifest["packs"]}
-        for stray in self._folder.iterdir():
-            if stray.name not in known and (stray.suffix in (".pack", ".part")):
-                stray.unlink()
-
-
-def _lock(folder: Path) -> int:
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.read(fd, 32).decode() or "unknown"
-        os.close(fd)
-        raise StoreInUse(
-            f"another process writes {folder.name}",
-            where=str(folder),
-            why=f"process {holder} holds its lock",
-            fix=f"wait for it (ps -p {holder}), or give this run another `out`",
-        ) from error
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, str(os.getpid()).encode(), 0)
-    return fd
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not path.exists():
-        return {"pack": VERSION, "packs": [], "cursor": {}, "done": False}
-    try:
-        manifest = json.loads(path.read_bytes())
-        if manifest["pack"] > VERSION:
-            raise NewerFormat(
-                f"{path} is a store of version {manifest['pack']}",
-                where=str(path),
-                why=f"this danlu reads version {VERSION}",
-                fix="update danlu: git pull",
-            )
-        return {name: manifest[name] for name in ("pack", "packs", "cursor", "done")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise pack.damaged(path, f"it cannot be read: {error}") from error
+        """Remove packs that a killed writer finished but did not commit, and drafts; a merge sweeps its own."""
+        for name in self.home.names():
+            if OWN.fullmatch(name) and name not in self._manifest.packs:
+                self.home.remove(name)

@@ -1,0 +1,92 @@
+// One record of one key: hash, bucket, one read, checksum, comparison.
+#include <cerrno>
+#include <cstring>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "store/store.h"
+
+namespace {
+
+struct Span {
+    uint64_t start, stop;
+};
+
+Span span_of(const danlu_pack& pack, uint64_t hash) {
+    const uint64_t b = store_bucket(hash, pack.bits, pack.buckets);
+    return {store_offset(pack.index, pack.wide, b), store_offset(pack.index, pack.wide, b + 1)};
+}
+
+bool read_whole(int fd, uint8_t* out, Span span) {
+    for (uint64_t at = span.start; at < span.stop;) {
+        const ssize_t got = pread(fd, out + (at - span.start), span.stop - at, off_t(at));
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return false;
+        at += uint64_t(got);
+    }
+    return true;
+}
+
+}  // namespace
+
+// Look for a key in one bucket of `count` bytes. where[0], where[1]: the value's place in the bucket and its bytes.
+DANLU_API int danlu_store_look(const uint8_t* bucket, int64_t count, uint64_t hash, const uint8_t* key, int64_t key_count,
+                               int64_t* where) {
+    uint32_t crc, records;
+    if (count < kBucketHead) return count ? DAMAGED : ABSENT;
+    std::memcpy(&crc, bucket, 4);
+    std::memcpy(&records, bucket + 4, 4);
+    if (store_crc(bucket + 4, count - 4) != crc || kBucketHead + int64_t(records) * kHead > count) return DAMAGED;
+    int64_t at = kBucketHead + int64_t(records) * kHead;
+    for (const uint8_t* head = bucket + kBucketHead; records; records--, head += kHead) {
+        uint64_t of;
+        uint32_t keys, values;
+        std::memcpy(&of, head, 8);
+        std::memcpy(&keys, head + 8, 4);
+        std::memcpy(&values, head + 12, 4);
+        const int64_t size = values == kRemoved ? 0 : values;
+        if (at + keys + size > count) return DAMAGED;
+        if (of == hash && keys == uint64_t(key_count) && !std::memcmp(bucket + at, key, keys)) {
+            where[0] = at + keys;
+            where[1] = size;
+            return values == kRemoved ? REMOVED : FOUND;
+        }
+        at += keys + size;
+    }
+    return ABSENT;
+}
+
+// Look for a key in packs, the newest first; its bucket is read into out. where[0], where[1]: place and bytes of the value in
+// out; where[2]: the pack it is of, which is also set when that pack is DAMAGED or UNREADABLE. SMALL: where[0] bytes are needed.
+DANLU_API int danlu_store_get(const danlu_pack* packs, int64_t count, const uint8_t* key, int64_t key_count, uint8_t* out,
+                              int64_t room, int64_t* where) {
+    const uint64_t hash = store_hash(key, key_count);
+    for (int64_t i = 0; i < count; i++) {
+        if (!packs[i].buckets || !store_covers(packs[i], hash)) continue;
+        const Span span = span_of(packs[i], hash);
+        const int64_t size = int64_t(span.stop - span.start);
+        where[2] = i;
+        if (size < 0) return DAMAGED;
+        if (size > room) {
+            where[0] = size;
+            return SMALL;
+        }
+        if (!read_whole(packs[i].fd, out, span)) return UNREADABLE;
+        const int found = danlu_store_look(out, size, hash, key, key_count, where);
+        if (found != ABSENT) return found;
+    }
+    return ABSENT;
+}
+
+// Ask the kernel for the buckets of many hashes at once, so that the device works on all of them together.
+DANLU_API int danlu_store_want(const danlu_pack* packs, int64_t count, const uint64_t* hashes, int64_t wanted) {
+    for (int64_t k = 0; k < wanted; k++)
+        for (int64_t i = 0; i < count; i++)
+            if (packs[i].buckets && store_covers(packs[i], hashes[k])) {
+                const Span span = span_of(packs[i], hashes[k]);
+                if (span.stop > span.start)
+                    posix_fadvise(packs[i].fd, off_t(span.start), off_t(span.stop - span.start), POSIX_FADV_WILLNEED);
+            }
+    return DANLU_OK;
+}

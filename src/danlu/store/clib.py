@@ -1,0 +1,53 @@
+"""The store's part of the native library: its structures, and how numpy arrays are given to it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import numpy.typing as npt
+
+from danlu import native
+
+
+class CPack(ctypes.Structure):
+    """`danlu_pack` of csrc/store/store.h."""
+
+    _fields_ = [("index", ctypes.c_void_p), ("buckets", ctypes.c_int64), ("prefix", ctypes.c_uint64),
+                ("bits", ctypes.c_int32), ("wide", ctypes.c_int32), ("fd", ctypes.c_int32),
+                ("unused", ctypes.c_int32)]  # fmt: skip
+
+
+class CBatch(ctypes.Structure):
+    """`danlu_batch` of csrc/store/store.h."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("data_count", ctypes.c_int64), ("hash", ctypes.c_void_p),
+                ("key_at", ctypes.c_void_p), ("key_count", ctypes.c_void_p), ("value_at", ctypes.c_void_p),
+                ("value_count", ctypes.c_void_p), ("count", ctypes.c_int64)]  # fmt: skip
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The native library with the signatures of the store's functions set; None where there is none."""
+    found = native.library()
+    if found is None:
+        return None
+    at, count, status = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    for name, result, arguments in (
+        ("hash", status, [at, at, count, at]),
+        ("get", status, [at, count, ctypes.c_char_p, count, at, count, at]),
+        ("want", status, [at, count, at, count]),
+        ("look", status, [ctypes.c_char_p, count, ctypes.c_uint64, ctypes.c_char_p, count, at]),
+        ("find", status, [at, at, count, at, at]),
+        ("parse", count, [at, at, count]),
+        ("lay", count, [at, count, count, count, status, at, count, at]),
+    ):
+        function = getattr(found, f"danlu_store_{name}")
+        function.restype, function.argtypes = result, arguments
+    return found
+
+
+def at(array: npt.NDArray[Any]) -> int:
+    """Address of an array's first number; it must be kept alive by the caller."""
+    return int(array.ctypes.data)

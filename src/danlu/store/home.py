@@ -1,0 +1,162 @@
+"""Where the packs of a store live: what every home can do, and the home that is a local folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from danlu.errors import StoreInUse
+from danlu.store import atomic
+
+if TYPE_CHECKING:
+    from danlu.store.cache import Cache
+
+Fill = Callable[[BinaryIO], None]
+
+
+class Reader(Protocol):
+    """One immutable file, read by ranges. `fd` is a file descriptor for direct reads, -1 where there is none."""
+
+    where: str
+    size: int
+    fd: int
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes start .. stop - 1; fewer at the end of the file."""
+
+    def want(self, start: int, stop: int) -> None:
+        """Say that this range is read next."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class Lock(Protocol):
+    """A lock that is held until closed, or until its process is gone."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
+class Home(Protocol):
+    """A folder of packs. Names are those of files directly in it."""
+
+    where: str
+
+    def read(self, name: str) -> bytes | None:
+        """A small file whole; None where there is none."""
+
+    def open(self, name: str) -> Reader:
+        """Raises FileNotFoundError."""
+
+    def put(self, name: str, fill: Fill) -> None:
+        """Create or replace a file with what `fill` writes: whole or not at all. Raises DiskFull."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is not there is no error."""
+
+    def names(self) -> list[str]:
+        """Names of all files."""
+
+    def lock(self, name: str, *, wait: bool = False) -> Lock:
+        """Take a lock; `wait` for one that is held for moments only. Raises StoreInUse, naming the holder."""
+
+
+class Folder:
+    """A home on a local disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.where = path, str(path)
+
+    def read(self, name: str) -> bytes | None:
+        """See Home."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def open(self, name: str) -> LocalReader:
+        """See Home."""
+        return LocalReader(self.path / name)
+
+    def put(self, name: str, fill: Fill) -> None:
+        """See Home."""
+        with atomic.replacing(self.path / name) as file:
+            fill(file)
+
+    def remove(self, name: str) -> None:
+        """See Home."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        """See Home."""
+        return [each.name for each in self.path.iterdir()] if self.path.is_dir() else []
+
+    def lock(self, name: str, *, wait: bool = False) -> FileLock:
+        """See Home."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.path / name, wait)
+
+
+class LocalReader:
+    """A file on a local disk. Reads fetch what they ask for: the kernel's read-ahead is for files read in order."""
+
+    def __init__(self, path: Path) -> None:
+        self.where = str(path)
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size = os.fstat(self.fd).st_size
+        os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_RANDOM)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """See Reader."""
+        return os.pread(self.fd, stop - start, start)
+
+    def want(self, start: int, stop: int) -> None:
+        """See Reader."""
+        os.posix_fadvise(self.fd, start, stop - start, os.POSIX_FADV_WILLNEED)
+
+    def close(self) -> None:
+        """See Reader."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class FileLock:
+    """A lock that dies with its process (flock), with the holder's process id in the file."""
+
+    def __init__(self, path: Path, wait: bool) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            holder = os.read(self._fd, 32).decode() or "unknown"
+            os.close(self._fd)
+            raise StoreInUse(
+                f"another process {'merges' if path.name == 'merge.lock' else 'writes'} {path.parent.name}",
+                where=str(path.parent),
+                why=f"process {holder} on {socket.gethostname()} holds {path.name}",
+                fix=f"wait for it (ps -p {holder}), or give this run another `out`",
+            ) from error
+        except BaseException:
+            os.close(self._fd)
+            raise
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, str(os.getpid()).encode(), 0)
+
+    def close(self) -> None:
+        """See Lock."""
+        os.close(self._fd)
+
+
+def home_of(where: Path | str, cache: Cache | None = None) -> Home:
+    """The home that a path or an address such as s3://bucket/prefix names. Raises MissingPackage, Unreachable."""
+    if isinstance(where, str) and "://" in where:
+        from danlu.store.remote import remote_home
+
+        return remote_home(where, cache)
+    return Folder(Path(where))

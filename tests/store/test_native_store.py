@@ -1,0 +1,62 @@
+"""The store's native code against Python: equal to the last byte, whatever the keys and values."""
+
+from __future__ import annotations
+
+import zlib
+from hashlib import blake2b
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danlu.store import batch, bucket, clib, hashing, pack
+
+pytestmark = pytest.mark.skipif(clib.library() is None, reason="no native library")
+records = st.dictionaries(st.binary(max_size=300), st.one_of(st.none(), st.binary(max_size=90)), max_size=40)
+
+
+@given(st.lists(st.binary(max_size=400)))
+def test_hashes_are_blake2b(keys):
+    truth = [int.from_bytes(blake2b(key, digest_size=8).digest(), "big") for key in keys]
+    assert hashing.hash_many(keys).tolist() == truth == [hashing.hash_of(key) for key in keys]
+
+
+@given(st.binary(max_size=3000))
+def test_checksums_are_those_of_zlib(data):
+    library = clib.library()
+    assert library.danlu_store_crc(data, len(data)) & 0xFFFFFFFF == zlib.crc32(data)
+
+
+@given(records, st.integers(1, 20))
+def test_buckets_are_those_of_python_and_are_read_back(given_records, of):
+    made = batch.gather(given_records)
+    native, plain = bucket.lay(made, 0, of, of, 0), bucket.lay_plain(made, 0, of, of, 0)
+    assert native[0] == plain[0] and native[1].tolist() == plain[1].tolist()
+    data = bytes(native[0])
+    one, two = bucket.parse(data, native[1]), bucket.parse_plain(data, native[1])
+    for name in ("hash", "key_at", "key_count", "value_at", "value_count"):
+        assert getattr(one, name).tolist() == getattr(two, name).tolist()
+    assert {r.key: r.value for r in one.records()} == {key: value or b"" for key, value in given_records.items()}
+
+
+@given(records.filter(len), st.integers(0, 2**64), st.integers(1, 255))
+def test_both_find_every_damage(given_records, where, change):
+    made = batch.gather(given_records)
+    data, edges = bucket.lay(made, 0, 3, 3, 0)
+    data[where % len(data)] ^= change
+    for parse in (bucket.parse, bucket.parse_plain):
+        with pytest.raises(bucket.DamagedBucket) as caught:
+            parse(bytes(data), edges)
+        assert edges[caught.value.args[0]] <= where % len(data) < edges[caught.value.args[0] + 1]
+
+
+@given(st.integers(0, 12), st.data())
+def test_a_bucket_begins_at_its_lowest_hash(bits, draw):
+    of = draw.draw(st.integers(1, 2**31))
+    number = draw.draw(st.integers(0, of - 1))
+    prefix = draw.draw(st.integers(0, (1 << bits) - 1))
+    low, high = pack.lowest(number, of, bits, prefix), pack.lowest(number + 1, of, bits, prefix)
+    hashes = np.array([low, high - 1], np.uint64)
+    assert bucket.bucket_of(hashes, of, bits).tolist() == [number, number]
+    assert all(int(each) >> 64 - bits == prefix for each in hashes) if bits else True

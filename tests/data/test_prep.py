@@ -21,7 +21,8 @@ from danlu.cli import prep as command
 from danlu.data import loader
 from danlu.data.ingest import ingest
 from danlu.data.prep import prep
-from danlu.data.read import MAX_EXPANSION, PIECE, Refused, Source, default_text, listing, read
+from danlu.data.read import PIECE, Refused, Source, default_text, listing, read
+from danlu.data.sources import MAX_EXPANSION
 from danlu.store.packs import Store
 
 

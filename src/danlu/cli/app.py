@@ -24,7 +24,7 @@ COMMANDS = {
     "doctor": "check this machine, with a fix for everything that is wrong",
     "probe": "measure this machine's cards and links",
     "prep": "turn text folders into clean, packed tokens",
-    "store": "look into a store: stat, ls, get, verify",
+    "store": "small files: add, get, ls, rm, merge, stat, verify",
     "plan": "split a model over the cards, with a forecast",
     "train": "train a model by its plan",
     "convert": "turn a GGUF file into a model folder, or back",

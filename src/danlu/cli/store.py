@@ -1,16 +1,21 @@
-"""Look into a store of packs: what it holds, one record, whether every byte is as it was written.
+"""Keep small files in a store: add, look up, list, check, merge.
 
-`stat` says what a store is made of, `ls` prints keys in the store's own (shuffled) order, `get` writes one record's
-bytes to standard output, `verify` reads everything. prep keeps two stores, OUT/store/raw and OUT/store/clean.
+`add` takes files, folders and archives (tar, zip, WARC, Parquet, JSON lines, lists of addresses in a .urls file) and
+goes on where a stopped `add` of the same paths was. `get` writes one record's bytes to standard output, `ls` prints
+keys in the store's own (shuffled) order, `keys` in theirs. `rm` takes keys out, `merge` makes few packs of many, `stat` says
+what there is, `verify` reads everything. prep keeps two stores, OUT/store/raw and OUT/store/clean. A store is a folder,
+or an address such as s3://bucket/prefix.
 
 example:
-  danlu store ls runs/notes/store/clean --limit 5
+  danlu store add ~/crawl ~/pages.tar.gz --into crawl.store
+  danlu store get crawl.store crawl/index.html
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +23,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from danlu.store.packs import Store
 
+Figures = dict[str, Any]
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, and with which store."""
-    parser.add_argument("act", choices=("stat", "ls", "get", "verify"), help="what to do")
-    parser.add_argument("folder", type=Path, help="the store: a folder with manifest.json and packs")
-    parser.add_argument("key", nargs="?", help="for get: the record's name")
+    parser.add_argument("act", choices=("add", "get", "ls", "rm", "merge", "stat", "verify", "keys"), help="what to do")
+    parser.add_argument("names", nargs="*", metavar="STORE [KEY...]",
+                        help="the store, for get and rm then keys; for add paths (and --into)")  # fmt: skip
+    parser.add_argument("--into", metavar="STORE", help="for add: the store; made if it is not there")
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="keep what is read from afar on a local disk")
+    parser.add_argument("--cache-gib", type=float, default=10.0, metavar="N", help="most that is kept there")
     parser.add_argument("--limit", type=_count, metavar="N", help="for ls: stop after N keys")
+    parser.add_argument("--prefix", default="", metavar="TEXT", help="for keys: only those that begin so")
+    parser.add_argument("--no-merge", action="store_true", help="for add: leave the new packs as they are")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat JSON object")
 
 
@@ -35,76 +47,177 @@ def _count(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Open the store and do it."""
+    """Do it."""
     from danlu.cli.output import write_json
 
-    store = _open(args.folder)
-    try:
-        acts = {"stat": _stat, "ls": _ls, "get": _get, "verify": _verify}
-        write_json(args.json, acts[args.act](store, args))
-    finally:
-        store.close()
+    writing: dict[str, Callable[[argparse.Namespace], Figures]] = {"add": _add, "rm": _rm, "merge": _merge}
+    reading = {"stat": _stat, "ls": _ls, "get": _get, "verify": _verify, "keys": _keys}
+    if args.act in writing:
+        figures = writing[args.act](args)
+    else:
+        store = _open(_named(args), args)
+        try:
+            figures = reading[args.act](store, args)
+        finally:
+            store.close()
+    write_json(args.json, figures)
     return 0
 
 
-def _open(folder: Path) -> Store:
+def _named(args: argparse.Namespace) -> str:
+    if not args.names:
+        raise _usage(f"store {args.act} was given no store", f"danlu store {args.act} runs/notes/store/clean")
+    return str(args.names[0])
+
+
+def _usage(what: str, fix: str) -> Exception:
+    from danlu.errors import BadValue
+
+    return BadValue(what, why="it is said on the command line: danlu store --help", fix=fix)
+
+
+def _open(where: str, args: argparse.Namespace) -> Store:
     from danlu.errors import NoStore
+    from danlu.store.home import home_of
     from danlu.store.packs import MANIFEST, Store
 
-    if not (folder / MANIFEST).is_file():
+    if home_of(where).read(MANIFEST) is None:
+        there = "://" in where or Path(where).is_dir()
         raise NoStore(
-            f"{folder} is no store",
-            where=str(folder),
-            why=f"it has no {MANIFEST}" if folder.is_dir() else "there is no such folder",
-            fix="name a folder that danlu prep has filled: OUT/store/raw or OUT/store/clean",
+            f"{where} is no store",
+            where=where,
+            why=f"it has no {MANIFEST}" if there else "there is no such folder",
+            fix="name one that danlu store add or danlu prep has filled, such as OUT/store/clean",
         )
-    return Store(folder)
+    if args.cache is None:
+        return Store(where)
+    from danlu.store.cache import Cache
+
+    return Store(where, cache=Cache(args.cache, int(args.cache_gib * 2**30)))
 
 
-def _stat(store: Store, args: argparse.Namespace) -> dict[str, Any]:
+def _add(args: argparse.Namespace) -> Figures:
+    from danlu.cli.output import Progress, table
+    from danlu.data.gather import gather
+
+    if not args.names or not args.into:
+        raise _usage("store add needs paths and a store", "danlu store add ~/crawl --into crawl.store")
+    line = Progress("add")
+    added = gather([Path(each) for each in args.names], args.into,
+                   tell=lambda words, share: line.show(f"{min(share, 1):4.0%}  {words}"))  # fmt: skip
+    line.done(f"{added.records:,} records")
+    rows = [[f"- {rule}", f"{count:,}", added.examples[rule][0][:90]] for rule, count in added.refused.items()]
+    print(table(["records", "number", "for example"], [*rows, ["added", f"{added.records:,}", ""]]))
+    figures = {"store.added": added.records, **{f"store.refused.{k}": v for k, v in added.refused.items()}}
+    if not args.no_merge:
+        figures |= _merged(args.into)
+    return figures
+
+
+def _rm(args: argparse.Namespace) -> Figures:
+    from danlu.store.packs import Writer
+
+    where, keys = _named(args), args.names[1:]
+    if not keys:
+        raise _usage("store rm was given no key", f"danlu store rm {where} KEY; danlu store ls {where}")
+    store = _open(where, args)
+    try:
+        absent = [key for key in keys if store.get(_bytes(key)) is None]
+        if absent:
+            raise _no_record(store, where, absent[0])
+    finally:
+        store.close()
+    with Writer(where) as writer:
+        for key in keys:
+            writer.remove(_bytes(key))
+        writer.commit(writer.cursor, done=writer.done)
+    print(f"{len(keys):,} removed; their bytes go with the next merge: danlu store merge {where}")
+    return {"store.removed": len(keys)}
+
+
+def _merge(args: argparse.Namespace) -> Figures:
+    where = _named(args)
+    _open(where, args).close()
+    return _merged(where)
+
+
+def _merged(where: str) -> Figures:
+    from danlu.cli.output import Progress, size
+    from danlu.store.merge import merge
+
+    line = Progress("merge")
+    done = merge(where, tell=lambda words, share: line.show(f"{share:4.0%}  {words}"))
+    line.done(f"{done.packs[0]} packs of {size(done.size[0])} became {done.packs[1]} of {size(done.size[1])}")
+    return {"store.packs": done.packs[1], "store.records": done.records[1], "store.bytes": done.size[1]}
+
+
+def _stat(store: Store, args: argparse.Namespace) -> Figures:
     from danlu.cli.output import size, table
 
     found = {"store.records": store.records, "store.bytes": store.size, "store.index_bytes": store.index_bytes,
-             "store.done": store.done}  # fmt: skip
-    rows = [["records", f"{store.records:,}"], ["on disk", size(store.size)],
+             "store.packs": store.packs, "store.done": store.done}  # fmt: skip
+    rows = [["records", f"{store.records:,}"], ["packs", f"{store.packs:,}"], ["on disk", size(store.size)],
             ["index in memory", size(store.index_bytes)],
             ["source read", "to its end" if store.done else "in part"]]  # fmt: skip
-    print(table([str(args.folder), ""], rows))
+    print(table([_named(args), ""], rows))
     return found
 
 
-def _ls(store: Store, args: argparse.Namespace) -> dict[str, Any]:
+def _ls(store: Store, args: argparse.Namespace) -> Figures:
     count = 0
     for record in islice(store.scan(), args.limit):
         count += 1
-        # A name may hold a line end; one line stays one key.
-        print(record.key.decode("utf-8", "backslashreplace").replace("\\", "\\\\").replace("\n", "\\n"))
+        print(_line(record.key))
     return {"store.listed": count}
 
 
-def _get(store: Store, args: argparse.Namespace) -> dict[str, Any]:
-    from danlu.errors import NoSuchRecord
+def _keys(store: Store, args: argparse.Namespace) -> Figures:
+    from danlu.store.keys import listed
 
-    value = store.get((args.key or "").encode("utf-8", "surrogateescape"))
+    count = 0
+    for key in islice(listed(store, _bytes(args.prefix)), args.limit):
+        count += 1
+        print(_line(key))
+    return {"store.listed": count}
+
+
+def _line(key: bytes) -> str:
+    """A key as one line of text: a name may hold a line end."""
+    return key.decode("utf-8", "backslashreplace").replace("\\", "\\\\").replace("\n", "\\n")
+
+
+def _bytes(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")
+
+
+def _get(store: Store, args: argparse.Namespace) -> Figures:
+    key = args.names[1] if len(args.names) > 1 else ""
+    value = store.get(_bytes(key))
     if value is None:
-        raise NoSuchRecord(
-            f"the store has no record {args.key!r}",
-            where=str(args.folder),
-            why=f"none of its {store.records:,} records has that key" if args.key else "no key was given",
-            fix=f"danlu store ls {args.folder}",
-        )
+        raise _no_record(store, _named(args), key)
     sys.stdout.buffer.write(value)
     sys.stdout.flush()
     return {"store.bytes": len(value)}
 
 
-def _verify(store: Store, args: argparse.Namespace) -> dict[str, Any]:
+def _no_record(store: Store, where: str, key: str) -> Exception:
+    from danlu.errors import NoSuchRecord
+
+    return NoSuchRecord(
+        f"the store has no record {key!r}",
+        where=where,
+        why=f"none of its {store.records:,} records has that key" if key else "no key was given",
+        fix=f"danlu store ls {where}",
+    )
+
+
+def _verify(store: Store, args: argparse.Namespace) -> Figures:
     from danlu.store.pack import damaged
 
     problems = store.verify()
     for problem in problems:
         print(problem)
     if problems:
-        raise damaged(args.folder, f"{len(problems)} problems, the first: {problems[0]}")
+        raise damaged(_named(args), f"{len(problems)} problems, the first: {problems[0]}")
     print(f"{store.records:,} records, every byte as it was written")
     return {"store.records": store.records, "store.problems": 0}

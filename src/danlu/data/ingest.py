@@ -33,7 +33,7 @@ def ingest(roots: Sequence[Path], folder: Path, *, limit: int, tell: Tell) -> tu
             why=error.strerror or str(error),
             fix="check data.text in your run.yaml, or leave it out to use this machine's documents",
         ) from error
-    fingerprint = _fingerprint(sources, limit)
+    fingerprint = fingerprint_of(sources, limit)
     with Writer(folder, pack_bytes=PACK_BYTES) as writer:
         if writer.cursor.get("source") != fingerprint:
             writer.clear()
@@ -88,7 +88,8 @@ def _begin(refused: list[Refused]) -> Funnel:
     return funnel
 
 
-def _fingerprint(sources: list[Source], limit: int) -> str:
+def fingerprint_of(sources: list[Source], limit: int) -> str:
+    """Changes when the files, their sizes and times, or the limit do."""
     digest = blake2b(f"1 {limit}".encode(), digest_size=16)
     for source in sources:
         digest.update(f"{source.key}\0{source.size}\0{source.modified_ns}\0".encode())

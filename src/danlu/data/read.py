@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import sysconfig
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from danlu.data.document import Document
-from danlu.store.pack import hash_of
+from danlu.data.sources import BROKEN, Refused, Source, items, refused
+from danlu.store.hashing import hash_of
+
+__all__ = ["Refused", "Source", "default_text", "listing", "read"]
 
 PIECE = 64 << 10  # bytes; a longer file becomes several documents, cut at line ends
 MAX_BROKEN = 0.01  # share of characters that are not UTF-8; up to it they are replaced, above it the piece goes
 MAX_CONTROL = 0.10  # share of control characters in text; above it the piece is binary
-MAX_EXPANSION = 64  # a .gz file may unpack to so many times its size; text reaches about 10, a bomb 1000
 NO_TEXT = {"__pycache__", ".git", ".hg", ".svn"}  # what programs keep for themselves; not entered, not counted
 _CONTROL = bytes(i for i in range(32) if i not in b"\t\n\r\f\b\x1b") + b"\x7f"
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One file to be read; `key` is its name relative to the folder it was found in, `size` is in bytes."""
-
-    key: str
-    path: str
-    size: int
-    modified_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A file, or a piece of one, that is no text, and why."""
-
-    key: str
-    rule: str
-    why: str
 
 
 def default_text() -> list[Path]:
@@ -74,30 +53,25 @@ def read(source: Source, share: int) -> Iterator[Document | Refused]:
 
     share  bytes after which the rest of the file is left out, counted as one refused piece
     """
-    packed = source.path.endswith(".gz")
-    limit = min(share, source.size * MAX_EXPANSION + PIECE) if packed else share
-    try:
-        with ExitStack() as stack:
-            file: BinaryIO = stack.enter_context(open(source.path, "rb"))
-            if packed:
-                file = stack.enter_context(gzip.GzipFile(fileobj=file))  # type: ignore[assignment]
-            done = 0
-            for number, piece in enumerate(_pieces(file)):
-                key = source.key if number == 0 else f"{source.key}#{number}"
-                document = _decode(key, piece)
+    done = 0
+    for item in items(source):
+        if isinstance(item, Refused):
+            yield item
+            continue
+        try:
+            for number, piece in enumerate(_pieces(item.stream)):
+                key = item.key if number == 0 else f"{item.key}#{number}"
+                document = _decode(key, piece, item.meta)
                 yield document
                 if isinstance(document, Refused) and document.rule == "binary":
-                    return
+                    break
                 done += len(piece)
-                if done > limit:
-                    bomb = f"{source.size} bytes unpack to over {done}"
-                    why = bomb if limit < share else f"a file's share is {share} bytes"
-                    yield Refused(f"{source.key}#{number + 1}", "cut", f"{why}; the rest is left out")
+                if done > share:
+                    why = f"a file's share is {share} bytes; the rest is left out"
+                    yield Refused(f"{item.key}#{number + 1}", "cut", why)
                     return
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        yield Refused(source.key, "archive", f"the archive is damaged: {error}")
-    except OSError as error:
-        yield Refused(source.key, "unreadable", error.strerror or str(error))
+        except BROKEN as error:
+            yield refused(source, item.key, error)
 
 
 def _walk(path: str, key: str, seen: set[tuple[int, int]], found: list[Source], refused: list[Refused]) -> None:
@@ -147,17 +121,17 @@ def _between_characters(piece: bytes) -> int:
     return len(piece)
 
 
-def _decode(key: str, piece: bytes) -> Document | Refused:
+def _decode(key: str, piece: bytes, meta: Mapping[str, Any]) -> Document | Refused:
     if b"\0" in piece:
         return Refused(key, "binary", "it has zero bytes")
     control = (len(piece) - len(piece.translate(None, _CONTROL))) / len(piece)
     if control > MAX_CONTROL:
         return Refused(key, "binary", f"{control:.0%} of it are control characters")
     try:
-        return Document(key, piece.decode())
+        return Document(key, piece.decode(), meta)
     except UnicodeDecodeError:
         text = piece.decode(errors="replace")
     broken = text.count("\ufffd")
     if broken > MAX_BROKEN * len(text):
         return Refused(key, "broken_utf8", f"{broken} of {len(text)} characters are not UTF-8")
-    return Document(key, text, {"repaired": broken})
+    return Document(key, text, {**meta, "repaired": broken})

@@ -1,0 +1,23 @@
+"""Members of a tar file, packed or not, in the order they stand; links, devices and folders are not read."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+
+from danlu.data.sources import Item, Refused, Source, unpacked
+
+
+def items(source: Source) -> Iterator[Item | Refused]:
+    """Each regular file, named SOURCE/MEMBER; a second of one name has its number after a tilde."""
+    seen: set[str] = set()
+    with unpacked(source) as stream, tarfile.open(fileobj=stream, mode="r|", errorlevel=1) as archive:
+        for number, member in enumerate(archive):
+            opened = archive.extractfile(member) if member.isreg() else None
+            if opened is None:
+                continue
+            name = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            key = f"{source.key}/{name}" + (f"~{number}" if name in seen else "")
+            seen.add(name)
+            yield Item(key, opened)  # type: ignore[arg-type]  # an ExFileObject reads as a BinaryIO does
+            archive.members.clear()  # type: ignore[attr-defined]  # else a tar of a million files is a million objects

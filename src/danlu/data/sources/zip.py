@@ -1,0 +1,32 @@
+"""Members of a zip file. Each and all together may unpack to a bounded size: zip bombs overlap, nest or lie."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from io import BufferedReader
+
+from danlu.data.sources import MAX_EXPANSION, SPARE, Bounded, Item, Refused, Source
+
+
+def items(source: Source) -> Iterator[Item | Refused]:
+    """Each file, named SOURCE/MEMBER; an archive within is one binary member, not opened."""
+    left, seen = source.size * MAX_EXPANSION + SPARE, set[str]()
+    with zipfile.ZipFile(source.path) as archive:
+        for number, member in enumerate(archive.infolist()):
+            if member.is_dir():
+                continue
+            key = f"{source.key}/{member.filename}" + (f"~{number}" if member.filename in seen else "")
+            seen.add(member.filename)
+            if member.flag_bits & 1:
+                yield Refused(key, "unreadable", "it is encrypted")
+                continue
+            try:
+                opened = archive.open(member)
+            except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+                yield Refused(key, "archive", f"the member is damaged or of an unknown kind: {error}")
+                continue
+            with opened:
+                bounded = Bounded(opened, min(left, member.compress_size * MAX_EXPANSION + SPARE))  # type: ignore[arg-type]
+                yield Item(key, BufferedReader(bounded))
+                left = max(0, left - bounded.done)

@@ -2,9 +2,9 @@
 
 `add` takes files, folders and archives (tar, zip, WARC, Parquet, JSON lines, lists of addresses in a .urls file) and
 goes on where a stopped `add` of the same paths was. `get` writes one record's bytes to standard output, `ls` prints
-keys in the store's own (shuffled) order, `keys` in theirs. `rm` takes keys out, `merge` makes few packs of many, `stat`
-says what there is, `verify` reads everything. prep keeps two stores, OUT/store/raw and OUT/store/clean. A store is a folder,
-or an address such as s3://bucket/prefix.
+keys in the store's own (shuffled) order, `keys` in theirs. `rm` takes keys out, `merge` makes few packs of many,
+`stat` says what there is, `verify` reads everything. prep keeps two stores, OUT/store/raw and OUT/store/clean. A
+store is a folder, or an address such as s3://bucket/prefix.
 
 example:
   danlu store add ~/crawl ~/pages.tar.gz --into crawl.store

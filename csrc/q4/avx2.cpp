@@ -1,5 +1,5 @@
 // The table of the AVX2 kernels, and what they share.
-#include "q4/avx2.h"
+#include "q4/avx2_int8.h"
 
 #if defined(__x86_64__)
 #include <algorithm>
@@ -50,11 +50,9 @@ namespace {
 
 constexpr int64_t kMostTotals = 64 * kQ4Rows;  // sums of one group of rows for the tokens of a chunk
 
-bool in_int8(danlu_precision precision, int64_t tokens) { return precision == DANLU_INT8 && tokens <= kFew; }
-
 int64_t ready_bytes(int64_t tokens, int64_t cols, danlu_precision precision) {
-    const int64_t width = in_int8(precision, tokens) ? 2 : precision == DANLU_FP32 ? 4 : 2;
-    return q4_blocks(cols) * tokens * (width * kQ4Block + int64_t(sizeof(float)));
+    constexpr int64_t kBlockBytes[] = {kQ4Block * 4, kQ4Block * 2 + 4, kQ4Block + int64_t(sizeof(Unit))};
+    return q4_blocks(cols) * tokens * kBlockBytes[precision];
 }
 
 int64_t scratch_bytes(int64_t, int64_t, danlu_precision) { return kMostTotals * int64_t(sizeof(float)); }
@@ -69,12 +67,12 @@ void prepare(const float* x, int64_t x_stride, int64_t tokens, int64_t from, int
                 std::memcpy(padded, at, (cols - b * kQ4Block) * sizeof(float));
                 at = padded;
             }
-            if (in_int8(precision, tokens))
-                prepare_int8(at, b, t, Ready<int8_t>(ready, tokens, cols, 2 * kQ4Block));
-            else if (precision == DANLU_FP32)
-                std::memcpy(Ready<float>(ready, tokens, cols, kQ4Block).block(b, t), at, kQ4Block * sizeof(float));
+            if (precision == DANLU_INT8)
+                prepare_int8(at, b, t, Ready8(ready, tokens, cols));
+            else if (precision == DANLU_INT16)
+                prepare_int16(at, b, t, Ready<int16_t>(ready, tokens, cols));
             else
-                prepare_int16(at, b, t, Ready<int16_t>(ready, tokens, cols, kQ4Block));
+                std::memcpy(Ready<float>(ready, tokens, cols).block(b, t), at, kQ4Block * sizeof(float));
         }
     }
 }
@@ -82,12 +80,8 @@ void prepare(const float* x, int64_t x_stride, int64_t tokens, int64_t from, int
 void multiply(const danlu_q4* w, const void* ready, int64_t tokens, danlu_precision precision, int64_t from, int64_t to,
               const float* bias, float* out, int64_t out_stride, void* scratch) {
     const Work work{w, ready, tokens, from, to, bias, out, out_stride, static_cast<float*>(scratch)};
-    if (in_int8(precision, tokens))
-        multiply_int8(work);
-    else if (precision == DANLU_FP32)
-        multiply_fp32(work);
-    else
-        multiply_int16(work);
+    constexpr decltype(&multiply_fp32) kMultiply[] = {multiply_fp32, multiply_int16, multiply_int8};
+    kMultiply[precision](work);
 }
 
 }  // namespace

@@ -1,9 +1,8 @@
 // The AVX2 files of this folder, one per precision. Functions carry the target as an attribute: a file-wide flag would
 // put AVX2 into inline functions of the standard library, which the linker may then choose for CPUs without it.
 //
-// A prepared input is [blocks][tokens][64] numbers, then [blocks][tokens] floats `step`: what one unit of an integer is
-// worth, divided by what one unit of a level is worth. A block that is not finite has the step NaN, so its sums are NaN
-// too.
+// A prepared input is [blocks][tokens][64] numbers, then [blocks][tokens] of what one unit is worth, divided by what
+// one unit of a level is worth; NaN for a block that is not finite, so that its sums are NaN too.
 #pragma once
 
 #if defined(__x86_64__)
@@ -15,22 +14,19 @@
 
 namespace q4 {
 
-constexpr int64_t kFew = 4;  // tokens up to which int8 multiplies without a panel of unpacked weights
-
 // Where the parts of a prepared input are.
 template <class Number>
 struct Ready {
     Number* numbers;
-    float* step;
-    int64_t tokens, width;  // numbers of one block of one token
+    float* step;  // not in fp32
+    int64_t tokens;
 
-    Ready(const void* at, int64_t tokens, int64_t cols, int64_t width)
+    Ready(const void* at, int64_t tokens, int64_t cols)
         : numbers(static_cast<Number*>(const_cast<void*>(at))),
-          step(reinterpret_cast<float*>(numbers + q4_blocks(cols) * tokens * width)),
-          tokens(tokens),
-          width(width) {}
+          step(reinterpret_cast<float*>(numbers + q4_blocks(cols) * tokens * kQ4Block)),
+          tokens(tokens) {}
 
-    Number* block(int64_t b, int64_t t) const { return numbers + (b * tokens + t) * width; }
+    Number* block(int64_t b, int64_t t) const { return numbers + (b * tokens + t) * kQ4Block; }
     float& unit(int64_t b, int64_t t) const { return step[b * tokens + t]; }
 };
 
@@ -51,9 +47,6 @@ float largest(const float* x);
 void absmax(const danlu_q4& w, int64_t group, int64_t from, int64_t count, float* out);
 // Write the sums of 16 rows for one token, bias added, without the rows that are padding.
 void store16(const Work& work, int64_t g, int64_t t, __m256 low, __m256 high);
-
-void prepare_int8(const float* x, int64_t b, int64_t t, const Ready<int8_t>& ready);
-void multiply_int8(const Work& work);
 
 void prepare_int16(const float* x, int64_t b, int64_t t, const Ready<int16_t>& ready);
 void multiply_int16(const Work& work);

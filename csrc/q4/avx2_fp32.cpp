@@ -102,7 +102,7 @@ AVX2 void group(const Work& work, const Tables& levels, const Ready<float>& in, 
 }  // namespace
 
 AVX2 void multiply_fp32(const Work& work) {
-    const Ready<float> in(work.ready, work.tokens, work.w->cols, kQ4Block);
+    const Ready<float> in(work.ready, work.tokens, work.w->cols);
     const Tables levels = tables(work.w->levels);
     for (int64_t t = 0; t < work.tokens; t += kChunk) {
         const int64_t stop = std::min(work.tokens, t + kChunk);

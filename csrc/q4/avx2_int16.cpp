@@ -118,7 +118,7 @@ AVX2 void prepare_int16(const float* x, int64_t b, int64_t t, const Ready<int16_
 }
 
 AVX2 void multiply_int16(const Work& work) {
-    const Ready<int16_t> in(work.ready, work.tokens, work.w->cols, kQ4Block);
+    const Ready<int16_t> in(work.ready, work.tokens, work.w->cols);
     const Tables levels = tables(work.w->levels);
     for (int64_t t = 0; t < work.tokens; t += kChunk) {
         const int64_t stop = std::min(work.tokens, t + kChunk);

@@ -58,8 +58,8 @@ def test_the_precision_ladder_holds_its_error(precision, most, tokens):
     assert (linear.linear(x, w, precision=precision) - exact).norm() / exact.norm() < most
 
 
-@pytest.mark.parametrize("precision", linear.PRECISIONS)
-def test_the_largest_inputs_and_levels_do_not_overflow(precision):
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-5), ("int16", 1e-5), ("int8", 0.01)])
+def test_the_largest_inputs_and_levels_do_not_overflow(precision, most):
     """All inputs and all levels at their ends, signs mixed by row: the integer sums are the largest there can be."""
     codes = torch.full((16, 256), 15, dtype=torch.uint8)
     codes[1::2] = 0
@@ -67,8 +67,8 @@ def test_the_largest_inputs_and_levels_do_not_overflow(precision):
     w = q4.Q4(q4.interleave(codes), ones, torch.tensor([[[1 / 255, 0.0]]]), nf4.LEVELS, (16, 256))
     x = torch.cat([torch.full((5, 256), 3.0), torch.full((4, 256), -3.0)])
     exact = x.double() @ q4.dequantize_torch(w).double().T
-    torch.testing.assert_close(linear.linear(x, w, precision=precision).double(), exact, rtol=1e-5, atol=0)
-    torch.testing.assert_close(linear.linear(x[:2], w, precision=precision).double(), exact[:2], rtol=1e-5, atol=0)
+    torch.testing.assert_close(linear.linear(x, w, precision=precision).double(), exact, rtol=most, atol=0)
+    torch.testing.assert_close(linear.linear(x[:2], w, precision=precision).double(), exact[:2], rtol=most, atol=0)
 
 
 @settings(max_examples=30, deadline=None)

@@ -14,6 +14,10 @@ namespace q4 {
 
 namespace {
 
+// Bytes to fetch ahead. The hardware's own prefetch stops at every page and does not keep up with this loop: 16 GB/s
+// without, 18 at 512, 23.5 at 2048, 25 at 4096 and at 8192, where a plain read gives 26.5 (one Zen 3 core).
+constexpr int64_t kAhead = 4096;
+
 AVX2 inline __m256i four(const int8_t* at) {
     int32_t bytes;
     __builtin_memcpy(&bytes, at, 4);
@@ -28,6 +32,7 @@ AVX2 inline void block(const uint8_t* codes, __m256i levels, const int8_t* x, in
     for (int t = 0; t < T; t++) sum[t][0] = sum[t][1] = _mm256_setzero_si256();
 #pragma GCC unroll 2
     for (int v = 0; v < 8; v++, codes += 64, x += 8) {
+        _mm_prefetch((const char*)codes + kAhead, _MM_HINT_T0);
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
             const __m256i bytes = _mm256_loadu_si256((const __m256i*)(codes + 32 * half));

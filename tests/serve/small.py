@@ -6,9 +6,14 @@ from functools import cache
 
 import torch
 
+from danlu.kernels.lower import lower
+from danlu.kernels.program import FREQUENCIES
+from danlu.kernels.runner import Runner
 from danlu.model.net import Causal, Decoder, init
+from danlu.model.rope import rope_frequencies
 from danlu.nouns import ModelSpec
 from danlu.serve.engine import Engine
+from danlu.serve.forward import Forward, Modules, Native
 from danlu.serve.kv import Paged
 from danlu.serve.pages import PAGE, Pages, root
 from danlu.serve.schedule import Limits, Schedule
@@ -49,8 +54,13 @@ class Numbers:
 
 def engine(
     model: Decoder, *, pages: int = 64, max_seqs: int = 4, max_waiting: int = 100, budget: int = 64,
-    ends: tuple[int, ...] = (),
+    ends: tuple[int, ...] = (), native: bool = False,
 ) -> Engine:  # fmt: skip
     schedule = Schedule(Pages(pages), Limits(max_seqs, max_waiting, budget), root("tiny", "fp32"))
     kv = Paged(model.spec, pages, dtype=torch.float32)
-    return Engine(model, kv, schedule, words=Numbers, ends=ends, context=min(pages * PAGE, model.spec.positions))
+    if native:
+        weights = {**dict(model.named_parameters()), FREQUENCIES: rope_frequencies(model.spec)}
+        forward: Forward = Native(Runner(lower(model.spec), weights, kv.cache), model.spec)
+    else:
+        forward = Modules(model, kv)
+    return Engine(forward, schedule, words=Numbers, ends=ends, context=min(pages * PAGE, model.spec.positions))

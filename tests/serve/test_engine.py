@@ -42,12 +42,12 @@ class Listener:
                     raise error
 
 
-@pytest.fixture
-def started():
+@pytest.fixture(params=["modules", "native"])
+def started(request):
     engines = []
 
     def start(model=None, **options):
-        made = engine(model or decoder(), **options)
+        made = engine(model or decoder(), **{"native": request.param == "native", **options})
         engines.append(made)
         made.start()
         return made
@@ -155,7 +155,7 @@ def test_a_full_queue_says_when_to_come_back(started):
 
 def test_a_failing_decoder_is_told_to_everyone_and_nobody_hangs(started):
     model = decoder(replace(SPEC, positions=300))
-    running = started(model, max_seqs=2)
+    running = started(model, max_seqs=2, native=False)
     listeners = [Listener(running, Ask((1, 2), 250, GREEDY)) for _ in range(4)]
     assert isinstance(listeners[0].wait(), Accepted)
     body, model._body = model._body, [torch.nn.Linear(3, 3)]

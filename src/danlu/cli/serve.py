@@ -131,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
                     "context": opened.engine.context,
                     "dtype": opened.dtype,
                     "card": opened.card,
+                    "native": opened.native,
                 },
             )
             while not stop.wait(0.2) and opened.engine.failure is None:
@@ -166,6 +167,10 @@ def _stop_event(on_eof: bool) -> threading.Event:
     return stop
 
 
+def _how(opened: Opened) -> str:
+    return "natively" if opened.native else f"in {opened.dtype} by torch"
+
+
 def _welcome(opened: Opened, text: Run, url: str, name: str, ready_s: float) -> str:
     from danlu.cli.output import size, span
 
@@ -174,7 +179,7 @@ def _welcome(opened: Opened, text: Run, url: str, name: str, ready_s: float) -> 
     body = json.dumps({"model": name, **talk, "max_tokens": 64, "stream": True})
     return (
         f"{name} answers at {url}/v1 (ready in {span(ready_s)})\n"
-        f"  weights  {size(opened.weight_bytes)} in memory of {opened.card}, computed in {opened.dtype}\n"
+        f"  weights  {size(opened.weight_bytes)} in memory of {opened.card}, computed {_how(opened)}\n"
         f"  KV       {size(opened.kv_bytes)} in memory of {opened.card}, {opened.pages} pages, used as needed\n"
         f"  context  {opened.engine.context} tokens; {text.serve.max_seqs} sequences at once, "
         f"{text.serve.max_waiting} may wait\n\n"

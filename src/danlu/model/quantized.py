@@ -103,8 +103,13 @@ def place(decoder: Decoder, read: Callable[[str], Tensor], device: str | torch.d
             raise WrongNf4(f"a share of {name} is asked for",
                            why=f"the card holds {list(linear.weight.shape)} of {rows} x {columns}; scales cross cuts",
                            fix="give the stage one card, or serve the model unquantized")
-        fields = {field: read(name + end).to(device) for field, end in PARTS.items()}
-        if not (fields["scale"].isfinite().all() and fields["offset"].isfinite()):
-            raise WrongNf4(f"a scale of {name} is not finite", why="the file was damaged or written by something else",
-                           fix=AGAIN)
-        setattr(unit, leaf, Nf4Linear(nf4.Nf4(**fields, shape=(rows, columns)), linear.bias))
+        setattr(unit, leaf, Nf4Linear(matrix(name, (rows, columns), lambda each: read(each).to(device)), linear.bias))
+
+
+def matrix(name: str, shape: tuple[int, int], read: Callable[[str], Tensor]) -> nf4.Nf4:
+    """The 4-bit matrix of that name in the folder. Raises WrongNf4 when a scale is not finite."""
+    fields = {field: read(name + end) for field, end in PARTS.items()}
+    if not (fields["scale"].isfinite().all() and fields["offset"].isfinite()):
+        raise WrongNf4(f"a scale of {name} is not finite", why="the file was damaged or written by something else",
+                       fix=AGAIN)
+    return nf4.Nf4(**fields, shape=shape)

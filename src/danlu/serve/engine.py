@@ -1,4 +1,4 @@
-"""The engine: one thread that owns decoder, KV memory and schedule. Requests go in, events come out.
+"""The engine: one thread that owns model, KV memory and schedule. Requests go in, events come out.
 
 Every request that is submitted ends with exactly one End or Failed, whatever happens to the engine. Events are given to
 the request's own `emit` on the engine's thread; `emit` must return at once and must not raise.
@@ -17,9 +17,9 @@ from queue import Empty, SimpleQueue
 import torch
 
 from danlu.errors import AnswerFailed, BadRequest, DanluError, Overloaded, PromptTooLong
-from danlu.model.net import Decoder, Meta
+from danlu.kernels.step import Piece, Step
 from danlu.serve.asks import Accepted, Ask, End, Event, Failed, Said, Stats, Words
-from danlu.serve.kv import Paged, Piece
+from danlu.serve.forward import Forward
 from danlu.serve.sample import Pick, sample
 from danlu.serve.schedule import Schedule, Seq, Work
 from danlu.serve.text import Reply
@@ -60,15 +60,14 @@ class Engine:
     """Owns a thread that answers requests over one decoder. All public calls may come from any thread."""
 
     def __init__(
-        self, decoder: Decoder, kv: Paged, schedule: Schedule, *, words: Callable[[], Words], ends: Sequence[int],
-        context: int, device: torch.device | str = "cpu",
-    ) -> None:  # fmt: skip
+        self, forward: Forward, schedule: Schedule, *, words: Callable[[], Words], ends: Sequence[int], context: int
+    ) -> None:
         """words    makes the detokenizer of one answer;  ends  token ids that end an answer
         context  most tokens of prompt and answer together; all of them must fit the pages
         """
         self.context = context
-        self._decoder, self._kv, self._schedule, self._words = decoder, kv, schedule, words
-        self._ends, self._device = frozenset(ends), torch.device(device)
+        self._compute, self._schedule, self._words = forward, schedule, words
+        self._ends = frozenset(ends)
         self._answers: dict[int, _Answer] = {}
         self._names = itertools.count()
         self._inbox: SimpleQueue[_Submit | _Cancel | _Stop] = SimpleQueue()
@@ -98,7 +97,7 @@ class Engine:
 
     def check(self, ask: Ask) -> None:
         """Raise BadRequest for a prompt that the model cannot read, PromptTooLong for one beyond the context."""
-        vocab = self._decoder.spec.vocab
+        vocab = self._compute.spec.vocab
         if not ask.tokens:
             raise BadRequest("the prompt has no tokens", why="its text is empty", fix="send some text", field="prompt")
         if min(ask.tokens) < 0 or max(ask.tokens) >= vocab:
@@ -222,17 +221,12 @@ class Engine:
     def _forward(self, work: Sequence[Work]) -> torch.Tensor:
         """Logits (R, V) behind every piece that is the last of its sequence."""
         ids: list[int] = []
-        positions: list[int] = []
         rows: list[int] = []
         for piece in work:
             ids += piece.seq.tokens[piece.start : piece.stop]
-            positions += range(piece.start, piece.stop)
             if piece.last:
                 rows.append(len(ids) - 1)
-        state = self._kv.at([Piece(piece.seq.pages, piece.start, piece.stop) for piece in work])
-        meta = Meta(*(torch.tensor(each, dtype=torch.int64, device=self._device) for each in (positions, rows)))
-        logits: torch.Tensor = self._decoder(torch.tensor(ids, device=self._device), state, meta)
-        return logits
+        return self._compute(Step(ids, [Piece(piece.seq.pages, piece.start, piece.stop) for piece in work], rows))
 
     def _say(self, answer: _Answer, pick: Pick | None) -> None:
         if pick is None:

@@ -13,18 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from danlu.kernels.step import Cache, Piece
 from danlu.model.net import Meta
 from danlu.nouns import ModelSpec
 from danlu.serve.pages import PAGE
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Tokens start..stop-1 of one sequence, whose KV of tokens 0..stop-1 lies in `pages` in order."""
-
-    pages: Sequence[int]
-    start: int
-    stop: int
 
 
 def page_bytes(spec: ModelSpec, dtype: torch.dtype) -> int:
@@ -42,6 +34,11 @@ class Paged:
             for _ in range(spec.layers)
         ]
         self._device = torch.device(device)
+
+    @property
+    def cache(self) -> Cache:
+        """The same pages, as the native engine reads and writes them."""
+        return Cache(self._layers, PAGE)
 
     def at(self, pieces: Sequence[Piece]) -> Batch:
         """The state of one forward pass over `pieces`, flattened in the order given.

@@ -12,10 +12,15 @@ import torch
 from danlu import tensorfile
 from danlu.errors import BadValue, DoesNotFit
 from danlu.events import fallback
+from danlu.kernels import ops
+from danlu.kernels.lower import NotLowered, lower
+from danlu.kernels.runner import Runner
 from danlu.model.load import load, spec_of
+from danlu.model.mapped import mapped
 from danlu.model.quantized import Nf4Linear
 from danlu.nouns import ModelSpec
 from danlu.serve.engine import Engine
+from danlu.serve.forward import Forward, Modules, Native
 from danlu.serve.kv import Paged, page_bytes
 from danlu.serve.pages import PAGE, Pages, root
 from danlu.serve.schedule import Limits, Schedule
@@ -64,13 +69,17 @@ class Voice:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A loaded model behind an engine that is not started yet, and what there is to say about it."""
+    """A loaded model behind an engine that is not started yet, and what there is to say about it.
+
+    native  steps run in one native call; else in torch modules
+    """
 
     engine: Engine
     voice: Voice
     spec: ModelSpec
     dtype: str
     card: str
+    native: bool
     weight_bytes: int
     kv_bytes: int
     pages: int
@@ -105,17 +114,34 @@ def open_engine(folder: Path, settings: Settings, free_bytes: int | None = None)
         fallback("serve.context", f"the context is {context} tokens, not {settings.context or spec.positions}: "
                                   f"more do not fit {settings.kv_bytes / 2**30:.3g} GiB of KV pages (serve.kv_gib)")
     try:
-        decoder = load(folder, dtype=dtype, device=card).requires_grad_(False)
         kv = Paged(spec, count, dtype=dtype, device=card)
+        forward, weight_bytes = _forward(folder, kv, spec, dtype, card)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise DoesNotFit("weights and KV pages do not fit", where=card, why=str(error),
                          fix="quantize the model: danlu quantize, or set a smaller --serve.kv_gib") from error
     limits = Limits(settings.max_seqs, settings.max_waiting, PROMPT_TOKENS + settings.max_seqs)
     schedule = Schedule(Pages(count), limits, root(identity(folder), name))
-    engine = Engine(decoder, kv, schedule, words=tokenizer.stream, ends=tokenizer.eos, context=context, device=card)
+    engine = Engine(forward, schedule, words=tokenizer.stream, ends=tokenizer.eos, context=context)
+    return Opened(engine, Voice(tokenizer), spec, name, card, isinstance(forward, Native), weight_bytes, count * each,
+                  count, tokenizer.has_template)  # fmt: skip
+
+
+def _forward(folder: Path, kv: Paged, spec: ModelSpec, dtype: torch.dtype, card: str) -> tuple[Forward, int]:
+    """What computes the steps, and the bytes of its weights: natively on a CPU where it can be, else torch modules."""
+    if card == "cpu":
+        try:
+            if ops.find("engine_run") is None:
+                raise NotLowered("this machine has no native engine (danlu doctor says why)")
+            program = lower(spec)
+            weights = mapped(folder, dtype)
+            runner = Runner(program, weights, kv.cache, precision="int16")
+            return Native(runner, spec), sum(weights[name].nbytes for name in program.weights)
+        except NotLowered as error:
+            fallback("engine", f"the model runs as torch modules, not natively (slower): {error}")
+    decoder = load(folder, dtype=dtype, device=card).requires_grad_(False)
     weight_bytes = sum(parameter.nbytes for parameter in decoder.parameters())
     weight_bytes += sum(part.weight.nbytes for part in decoder.modules() if isinstance(part, Nf4Linear))
-    return Opened(engine, Voice(tokenizer), spec, name, card, weight_bytes, count * each, count, tokenizer.has_template)
+    return Modules(decoder, kv, card), weight_bytes
 
 
 def identity(folder: Path) -> str:

@@ -1,0 +1,37 @@
+"""The weights of a folder where they lie, by our names: what the native engine reads, mapped and never copied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from danlu import families, tensorfile
+from danlu.kernels import q4
+from danlu.kernels.interpret import Weight
+from danlu.kernels.program import FREQUENCIES
+from danlu.model import quantized
+from danlu.model.load import check, tensor
+from danlu.model.rope import rope_frequencies
+
+
+def mapped(folder: Path, dtype: torch.dtype) -> dict[str, Weight]:
+    """Every weight of the model in `folder`, and its rotary frequencies.
+
+    A tensor stays in the file's own pages unless it is wider than `dtype`, which then is a copy of that type.
+    Raises what load.load raises.
+    """
+    config = families.read(folder)
+    spec, entries = families.spec(config), tensorfile.read_folder(folder)
+    small = quantized.is_quantized(config, folder)
+    check(spec, quantized.unpacked(spec, entries, folder) if small else entries, folder)
+    shapes, found = families.shapes(spec), dict[str, Weight]()
+    packed = set(quantized.matrices(spec)) if small else set[str]()
+    for ours, name in families.names(spec).items():
+        if ours in packed:
+            rows, columns = shapes[ours]
+            found[ours] = q4.of_nf4(quantized.matrix(name, (rows, columns), lambda each: tensor(entries[each])))
+        else:
+            whole = tensor(entries[name])
+            found[ours] = whole.to(dtype) if whole.itemsize > dtype.itemsize and whole.dim() > 1 else whole
+    return {**found, FREQUENCIES: rope_frequencies(spec)}

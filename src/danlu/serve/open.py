@@ -13,6 +13,7 @@ from danlu import tensorfile
 from danlu.errors import BadValue, DoesNotFit
 from danlu.events import fallback
 from danlu.kernels import ops
+from danlu.kernels.linear import Precision
 from danlu.kernels.lower import NotLowered, lower
 from danlu.kernels.runner import Runner
 from danlu.model.load import load, spec_of
@@ -37,6 +38,7 @@ class Settings:
 
     dtype    "fp32", "bf16", "fp16", or "auto": as the weights are stored (fp16 computes in fp32 on a CPU)
     card     torch device, or "auto": this machine's accelerator, else its CPU
+    precision  least precision of products with 4-bit weights on a CPU (kernels/linear.py)
     context  most tokens of prompt and answer; None for the model's own limit
     """
 
@@ -46,6 +48,7 @@ class Settings:
     context: int | None = None
     dtype: str = "auto"
     card: str = "auto"
+    precision: Precision = "int8"
 
 
 class Voice:
@@ -115,7 +118,7 @@ def open_engine(folder: Path, settings: Settings, free_bytes: int | None = None)
                                   f"more do not fit {settings.kv_bytes / 2**30:.3g} GiB of KV pages (serve.kv_gib)")
     try:
         kv = Paged(spec, count, dtype=dtype, device=card)
-        forward, weight_bytes = _forward(folder, kv, spec, dtype, card)
+        forward, weight_bytes = _forward(folder, kv, dtype, card, settings.precision)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise DoesNotFit("weights and KV pages do not fit", where=card, why=str(error),
                          fix="quantize the model: danlu quantize, or set a smaller --serve.kv_gib") from error
@@ -126,15 +129,18 @@ def open_engine(folder: Path, settings: Settings, free_bytes: int | None = None)
                   count, tokenizer.has_template)  # fmt: skip
 
 
-def _forward(folder: Path, kv: Paged, spec: ModelSpec, dtype: torch.dtype, card: str) -> tuple[Forward, int]:
+def _forward(
+    folder: Path, kv: Paged, dtype: torch.dtype, card: str, precision: Precision
+) -> tuple[Forward, int]:  # fmt: skip
     """What computes the steps, and the bytes of its weights: natively on a CPU where it can be, else torch modules."""
     if card == "cpu":
         try:
             if ops.find("engine_run") is None:
                 raise NotLowered("this machine has no native engine (danlu doctor says why)")
+            spec = spec_of(folder)
             program = lower(spec)
             weights = mapped(folder, dtype)
-            runner = Runner(program, weights, kv.cache, precision="int16")
+            runner = Runner(program, weights, kv.cache, precision=precision)
             return Native(runner, spec), sum(weights[name].nbytes for name in program.weights)
         except NotLowered as error:
             fallback("engine", f"the model runs as torch modules, not natively (slower): {error}")

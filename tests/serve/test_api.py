@@ -286,9 +286,11 @@ def test_a_quantized_folder_answers_as_its_own_weights_say(llama, tmp_path):
     assert small.weight_bytes < open_engine(path, Settings(card="cpu")).weight_bytes / 2
     ids = list(range(1, 50))
     want = greedy(load(tmp_path / "nf4").requires_grad_(False), ids, 12)
-    with served(tmp_path / "nf4", precision="int16") as server, openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+    with served(tmp_path / "nf4", precision="int16") as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
         got = client.completions.create(model="tiny", prompt=ids, max_tokens=12, temperature=0,
                                         extra_body={"ignore_eos": True})
+        client.close()
     assert got.choices[0].text == Tokenizer(path).decode(want)
 
 

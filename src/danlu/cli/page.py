@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from danlu import __version__
 from danlu.cli import pictures
 from danlu.cli.output import size, span
+
+if TYPE_CHECKING:
+    from danlu.train.history import History
+
+# Key of the step log, title, unit of the axis, caption.
+CURVES = (
+    ("loss", "Loss by step", "nats per token", "Training loss of every step of the final curve."),
+    ("seconds", "Seconds of a step", "seconds", "Wall time of every step; a step beside a snapshot takes longer."),
+    ("norm", "Gradient norm", "norm", "Norm of the gradient before clipping."),
+    ("lr", "Learning rate", "rate", "As the schedule gave it."),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +64,29 @@ class Story:
     when: datetime.datetime = field(default_factory=datetime.datetime.now)
 
 
-def render(story: Story) -> str:
-    """The page as HTML text."""
+def filled(name: str, **values: Any) -> str:
+    """A template of this folder, which may extend the others here, with its values."""
     import jinja2
 
-    template = Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
+    room = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(Path(__file__).parent))
+    return str(room.get_template(name).render(values))
+
+
+def render_runs(runs: Sequence[History]) -> str:
+    """A page about one run, or several side by side. Raises MissingPackage without matplotlib."""
+    drawn = []
+    for key, title, unit, words in CURVES:
+        lines = [(run.name, [at["step"] for at in run.steps], [at[key] for at in run.steps]) for run in runs]
+        marks = [fault["during"] for run in runs for fault in run.faults]
+        drawn.append((title, pictures.curves(lines, unit, title, marks), words))
+    return filled(
+        "runs.html.j2", runs=runs, pictures=drawn, now=time.time(), version=__version__, span=span,
+        when=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), emulated=any(run.emulated for run in runs),
+    )  # fmt: skip
+
+
+def render(story: Story) -> str:
+    """The page as HTML text."""
     values, names = story.values, [row.name for row in story.cards]
     memory = [
         ("forecast", [row.forecast_bytes / 2**20 for row in story.cards]),
@@ -72,8 +102,8 @@ def render(story: Story) -> str:
         "loss": pictures.loss_curve(story.losses, unigram, story.fault_step, story.resumed_step),
         "ttft": pictures.bars(["cold", "prefix in cache"], first_token, "seconds", "Time to first token"),
     }
-    return jinja2.Environment(autoescape=True).from_string(template).render(
-        values=story.values, machine=story.machine, cores=story.cores, params=story.params, cards=story.cards,
-        pictures=drawn, fault={"step": story.fault_step}, answer=story.answer, learnt_s=story.learnt_s,
-        version=__version__, when=story.when.strftime("%Y-%m-%d %H:%M"), span=span, size=size,
+    return filled(
+        "report.html.j2", values=story.values, machine=story.machine, cores=story.cores, params=story.params,
+        cards=story.cards, pictures=drawn, fault={"step": story.fault_step}, answer=story.answer,
+        learnt_s=story.learnt_s, version=__version__, when=story.when.strftime("%Y-%m-%d %H:%M"), span=span, size=size,
     )  # fmt: skip

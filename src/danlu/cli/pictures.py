@@ -16,6 +16,7 @@ from danlu.errors import MissingPackage
 
 INK, FAINT = "#1f2933", "#9aa5b1"
 FORWARD, BACKWARD, WAIT, FAULT, SECOND = "#2f6f9f", "#e08e45", "#eef1f4", "#b23a48", "#7a9e7e"
+COLOURS = (FORWARD, BACKWARD, SECOND, FAINT)
 Span = tuple[str, int, float, float]  # instruction name, micro-batch, start and end in seconds
 
 
@@ -108,14 +109,32 @@ def loss_curve(losses: Sequence[float], unigram: float, fault_step: int | None, 
     return _svg(figure, "Loss by step")
 
 
+def curves(lines: Sequence[tuple[str, Sequence[int], Sequence[float]]], unit: str, title: str,
+           marks: Sequence[int] = ()) -> str:  # fmt: skip
+    """Lines over steps, one colour each, with its name at its end.
+
+    lines  (name, steps, values)
+    marks  steps at which something was lost
+    """
+    figure, axes = _figure(9, 3.2)
+    for at, (name, steps, values) in enumerate(lines):
+        axes.plot(steps, values, color=COLOURS[at % len(COLOURS)], linewidth=1.6, label=name)
+    for step in marks:
+        axes.axvline(step, color=FAULT, linewidth=1, alpha=0.6)
+    axes.set_xlabel("step")
+    axes.set_ylabel(unit)
+    if len(lines) > 1:
+        axes.legend(loc="upper right", frameon=False)
+    return _svg(figure, title)
+
+
 def bars(labels: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], unit: str, title: str) -> str:
     """Horizontal bars, one group a label, one colour a series, each with its number."""
     figure, axes = _figure(9, 0.7 + 0.34 * len(labels) * len(series))
-    colours = (FORWARD, BACKWARD, SECOND, FAINT)
     height = 0.8 / len(series)
     for place, (name, values) in enumerate(series):
         ys = [-(i + (place + 0.5) * height) for i in range(len(labels))]
-        drawn = axes.barh(ys, values, height=height * 0.9, color=colours[place % len(colours)], label=name)
+        drawn = axes.barh(ys, values, height=height * 0.9, color=COLOURS[place % len(COLOURS)], label=name)
         axes.bar_label(drawn, labels=[_number(value) for value in values], padding=3, fontsize=9, color=INK)
     axes.set_yticks([-(i + 0.4) for i in range(len(labels))], labels)
     axes.set_xlabel(unit)

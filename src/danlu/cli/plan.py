@@ -43,28 +43,36 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def told(plan: Plan, even: Plan) -> str:
-    """The plan as a table, and its forecast beside the even split's."""
+def split_table(plan: Plan) -> str:
+    """Which units each card computes, the memory it needs and how busy it should be."""
     from danlu.cli import output
 
-    assert plan.forecast is not None and even.forecast is not None
-    rows, label = [], ""
+    assert plan.forecast is not None
+    rows = []
     for index, (stage, layers) in enumerate(zip(plan.stages, plan.layers_per_stage, strict=True)):
         card = plan.fleet.card(stage.cards[0])
-        label = " *emulated*" if card.emulated else label
         units = plan.model.units[stage.start : stage.stop]
         rows.append([
             index, card.name + (" *emulated*" if card.emulated else ""), f"{layers:g}", f"{units[0]} .. {units[-1]}",
             f"{output.size(plan.forecast.stage_bytes[index])} of {output.size(card.mem_bytes)}",
             f"{plan.forecast.stage_busy_s[index] / plan.forecast.step_s:.0%}",
         ])  # fmt: skip
+    return output.table(["stage", "card", "layers", "units", "memory", "busy"], rows)
+
+
+def told(plan: Plan, even: Plan) -> str:
+    """The plan as a table, and its forecast beside the even split's."""
+    from danlu.cli import output
+
+    assert plan.forecast is not None and even.forecast is not None
+    label = " *emulated*" if any(plan.fleet.card(stage.cards[0]).emulated for stage in plan.stages) else ""
     spare = sorted({c.name for c in plan.fleet.cards} - {name for stage in plan.stages for name in stage.cards})
     shape = f"{plan.micro_batches} micro-batches of {plan.micro_batch} x {plan.seq} tokens"
     lines = [
         f"{plan.model.family}, {plan.model.params / 1e6:.1f} M parameters, {plan.model.layers} layers; {shape}; "
         f"{plan.schedule}, {plan.dtype}",
         "",
-        output.table(["stage", "card", "layers", "units", "memory", "busy"], rows),
+        split_table(plan),
         "",
         output.table(["forecast" + label, "seconds a step", "tokens/s", "layers"], [
             [name, f"{each.forecast.step_s:.4f}", f"{each.forecast.tokens_per_s:.0f}",

@@ -86,15 +86,18 @@ def train_run(
     from danlu.plan import text
     from danlu.store import atomic
     from danlu.train import owner
+    from danlu.train.tensorboard import EventFile
 
     job = job_of(run, plan)
     atomic.write(run.out / "plan.json", text.dumps(plan).encode())
     atomic.write(run.out / "config.yaml", config.dump(run).encode())
     line = output.Progress(name)
-    show = _Shower(line, job)
+    show, board = _Shower(line, job), EventFile(run.out / "tensorboard")
 
     def step(done: Step) -> None:
         show.step(done)
+        board.scalars(done.step, {"loss": done.loss, "gradient_norm": done.norm, "lr": done.lr,
+                                  "step_s": done.seconds, "tokens_per_s": job.tokens_per_step / done.seconds})
         if on_step is not None:
             on_step(done)
 
@@ -113,6 +116,7 @@ def train_run(
         result = owner.run(job, argv, spawn, on_step=step, drills=drills)
     finally:
         nursery.close()
+        board.close()
     line.done(f"{len(result.steps)} steps, {output.span(result.step_s)} each, {result.tokens_per_s:,.0f} tokens/s")
     return result
 

@@ -110,6 +110,46 @@ class Fleet:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Many cards that are alike: what a large fleet is made of, where no card has a name of its own.
+
+    count      cards; `per_host` of them share a host
+    flops      FLOP/s of a large dense 16-bit matmul, as published; what runs reach of it is the cost model's affair
+    link       bytes/s of one card to the cards of its host, one way
+    network    bytes/s of one card to other hosts, one way, after oversubscription
+    site       where the group stands
+    watts      of one card at work
+    price      of one card for one hour, in any currency; 0 where nobody said
+    """
+
+    card: str
+    count: int
+    flops: float
+    mem_bytes: int
+    mem_bw: float
+    link: float
+    network: float
+    per_host: int = 8
+    site: str = "here"
+    watts: float = 0.0
+    price: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedFleet:
+    """A fleet too large to name its cards: groups, and bytes/s of one card between two sites, one way."""
+
+    name: str
+    groups: tuple[Group, ...]
+    between_sites: float = 1.25e9
+
+    @property
+    def cards(self) -> int:
+        """Cards of all groups."""
+        return sum(group.count for group in self.groups)
+
+
+@dataclass(frozen=True, slots=True)
 class RopeScaling:
     """Rotary scaling of Llama 3.x: frequencies below `original / low` stretched by `factor`, blended up to `/ high`."""
 

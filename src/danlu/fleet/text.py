@@ -141,7 +141,7 @@ def loads(text: str, where: str = "fleet") -> Fleet:
     try:
         found = FleetText.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise _explain(error, text, where) from error
+        raise explained(error, text, where) from error
     fleet = Fleet(
         found.name,
         tuple(c.noun() for c in found.cards),
@@ -210,7 +210,7 @@ def _check(fleet: Fleet, text: str, where: str) -> None:
                 )
 
 
-def _explain(error: pydantic.ValidationError, text: str, where: str) -> BadFleet:
+def explained(error: pydantic.ValidationError, text: str, where: str) -> BadFleet:
     """The first complaint of pydantic in our words."""
     first = error.errors()[0]
     keys = first["loc"]

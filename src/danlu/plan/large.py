@@ -1,0 +1,333 @@
+"""The best plan over a large fleet of unlike cards: `search(model, fleet, batch=, seq=)`.
+
+    from danlu.fleet.groups import shorthand
+    from danlu.plan import large
+    found = large.search(spec, shorthand("128xA100-80+640xH20"), batch=1024, seq=4096)
+    found.plan.seconds, found.plan.replicas, found.sum_share, found.alternatives
+
+Searched together: alike pipelines that run through several groups, pipelines inside each group with uneven
+micro-batches, and any mix of both; every stage has its own tensor parallelism and recomputation, cuts fall between
+attention and MLP, cards may be left out. Pure: no file, no clock, no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from danlu.errors import BadValue, DoesNotFit
+from danlu.nouns import GroupedFleet, ModelSpec
+from danlu.plan.grouped import GroupedPlan, GroupStage, Replicas
+from danlu.plan.pack import pack
+from danlu.plan.pipelines import Pipeline, Span, pipeline
+from danlu.plan.pricing import Columns, Space, bottlenecks, grow, seconds_for, space, worth
+from danlu.plan.stack_time import Constants
+from danlu.plan.stage_ways import Floats, Ints, StageWays, micro_batch_sizes, stage_ways
+from danlu.plan.unit_cost import Stack
+
+TURNS = 4  # of column generation
+DESIGNS = 4  # numbers of replicas tried to share optimizer states over
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is to be planned; `most_sequences` of one micro-batch at most."""
+
+    spec: ModelSpec
+    fleet: GroupedFleet
+    batch: int
+    seq: int
+    schedule: str = "zb-h1"
+    most_sequences: int = 4
+    stack: Stack | None = None
+    constants: Constants | None = None
+
+    @property
+    def there(self) -> Floats:
+        """(groups,) cards."""
+        return np.array([group.count for group in self.fleet.groups], dtype=float)
+
+    def ways(self, micro_batch: int, replicas: int) -> StageWays:
+        """The ways of one micro-batch size when so many replicas share the optimizer's states."""
+        return stage_ways(self.spec, self.fleet, micro_batch=micro_batch, seq=self.seq, replicas=replicas,
+                          schedule=self.schedule, stack=self.stack, constants=self.constants)  # fmt: skip
+
+    def spaces(self, replicas: int) -> list[Space]:
+        """One per micro-batch size."""
+        sizes = micro_batch_sizes(self.batch, self.most_sequences)
+        return [space(self.ways(size, replicas), len(self.fleet.groups)) for size in sizes]
+
+    def part(self, group: int) -> Ask:
+        """The same with the cards of one group alone."""
+        return replace(self, fleet=replace(self.fleet, groups=(self.fleet.groups[group],)))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The plan, and what it stands beside.
+
+    alternatives  the best of each class, this one's too, by rising seconds
+    alone         the best plan of each card type by itself, None where it does not fit
+    sum_share     U_sum: the plan's throughput over the sum of those of `alone`; a type that cannot hold the model
+                  counts nothing
+    """
+
+    plan: GroupedPlan
+    alternatives: tuple[GroupedPlan, ...]
+    alone: Mapping[str, GroupedPlan | None]
+    columns: Sequence[Pipeline] = field(repr=False, default=())
+
+    @property
+    def sum_share(self) -> float:
+        """U_sum; infinite where no type can hold the model alone."""
+        total = sum(1.0 / each.seconds for each in self.alone.values() if each is not None)
+        return 1.0 / self.plan.seconds / total if total else math.inf
+
+    @property
+    def over_best_single(self) -> float:
+        """Throughput over that of the best single card type; infinite where none can hold the model."""
+        least = min((each.seconds for each in self.alone.values() if each is not None), default=math.inf)
+        return least / self.plan.seconds
+
+
+def search(
+    spec: ModelSpec, fleet: GroupedFleet, *, batch: int, seq: int, schedule: str = "zb-h1", most_sequences: int = 4,
+    stack: Stack | None = None, constants: Constants | None = None, say: Say | None = None,
+) -> Found:  # fmt: skip
+    """The plan with the shortest step that is found.
+
+    batch     sequences of one step, of `seq` tokens each
+    schedule  "1f1b" or "zb-h1"
+    Raises BadValue for a batch or length below 1, DoesNotFit where no class of plans holds the model.
+    """
+    for name, value in (("batch", batch), ("seq", seq)):
+        if value < 1:
+            raise BadValue(
+                f"{name} is {value}", why="a step trains 1 sequence of 1 token or more", fix=f"--{name} 1024"
+            )
+    tell = say or (lambda text: None)
+    ask = Ask(spec, fleet, batch, seq, schedule, most_sequences, stack, constants)
+    alone: dict[str, GroupedPlan | None] = {}
+    for at, group in enumerate(fleet.groups):
+        tell(f"{group.count} x {group.card} alone")
+        found = _best(ask.part(at))
+        alone[_name(fleet, at)] = None if found is None else _onto(found[0], ask, at, _name(fleet, at))
+    plans = [each for each in alone.values() if each is not None]
+    columns: Sequence[Pipeline] = ()
+    if len(fleet.groups) > 1:
+        tell("all groups together")
+        joint = _best(ask)
+        if joint is not None:
+            plans += [joint[0], *joint[1]]
+            columns = joint[2]
+    if not plans:
+        raise _does_not_fit(ask)
+    plans.sort(key=lambda each: each.seconds)
+    kinds = dict.fromkeys(each.kind for each in plans)
+    return Found(plans[0], tuple(next(p for p in plans if p.kind == kind) for kind in kinds), alone, columns)
+
+
+def _best(ask: Ask) -> tuple[GroupedPlan, list[GroupedPlan], list[Pipeline]] | None:
+    """The best plan, those of its classes, and the pipelines they were chosen from."""
+    replicas, best = _first_design(ask), None
+    for _ in range(DESIGNS):
+        found = _designed(ask, replicas)
+        if found is None:
+            if replicas == 1:
+                return best
+            replicas = max(1, replicas // 4)
+            continue
+        plan, columns = found
+        if plan.pipelines >= replicas:
+            better = best is None or plan.seconds < best[0].seconds
+            if better:
+                best = plan, _classes(ask, columns, replicas), columns
+            if not better or plan.pipelines <= 1.5 * replicas:
+                return best
+            replicas = max(replicas + 1, int(0.8 * plan.pipelines))
+        else:
+            if best is not None:
+                return best
+            replicas = max(1, int(0.8 * plan.pipelines))
+    return best
+
+
+def _first_design(ask: Ask) -> int:
+    """A number of pipelines to begin with: those whose states fill an eighth of the fleet's memory."""
+    memory = sum(group.count * group.mem_bytes for group in ask.fleet.groups)
+    return max(1, min(ask.batch, int(memory / 8 / (6 * ask.spec.params))))
+
+
+def _designed(ask: Ask, replicas: int) -> tuple[GroupedPlan, list[Pipeline]] | None:
+    """The best plan of at least so many pipelines; with fewer found, one that may not fit memory."""
+    spaces, columns = ask.spaces(replicas), Columns(ask.there)
+    rate = sum(group.count * group.flops for group in ask.fleet.groups)
+    guess = 12.0 * ask.spec.params * ask.batch * ask.seq / rate
+    prices = np.array([ask.batch / rate * group.flops for group in ask.fleet.groups])
+    for at in range(len(ask.fleet.groups)):
+        for each in spaces:
+            part = each.only([at])
+            columns.add(worth(part, prices, guess, bottlenecks(part, guess)))
+    if len(ask.fleet.groups) > 1:
+        for each in spaces:
+            columns.add(worth(each, prices, guess, bottlenecks(each, guess)))
+    if not columns.pipelines:
+        return None
+    seconds = seconds_for(columns, ask.batch, guess)
+    if len(ask.fleet.groups) > 1:
+        seconds = grow(columns, spaces, ask.batch, seconds, TURNS)
+    plan = _packed(ask, columns, seconds, "hybrid")
+    return None if plan is None else (plan, columns.pipelines)
+
+
+def _packed(ask: Ask, columns: Columns, seconds: float, kind: str) -> GroupedPlan | None:
+    """Whole pipelines in the least time that is found, from a time below it."""
+    there = ask.there.astype(np.int64)
+
+    def at(limit: float) -> Ints | None:
+        found = pack(columns.sequences(limit), columns.cards(), there)
+        return found.counts if found.sequences >= ask.batch else None
+
+    low, high = seconds, seconds * 1.02
+    while (counts := at(high)) is None:
+        low, high = high, high * 1.5
+        if high > 1e3 * seconds:
+            return None
+    while high / low > 1.0002:
+        middle = (low * high) ** 0.5
+        if (fewer := at(middle)) is None:
+            low = middle
+        else:
+            high, counts = middle, fewer
+    chosen = [(columns.pipelines[i], int(counts[i])) for i in map(int, np.flatnonzero(counts))]
+    return _finished(ask, chosen, kind)
+
+
+def _finished(ask: Ask, chosen: Sequence[tuple[Pipeline, int]], kind: str) -> GroupedPlan:
+    """The plan of these pipelines with the costs of so many replicas, each no longer than the batch needs."""
+    pipelines = sum(count for _, count in chosen)
+    tables = {size: ask.ways(size, pipelines) for size in {each.micro_batch for each, _ in chosen}}
+    real = [(_again(each, tables[each.micro_batch], len(ask.fleet.groups)), count) for each, count in chosen]
+    shares = shared(real, ask.batch)
+    parts = []
+    for (each, _), batches in zip(real, shares, strict=True):
+        for count, micro_batches in batches:
+            parts.append(Replicas(count, _stages(each), each.micro_batch, micro_batches, each.seconds(micro_batches)))
+    merged = _merged(parts)
+    return GroupedPlan(kind, ask.spec, ask.fleet, ask.batch, ask.seq, ask.schedule, merged,
+                       max(each.seconds for each in merged))  # fmt: skip
+
+
+def shared(chosen: Sequence[tuple[Pipeline, int]], batch: int) -> list[list[tuple[int, int]]]:
+    """(copies, micro-batches) for each pipeline so that the last one ends as early as it can and all do the batch.
+
+    What they could do beyond the batch is taken from copies of the slowest.
+    """
+    low, high = 0.0, max(each.seconds(math.ceil(batch / each.micro_batch)) for each, _ in chosen)
+    for _ in range(80):
+        middle = (low + high) / 2
+        if sum(count * each.sequences(middle) for each, count in chosen) >= batch:
+            high = middle
+        else:
+            low = middle
+    many = [each.sequences(high) // each.micro_batch for each, _ in chosen]
+    over = sum(count * n * each.micro_batch for (each, count), n in zip(chosen, many, strict=True)) - batch
+    found = [{n: count} for (_, count), n in zip(chosen, many, strict=True)]
+    # One micro-batch less for a copy of whichever pipeline ends last, while there is more than the batch.
+    while True:
+        spare = [(chosen[i][0].seconds(n), i, n) for i, each in enumerate(found) for n in each
+                 if n > 1 and chosen[i][0].micro_batch <= over]  # fmt: skip
+        if not spare:
+            break
+        _, i, n = max(spare)
+        size = chosen[i][0].micro_batch
+        fewer = min(found[i][n], over // size)
+        over -= fewer * size
+        found[i][n] -= fewer
+        found[i][n - 1] = found[i].get(n - 1, 0) + fewer
+        found[i] = {n: count for n, count in found[i].items() if count}
+    return [[(count, n) for n, count in each.items()] for each in found]
+
+
+def _classes(ask: Ask, columns: Sequence[Pipeline], replicas: int) -> list[GroupedPlan]:
+    """The best plan of the narrower classes: pipelines inside groups only, and copies of one mixed pipeline."""
+    if len(ask.fleet.groups) == 1:
+        return []
+    found = []
+    alone = [each for each in columns if (each.cards > 0).sum() == 1]
+    if alone:
+        one = Columns(ask.there)
+        one.add(alone)
+        seconds = seconds_for(one, ask.batch, alone[0].seconds(1))
+        plan = _packed(ask, one, seconds, "alone")
+        if plan is not None and plan.pipelines >= replicas:
+            found.append(plan)
+    best: tuple[float, Pipeline, int] | None = None
+    for each in columns:
+        if (each.cards > 0).sum() > 1:
+            copies = int((ask.there[each.cards > 0] // each.cards[each.cards > 0]).min())
+            if copies >= replicas:
+                seconds = each.seconds(math.ceil(ask.batch / copies / each.micro_batch))
+                if best is None or seconds < best[0]:
+                    best = seconds, each, copies
+    if best is not None:
+        found.append(_finished(ask, [(best[1], best[2])], "mixed"))
+    return found
+
+
+def _again(each: Pipeline, ways: StageWays, groups: int) -> Pipeline:
+    """The same stages with the costs of another table."""
+    old = each.ways
+    index = {(int(g), way): i for i, (g, way) in enumerate(zip(ways.group, ways.ways, strict=True))}
+    spans = [Span(index[int(old.group[s.way]), old.ways[s.way]], s.start, s.stop) for s in each.stages]
+    return pipeline(ways, spans, groups)
+
+
+def _stages(each: Pipeline) -> tuple[GroupStage, ...]:
+    ways = each.ways
+    return tuple(
+        GroupStage(int(ways.group[span.way]), int(ways.cards[span.way]), ways.ways[span.way].recompute, span.start,
+                   span.stop, float(each.time[i]), float(each.step[i]), float(each.fills[i]), int(each.bytes[i]))
+        for i, span in enumerate(each.stages)
+    )  # fmt: skip
+
+
+def _merged(parts: Iterable[Replicas]) -> tuple[Replicas, ...]:
+    """Equal pipelines counted together, the most copies first."""
+    found: dict[tuple[object, ...], Replicas] = {}
+    for each in parts:
+        key = (each.stages, each.micro_batch, each.micro_batches)
+        if key in found:
+            each = replace(each, copies=each.copies + found[key].copies)
+        found[key] = each
+    return tuple(sorted(found.values(), key=lambda each: -each.copies))
+
+
+def _onto(plan: GroupedPlan, ask: Ask, at: int, kind: str) -> GroupedPlan:
+    """A plan of one group as one of the whole fleet."""
+    parts = tuple(
+        replace(each, stages=tuple(replace(stage, group=at) for stage in each.stages)) for each in plan.replicas
+    )
+    return replace(plan, kind=kind, fleet=ask.fleet, replicas=parts)
+
+
+def _name(fleet: GroupedFleet, at: int) -> str:
+    """The group's card, numbered where several groups have it."""
+    name = fleet.groups[at].card
+    same = [i for i, group in enumerate(fleet.groups) if group.card == name]
+    return name if len(same) == 1 else f"{name} ({same.index(at) + 1})"
+
+
+def _does_not_fit(ask: Ask) -> DoesNotFit:
+    states = 18 * ask.spec.params
+    memory = sum(group.count * group.mem_bytes for group in ask.fleet.groups)
+    return DoesNotFit(
+        f"no split of {ask.spec.params / 1e9:.1f} G parameters fits {ask.fleet.cards} cards",
+        why=f"states take {states / 2**30:.0f} GiB before activations of {ask.seq} tokens, and no stage may take "
+        f"more than one unit per card; the cards have {memory / 2**30:.0f} GiB together",
+        fix="more cards, cards with more memory, a shorter --seq, or a smaller model",
+    )

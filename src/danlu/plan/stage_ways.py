@@ -1,0 +1,160 @@
+"""Every way a stage may run at one micro-batch size, as arrays over the ways and the places a pipeline may be cut.
+
+A way is a group of cards, how many of them share each unit, and what they compute again. A stage of units [start, stop)
+costs the difference of two prefix sums, so that a search looks at all stages of all ways at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from danlu.nouns import Group, GroupedFleet, ModelSpec
+from danlu.plan.stack_memory import CONTEXT_BYTES
+from danlu.plan.stack_time import Constants, Rated
+from danlu.plan.unit_cost import ATTN, HEAD, KINDS, MLP, Stack, UnitTable, Way, state_bytes, step_seconds, unit_table
+
+USABLE = 0.95  # of a card's memory: what the allocator's blocks leave
+SPLITS = (1, 2, 4, 8, 16)  # cards that may share a unit, within one host
+RECOMPUTE = ("none", "selective", "full")
+SCHEDULES = ("1f1b", "zb-h1")
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class StageWays:
+    """The ways at one micro-batch size; prefix sums over units have one more column than the model has units.
+
+    micro_batch  sequences
+    group, cards  (ways,) index of the group, and cards of it that one stage takes
+    time         prefix sums of seconds of one micro-batch, forward and backward
+    fill         the same of the seconds by which a stage delays the first micro-batch's way there and back
+    hop          (ways,) seconds of one message at the stage's end
+    step         prefix sums of seconds once a step: its gradients over the replicas, its optimizer
+    held, kept   prefix sums of bytes: states; activations of one micro-batch in flight
+    room         (ways, 2) bytes for both, of a stage without and with the head
+    """
+
+    micro_batch: int
+    ways: tuple[Way, ...]
+    group: Ints
+    cards: Ints
+    time: Floats
+    fill: Floats
+    hop: Floats
+    step: Floats
+    held: Floats
+    kept: Floats
+    room: Floats
+
+    @property
+    def units(self) -> int:
+        """Units of the model."""
+        return int(self.time.shape[1]) - 1
+
+    def only(self, keep: Any) -> StageWays:
+        """Some of the ways, by mask or index."""
+        at = np.arange(len(self.ways))[keep]
+        arrays = (getattr(self, name)[at] for name in
+                  ("group", "cards", "time", "fill", "hop", "step", "held", "kept", "room"))  # fmt: skip
+        return StageWays(self.micro_batch, tuple(self.ways[i] for i in at), *arrays)
+
+
+def rated(group: Group) -> Rated:
+    """The card of a group as the cost model knows it."""
+    return Rated(group.card, group.flops, group.mem_bytes, group.mem_bw, group.link, None)
+
+
+def stage_ways(
+    spec: ModelSpec, fleet: GroupedFleet, *, micro_batch: int, seq: int, replicas: int, schedule: str = "1f1b",
+    stack: Stack | None = None, constants: Constants | None = None,
+) -> StageWays:  # fmt: skip
+    """All ways of all groups in which a card holds at least one unit.
+
+    replicas  data-parallel pipelines that share optimizer states, at the least
+    """
+    parts = [_of_group(spec, fleet, at, micro_batch, seq, replicas, schedule, stack, constants)
+             for at in range(len(fleet.groups))]  # fmt: skip
+    arrays = (np.concatenate([part[i] for part in parts]) for i in range(1, 10))
+    whole = StageWays(micro_batch, tuple(way for part in parts for way in part[0]), *arrays)
+    return whole.only(_useful(whole))
+
+
+def _of_group(
+    spec: ModelSpec, fleet: GroupedFleet, at: int, micro_batch: int, seq: int, replicas: int, schedule: str,
+    stack: Stack | None, constants: Constants | None,
+) -> tuple[Any, ...]:  # fmt: skip
+    group = fleet.groups[at]
+    card, plain = rated(group), stack or Stack()
+    here = Stack(group.per_host, group.network, plain.precision, plain.software, plain.compiled, plain.flash,
+                 plain.seq_parallel, plain.overlap_dp, plain.overlap_tp, plain.zero)  # fmt: skip
+    ways = [Way(tp, micro_batch, recompute) for tp in splits(spec, group) for recompute in RECOMPUTE]
+    table = unit_table(spec, card, ways, seq=seq, stack=here, constants=constants)
+    once = np.array([step_seconds(spec, card, way, 1e9, replicas, seq=seq, stack=here, constants=constants) / 1e9
+                     for way in ways])  # fmt: skip
+    kinds = np.array([KINDS.index(unit.rsplit(".", 1)[-1]) for unit in spec.units])
+    time = table.forward_s + table.backward_s
+    moment = table.moment_bytes.copy()
+    body = moment[:, [ATTN, MLP]].max(axis=1)
+    room = USABLE * group.mem_bytes - CONTEXT_BYTES - np.stack([body, np.maximum(body, moment[:, HEAD])], axis=1)
+    held = table.params * state_bytes(here, replicas)
+
+    def summed(each: Any) -> Floats:
+        return np.concatenate([np.zeros((len(ways), 1)), np.cumsum(each[:, kinds], axis=1)], axis=1)
+
+    return (ways, np.full(len(ways), at), np.array([way.tp for way in ways]), summed(time),
+            summed(time - 2 * _weight_gradient(spec, table, seq) if schedule == "zb-h1" else time), table.sent_s,
+            summed(table.params * once[:, None]), summed(held), summed(table.kept_bytes), room)  # fmt: skip
+
+
+def splits(spec: ModelSpec, group: Group) -> tuple[int, ...]:
+    """Cards of one host that may share a unit: they divide the host's, the heads and the key heads."""
+    return tuple(t for t in SPLITS if t <= min(group.per_host, group.count) and group.per_host % t == 0
+                 and spec.heads % t == 0 and spec.kv_heads % t == 0)  # fmt: skip
+
+
+def _weight_gradient(spec: ModelSpec, table: UnitTable, seq: int) -> Floats:
+    """Seconds of the gradient of a unit's weights: those of the forward's matmuls, without attention's scores."""
+    weights = 2.0 * spec.unit_params("layers.0.attn")
+    scores = 4.0 * spec.heads * spec.head_dim * min(seq, spec.window or seq) / 2
+    share = np.array([0.0, weights / (weights + scores), 1.0, 1.0])
+    return np.asarray(table.forward_s * share)
+
+
+def _useful(ways: StageWays) -> npt.NDArray[np.bool_]:
+    """Ways in which a card holds some unit, and that no other way of as many cards beats in everything."""
+    least = (ways.held + ways.kept)[:, 1:] - (ways.held + ways.kept)[:, :-1]
+    good: npt.NDArray[np.bool_] = np.asarray((least <= ways.room[:, :1]).any(axis=1))
+    figures = np.concatenate([ways.time[:, 1:], ways.fill[:, 1:], ways.kept[:, 1:], -ways.room], axis=1)
+    for i in np.flatnonzero(good):
+        rivals = good & (ways.group == ways.group[i]) & (ways.cards == ways.cards[i])
+        rivals[i] = False
+        better = (figures[rivals] <= figures[i]).all(axis=1)
+        same = (figures[rivals] == figures[i]).all(axis=1) & (np.flatnonzero(rivals) > i)
+        good[i] = not (better & ~same).any()
+    return good
+
+
+def memory_ends(ways: StageWays, depth: int) -> Ints:
+    """(depth, ways, units + 1): the furthest stop of a stage by memory, by its place from the pipeline's end.
+
+    A stage keeps a micro-batch in flight for itself and each stage after it (1F1B, and ZB-H1 likewise).
+    """
+    found = np.empty((depth, len(ways.ways), ways.units + 1), dtype=np.int64)
+    for place in range(depth):
+        need = ways.held + (place + 1) * ways.kept
+        room = ways.room[:, 1 if place == 0 else 0]
+        for i, row in enumerate(need):
+            found[place, i] = np.searchsorted(row, row + room[i], side="right") - 1
+    return found
+
+
+def micro_batch_sizes(batch: int, most: int = 8) -> Sequence[int]:
+    """Powers of two that a batch may be cut into."""
+    return [size for size in (1, 2, 4, 8, 16) if size <= min(batch, most)]

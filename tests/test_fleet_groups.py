@@ -1,0 +1,57 @@
+"""Large fleets in groups: one word, YAML, or measured cards counted."""
+
+from __future__ import annotations
+
+import pytest
+from provoke import provoke
+
+from danlu.fleet import groups
+from danlu.nouns import Card, Fleet, Link
+
+YAML = """
+fleet: 1
+name: two halls
+groups:
+  - {card: A100-80, count: 128, site: north}
+  - {card: mine, count: 16, per_host: 4, flops: 1.5e14, mem_bytes: 96GB, mem_bw: 4.0e12, link: 4.5e11,
+     network: 5.0e10, oversubscription: 2}
+"""
+
+
+def test_a_word_takes_its_figures_from_the_catalogue():
+    fleet = groups.shorthand("128xA100+640xH20")
+    assert [(g.card, g.count) for g in fleet.groups] == [("A100-80", 128), ("H20", 640)]
+    assert fleet.cards == 768
+    assert fleet.groups[0].flops == pytest.approx(312e12) and fleet.groups[1].mem_bytes == 96_000_000_000
+
+
+def test_yaml_says_what_the_catalogue_does_not_know():
+    fleet = groups.loads(YAML)
+    north, mine = fleet.groups
+    assert (north.flops, north.site) == (312e12, "north")
+    assert (mine.card, mine.per_host, mine.network, mine.mem_bytes) == ("mine", 4, 2.5e10, 96_000_000_000)
+
+
+@pytest.mark.parametrize(
+    "change", [("count: 128", "count: 0"), ("site: north", "sight: north"), ("flops: 1.5e14", "flops: -1")]
+)
+def test_a_group_that_cannot_be_meant_names_its_line(change):
+    with provoke("DL-CFG-010") as caught:
+        groups.loads(YAML.replace(*change))
+    assert caught.error.where in ("fleet:5", "fleet:6")
+
+
+def test_an_unknown_card_is_to_be_declared():
+    with provoke("DL-CFG-012"):
+        groups.loads(YAML.replace("flops: 1.5e14, ", ""))
+
+
+def test_measured_cards_that_are_alike_are_counted():
+    def card(name: str, host: str, model: str = "V100") -> Card:
+        return Card(name, "cuda", model, {"fp16": 9e13}, 2**35, 8e11, host)
+
+    cards = (card("a", "one"), card("b", "one"), card("c", "two"), card("d", "two"), card("e", "three", "P100"))
+    links = (Link("a", "b", 1e-5, 3e10), Link("c", "d", 1e-5, 2e10), Link("one", "two", 1e-5, 5e9))
+    old, single = groups.grouped(Fleet("f", cards, links)).groups
+    assert (old.count, old.per_host, old.link, old.network) == (4, 2, 2e10, 5e9)
+    assert (single.card, single.count, single.per_host) == ("P100", 1, 1)

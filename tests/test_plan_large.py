@@ -1,0 +1,65 @@
+"""The search over large unlike fleets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from provoke import provoke
+
+from danlu.fleet.groups import shorthand
+from danlu.nouns import Group, GroupedFleet, ModelSpec
+from danlu.plan import large
+from danlu.plan.grouped import GroupedPlan
+
+SMALL = ModelSpec("llama", 12, 2048, 16, 8, 128, 5632, 32000, 4096)
+speeds = st.builds(
+    lambda i, count, flops, mem: Group(f"card{i}", count, flops * 1e13, mem << 30, 1e12, 2e11, 2.5e10, 4),
+    st.integers(0, 99), st.sampled_from([3, 4, 8, 12, 30]), st.integers(2, 40), st.sampled_from([6, 16, 40]),
+)  # fmt: skip
+
+
+def complete(plan: GroupedPlan) -> None:
+    """Every pipeline covers every unit once, on cards that are there and hold it; together they do the batch."""
+    units = len(plan.model.units)
+    for each in plan.replicas:
+        ends = [0, *(stage.stop for stage in each.stages)]
+        assert [stage.start for stage in each.stages] == ends[:-1] and ends[-1] == units
+        assert all(stage.stop > stage.start for stage in each.stages)
+        for stage in each.stages:
+            assert stage.bytes < plan.fleet.groups[stage.group].mem_bytes
+        assert each.seconds <= plan.seconds
+    assert all(n <= group.count for n, group in zip(plan.used, plan.fleet.groups, strict=True))
+    over = sum(each.sequences for each in plan.replicas) - plan.batch
+    assert 0 <= over and all(over < each.micro_batch or each.micro_batches == 1 for each in plan.replicas)
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.lists(speeds, min_size=1, max_size=3), st.sampled_from([16, 60]))
+def test_mixed_is_never_slower_than_the_best_single_type(groups, batch):
+    fleet = GroupedFleet("random", tuple(groups))
+    try:
+        found = large.search(SMALL, fleet, batch=batch, seq=2048)
+    except large.DoesNotFit:
+        return
+    assert found.over_best_single >= 1.0
+    for plan in found.alternatives:
+        complete(plan)
+        assert plan.seconds >= found.plan.seconds
+        assert sum(plan.terms.values()) == pytest.approx(1.0)
+
+
+def test_a_second_type_of_cards_makes_the_step_shorter():
+    model = ModelSpec("llama", 32, 4096, 32, 8, 128, 11008, 32000, 4096)
+    found = large.search(model, shorthand("64xA100-80+64xH20"), batch=256, seq=4096)
+    assert found.over_best_single > 1.2
+    assert 0.9 < found.sum_share < 1.1
+
+
+def test_a_model_that_fits_nowhere_says_what_is_missing():
+    huge = ModelSpec("llama", 126, 16384, 128, 8, 128, 53248, 128256, 8192)
+    with provoke("DL-MEM-001") as caught:
+        large.search(huge, shorthand("8xA100-40"), batch=8, seq=4096)
+    assert "GiB" in caught.error.why
+    with provoke("DL-CFG-002"):
+        large.search(huge, shorthand("8xA100-40"), batch=0, seq=4096)

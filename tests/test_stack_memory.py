@@ -16,7 +16,7 @@ from danlu.plan.setup import Setup, completed
 TRUTH = Path(__file__).parent.parent / "bench" / "truth"
 GPT = Setup("A100-80", 64, 8, 25e9, 96, 12288, 96, 96, 49152, False, 51200, 2048, 64, 1, 8, 8, interleave=3,
             flash=False, dropout=True, precision="fp16")  # fmt: skip
-MOST = {"formula": 0.005, "allocated": 0.03, "device": 0.05, "reserved": 0.10}
+MOST = {"formula": 0.005, "allocated": 0.03, "device": 0.05, "reserved": 0.08}
 
 
 def every() -> list[rows.Row]:
@@ -38,6 +38,20 @@ def allocated(run: Setup) -> float:
 def test_published_bytes_are_met(kind):
     errors = [abs(predicted(row) / row.real - 1) for row in every() if row.kind == kind]
     assert len(errors) >= 20 and sum(errors) / len(errors) <= MOST[kind]
+
+
+def test_no_run_is_started_on_cards_too_small_for_it():
+    peaks = [row for row in every() if row.kind in ("allocated", "device", "reserved")]
+    assert not [row.name for row in peaks if stack_memory.fits(predicted(row), 0.9 * row.real)]
+    refused = [row.name for row in peaks if not stack_memory.fits(predicted(row), 1.15 * row.real)]
+    assert len(refused) <= 0.05 * len(peaks)
+
+
+@given(st.floats(1e9, 1e12), st.floats(1, 3))
+def test_what_fits_a_card_fits_a_larger_one(need, factor):
+    room = need * (1 + stack_memory.MARGIN) * 1.0001
+    assert stack_memory.fits(need, room) and stack_memory.fits(need, factor * room)
+    assert not stack_memory.fits(need, need)
 
 
 @pytest.mark.parametrize(

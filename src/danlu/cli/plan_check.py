@@ -111,6 +111,8 @@ def told(report: dict[str, Any]) -> str:
     far = sorted(report["rows"], key=lambda row: -abs(row["error"]))[:5]
     return "\n".join([
         f"mean |predicted / real - 1|; constants of time: {report['seen']}", "",
-        output.table(["source", "time", *MEMORY, "Kendall tau"], lines), "", "farthest off:",
+        output.table(["source", "time", *MEMORY, "Kendall tau"], lines), "",
+        f"cards of 0.9 of the measured peak: {report['false_fits']} of {report['capacity_rows']} runs accepted; "
+        f"of 1.15: {percent(report['false_refusals'])} refused", "", "farthest off:",
         *(f"  {row['error']:+.1%}  {row['source']} {row['row']} ({row['kind']})" for row in far),
     ])  # fmt: skip

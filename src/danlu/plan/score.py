@@ -20,6 +20,7 @@ from danlu.plan.stack_time import Constants, Rated, published
 
 MEMORY = ("formula", "allocated", "device", "reserved")
 TIE = 0.03  # times closer than this are ties
+TOO_SMALL, ENOUGH = 0.9, 1.15  # of a measured peak
 RANKED = 8  # rows a source needs before their order is judged
 
 
@@ -66,13 +67,20 @@ def figures(scored: Sequence[Scored]) -> dict[str, Any]:
                  mean over sources; time_worst_source is the largest of these
     tau_min      smallest Kendall tau inside a source of RANKED rows or more; pairs within TIE are left out
     memory_mape  the same mean, of bytes, by kind
+    false_fits, false_refusals   on cards of TOO_SMALL times the measured peak, how many runs are accepted; on cards of
+                 ENOUGH times it, what share is refused (capacity_rows: readings of real cards, formulas are none)
     """
     times = [each for each in scored if each.row.kind == "time"]
     by_source = {source: _mape(each) for source, each in _split(times).items()}
     worst = max(by_source, key=lambda name: by_source[name], default=None)
     taus = {source: tau(_runs(each)) for source, each in _split(times).items() if len(_runs(each)) >= RANKED}
     memory = {kind: _over_sources([each for each in scored if each.row.kind == kind]) for kind in MEMORY}
+    peaks = [each for each in scored if each.row.kind in MEMORY[1:]]
+    refused = [each for each in peaks if not stack_memory.fits(each.predicted, ENOUGH * each.row.real)]
     report: dict[str, Any] = {
+        "false_fits": sum(stack_memory.fits(each.predicted, TOO_SMALL * each.row.real) for each in peaks),
+        "false_refusals": len(refused) / len(peaks) if peaks else None,
+        "capacity_rows": len(peaks),
         "time_mape": fmean(by_source.values()) if by_source else None,
         "time_worst_source": by_source[worst] if worst else None,
         "time_worst_source_name": worst,
@@ -100,9 +108,7 @@ def _bytes(row: Row) -> float:
     def of(run: Setup) -> float:
         if row.kind == "formula":
             return stack_memory.formula(run, row.embedding)
-        if row.kind == "allocated":
-            return stack_memory.allocated(run).total
-        return stack_memory.device(run) if row.kind == "device" else stack_memory.reserved(run)
+        return stack_memory.read_as(run, row.kind)
 
     return of(choices(row.setup)[0])
 

@@ -2,7 +2,8 @@
 
 `formula` is the published arithmetic alone (Korthikanti et al., arXiv 2205.05198, Table 2, and 18 bytes per parameter).
 `allocated` adds embedding, head and the tensors that live for a moment. `device` (what the maker's tool shows) and
-`reserved` (what the framework's allocator holds) add a policy that no formula knows: the two constants below.
+`reserved` (what the framework's allocator holds) add a policy that no formula knows: the two constants below. `fits`
+adds a margin of its own to any of the three.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from danlu.plan.setup import Setup
 
 CONTEXT_BYTES = 4.4e9  # kernels, communicators and work space of one process: fitted to 25 readings of one source
 RESERVED = 1.11  # what a caching allocator holds for one byte at the peak: fitted to 20 readings of one source
+MARGIN = 0.025  # middle of what 70 readings allow: 0.9 of a measured peak must be refused, 1.15 of it accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,18 @@ def device(setup: Setup) -> float:
 def reserved(setup: Setup) -> float:
     """Bytes that the framework's allocator holds."""
     return RESERVED * allocated(setup).total
+
+
+def read_as(setup: Setup, reading: str) -> float:
+    """Predicted bytes of the fullest card as "allocated", "device" or "reserved" counts them."""
+    if reading == "allocated":
+        return allocated(setup).total
+    return {"device": device, "reserved": reserved}[reading](setup)
+
+
+def fits(need: float, capacity: float) -> bool:
+    """Whether a run that is predicted to need `need` bytes may be started on cards of `capacity` bytes."""
+    return need * (1 + MARGIN) <= capacity
 
 
 def matmul_params(setup: Setup, dense: bool = False) -> float:
@@ -200,4 +214,9 @@ def moments(setup: Setup) -> tuple[float, float]:
     layer = rows / t * 1.5 * n * _mlp_numbers(setup, False)
     if setup.recompute == "full" or (setup.recompute == "selective" and setup.software == "torchtitan"):
         layer += layer_bytes(setup, recompute="none")
-    return layer, rows / t * (4 * n if setup.fused_loss else 4 * n + 4) * setup.padded_vocab
+    logit = 4.0 * n if setup.fused_loss else 4.0 * n + 4
+    if setup.software == "torchtitan" and t > 1:
+        # Its loss over split logits makes each step a tensor of fp32: shifted, exponents, result, gradient, in turn.
+        # DTensor keeps the gathered inputs of column-parallel matmuls where Megatron gathers them again.
+        logit, layer = 18.0, layer + 2 * rows * setup.hidden * n
+    return layer, rows / t * logit * setup.padded_vocab

@@ -18,12 +18,16 @@ from danlu.plan.memory import stage_bytes, unit_activation_bytes
 
 SPEC = ModelSpec("llama", 2, 96, 6, 3, 16, 160, 320, 256)
 SHAPES = [(SPEC, 2, 32), (replace(SPEC, qk_norm=True, kv_heads=6), 3, 16), (replace(SPEC, head_dim=32), 1, 64)]
+MOE = replace(SPEC, experts=8, experts_used=3, ffn=40, recipe=("attn", "moe"))
+SPARSE = [(MOE, 2, 32), (replace(MOE, shared_ffn=56, norm_topk=False), 1, 50)]
+YUAN = replace(SPEC, kv_heads=6, recipe=("lfa", "mlp"))
 PLAIN = Card("a", "cuda", "", {"fp32": 1e12, "bf16": 4e12}, 2**35, 1e11)
 
 
-@pytest.mark.parametrize(("spec", "batch", "seq"), SHAPES)
-@pytest.mark.parametrize("unit", ["layers.1.attn", "layers.1.mlp", "head"])
-def test_products_are_those_the_decoder_runs(spec, batch, seq, unit):
+@pytest.mark.parametrize(("spec", "batch", "seq"), [*SHAPES, *SPARSE, (YUAN, 2, 24)])
+@pytest.mark.parametrize("number", [3, 4, 5])
+def test_products_are_those_the_decoder_runs(spec, batch, seq, number):
+    unit = spec.units[number]
     at = spec.units.index(unit)
     decoder = Decoder(spec, at, at + 1)
     init(decoder, 0)
@@ -34,12 +38,12 @@ def test_products_are_those_the_decoder_runs(spec, batch, seq, unit):
     counted = counter.get_flop_counts()["Global"]
     products = sum(count for op, count in counted.items() if "mm" in str(op))
     both = (*operators.forward(spec, unit, batch, seq), *operators.backward(spec, unit, batch, seq))
-    assert products == sum(op.work for op in both if op.op.startswith("matmul"))
-    ours = sum(op.work for op in operators.forward(spec, unit, batch, seq) if operators.arithmetic(op.op))
+    assert products == sum(op.work * op.times for op in both if op.op.startswith("matmul"))
+    ours = sum(op.work * op.times for op in operators.forward(spec, unit, batch, seq) if operators.arithmetic(op.op))
     assert ours == unit_flop(spec, unit, batch, seq)
 
 
-@pytest.mark.parametrize(("spec", "batch", "seq"), SHAPES)
+@pytest.mark.parametrize(("spec", "batch", "seq"), [*SHAPES, *SPARSE, (YUAN, 2, 24)])
 def test_activation_bytes_are_those_autograd_keeps(spec, batch, seq):
     for start, stop in ((0, 3), (1, 5), (3, 6)):
         decoder = Decoder(spec, start, stop)

@@ -1,7 +1,7 @@
 """The eight nouns of danlu, and the small values they are made of.
 
-Frozen, standard library only, no behaviour beyond what follows from the numbers. Seconds, bytes and FLOP everywhere.
-Two words are used all over the house:
+Frozen, standard library only, no behaviour beyond what follows from the numbers (what a unit holds is recipe.py's).
+Seconds, bytes and FLOP everywhere. Two words are used all over the house:
 
 unit    the smallest piece a pipeline cut may fall between. A model is a row of units:
         "embed", "layers.0.attn", "layers.0.mlp", ..., "head" (the final norm belongs to "head").
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from danlu import recipe
 
 DTYPE_BYTES: Mapping[str, float] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "nf4": 4.127 / 8}
 
@@ -163,10 +165,14 @@ class RopeScaling:
 class ModelSpec:
     """The numbers of a decoder; no tensors.
 
-    recipe      sub-layers of one layer, in order; each is one unit of the pipeline
+    recipe      sub-layers of one layer, in order; each is one unit of the pipeline; kinds are those of recipe.py:
+                "attn", "lfa" (attention behind Yuan's local filter), "mlp", "moe"
+    ffn         width inside the gated MLP; of one expert where there are experts
     window      sliding-window attention span in tokens, None for full attention
     positions   longest context the model was made for, in tokens
     experts     0 for a dense MLP, else the number of experts of which `experts_used` run per token
+    norm_topk   the weights of the experts that run are scaled to sum to one
+    shared_ffn  width of the expert that every token goes through, behind a sigmoid gate; 0 for none
     """
 
     family: str
@@ -189,6 +195,8 @@ class ModelSpec:
     experts: int = 0
     experts_used: int = 0
     recipe: tuple[str, ...] = ("attn", "mlp")
+    norm_topk: bool = True
+    shared_ffn: int = 0
 
     @property
     def units(self) -> tuple[str, ...]:
@@ -198,19 +206,7 @@ class ModelSpec:
 
     def unit_params(self, unit: str) -> int:
         """Number of parameters a unit holds. A tied head owns none of its own but the final norm."""
-        kind = unit.rsplit(".", 1)[-1]
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        if kind == "embed":
-            return self.vocab * self.hidden
-        if kind == "head":
-            return self.hidden + (0 if self.tied else self.vocab * self.hidden)
-        if kind == "attn":
-            weights = self.hidden * (2 * q + 2 * kv)
-            biases = (q + 2 * kv if self.qkv_bias else 0) + (self.hidden if self.out_bias else 0)
-            return self.hidden + weights + biases + (2 * self.head_dim if self.qk_norm else 0)
-        if kind == "mlp":
-            return self.hidden + 3 * self.hidden * self.ffn
-        raise KeyError(unit)
+        return recipe.params(self, recipe.kind_of(unit))
 
     @property
     def params(self) -> int:

@@ -1,64 +1,48 @@
-"""Model families without tensors: what a config.json means, which parameters a model has, which axis a card may cut.
+"""Model families without tensors: what a config.json means, and what the parameters are called in a family's files.
 
 A family is one file of this package, named as `model_type` in config.json, with spec(config), config(spec) and
-names(spec).
+names(spec); where its files cut or join what is one parameter here, also stored(spec).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu import plugins
+from danlu import plugins, recipe
 from danlu.errors import BadModel
 from danlu.nouns import ModelSpec
 
-# Last parts of a parameter's name -> (axis that is cut over cards, what the axis counts). A name not here is never cut.
-CUTS = {
-    "embed.weight": (0, "vocab"), "head.weight": (0, "vocab"),
-    "attn.q.weight": (0, "heads"), "attn.q.bias": (0, "heads"), "attn.o.weight": (1, "heads"),
-    "attn.k.weight": (0, "kv_heads"), "attn.k.bias": (0, "kv_heads"),
-    "attn.v.weight": (0, "kv_heads"), "attn.v.bias": (0, "kv_heads"),
-    "mlp.gate.weight": (0, "ffn"), "mlp.up.weight": (0, "ffn"), "mlp.down.weight": (1, "ffn"),
-}  # fmt: skip
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a stored tensor: `name[index]`; an empty index is all of it.
+
+    index  per axis (start, stop), or a number, which drops the axis
+    """
+
+    name: str
+    index: tuple[tuple[int, int] | int, ...] = ()
 
 
-def cut_of(name: str) -> tuple[int, str] | None:
-    """(axis, what it counts) of the parameter `name`, or None when every card holds the whole of it."""
-    parts = name.split(".")
-    return CUTS.get(".".join(parts[-3:])) or CUTS.get(".".join(parts[-2:]))
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How a family's files hold what we keep otherwise.
+
+    shapes  of the tensors in the files that are not one of ours
+    pieces  by our name: joined along the first axis, they are the parameter
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    pieces: Mapping[str, tuple[Piece, ...]]
 
 
 def unit_shapes(spec: ModelSpec, unit: str) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters of one unit, by our name, uncut. A tied head has no weight of its own here."""
-    kind = unit.rsplit(".", 1)[-1]
-    width, q, kv = spec.hidden, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-    shapes: dict[str, tuple[int, ...]] = {}
-    if kind == "embed":
-        shapes["weight"] = (spec.vocab, width)
-    elif kind == "head":
-        shapes["norm.weight"] = (width,)
-        if not spec.tied:
-            shapes["weight"] = (spec.vocab, width)
-    elif kind == "attn":
-        shapes["norm.weight"] = (width,)
-        for name, rows, columns, bias in (
-            ("q", q, width, spec.qkv_bias), ("k", kv, width, spec.qkv_bias),
-            ("v", kv, width, spec.qkv_bias), ("o", width, q, spec.out_bias),
-        ):  # fmt: skip
-            shapes[f"{name}.weight"] = (rows, columns)
-            if bias:
-                shapes[f"{name}.bias"] = (rows,)
-        if spec.qk_norm:
-            shapes["q_norm.weight"] = shapes["k_norm.weight"] = (spec.head_dim,)
-    elif kind == "mlp":
-        shapes |= {"norm.weight": (width,), "gate.weight": (spec.ffn, width), "up.weight": (spec.ffn, width),
-                   "down.weight": (width, spec.ffn)}  # fmt: skip
-    else:
-        raise KeyError(unit)
-    return {f"{unit}.{name}": shape for name, shape in shapes.items()}
+    return {f"{unit}.{each.name}": each.shape for each in recipe.weights(spec, recipe.kind_of(unit))}
 
 
 def shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
@@ -101,6 +85,27 @@ def config(spec: ModelSpec) -> dict[str, Any]:
 
 
 def names(spec: ModelSpec) -> dict[str, str]:
-    """Our parameter name -> the one in the family's safetensors files."""
+    """Our parameter name -> the one in the family's safetensors files, or in a quantized folder made from them."""
     found: dict[str, str] = plugins.load("danlu.families", spec.family).names(spec)
     return found
+
+
+def pieces(spec: ModelSpec) -> dict[str, tuple[Piece, ...]]:
+    """Our parameter name -> the parts of the files' tensors that it is made of, joined along the first axis."""
+    special = _stored(spec)
+    own = special.pieces if special else {}
+    return {ours: own.get(ours, (Piece(name),)) for ours, name in names(spec).items()}
+
+
+def stored_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Shapes of every tensor in the family's files, by its name there."""
+    special, ours = _stored(spec), shapes(spec)
+    if special is None:
+        return {name: ours[own] for own, name in names(spec).items()}
+    kept = {name: ours[own] for own, name in names(spec).items() if own not in special.pieces}
+    return {**kept, **special.shapes}
+
+
+def _stored(spec: ModelSpec) -> Stored | None:
+    module = plugins.load("danlu.families", spec.family)
+    return module.stored(spec) if hasattr(module, "stored") else None

@@ -18,6 +18,11 @@ NAMES = {
     "attn.q_norm": "self_attn.q_norm", "attn.k_norm": "self_attn.k_norm",
     "mlp.norm": "post_attention_layernorm", "mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj",
     "mlp.down": "mlp.down_proj",
+    "moe.norm": "post_attention_layernorm", "moe.router": "mlp.gate", "moe.shared_gate": "mlp.shared_expert_gate",
+    "moe.shared.gate": "mlp.shared_expert.gate_proj", "moe.shared.up": "mlp.shared_expert.up_proj",
+    "moe.shared.down": "mlp.shared_expert.down_proj",
+    "moe.experts.N.gate": "mlp.experts.N.gate_proj", "moe.experts.N.up": "mlp.experts.N.up_proj",
+    "moe.experts.N.down": "mlp.experts.N.down_proj",
 }  # fmt: skip
 
 
@@ -28,9 +33,12 @@ LAYER_TYPES = ("full_attention", "sliding_attention")
 class Kind:
     """How one architecture differs from the others. `defaults` are what transformers assumes for a missing key.
 
-    biases     which linear layers of attention have one: "switch" (attention_bias: q k v o), "qkv" (always), or "none"
-    windows    how a sliding window is written: "none" (the architecture has none), "plain", or "switch" (Qwen's
-               use_sliding_window with max_window_layers)
+    biases     which linear layers of attention have one: "switch" (attention_bias: q k v o), "qkv" (always),
+               "qkv_bias" (q k v, by that key), or "none"
+    windows    how a sliding window is written: "none" (the architecture has none), "plain", "switch" (Qwen's
+               use_sliding_window with max_window_layers), "alternate" (the same, but where layer_types is missing only
+               every other layer has it), or "uniform" (use_sliding_window alone)
+    recipe     sub-layers of a layer
     """
 
     family: str
@@ -39,17 +47,35 @@ class Kind:
     biases: str = "none"
     windows: str = "none"
     qk_norm: bool = False
+    experts: Experts | None = None
+    recipe: tuple[str, ...] = ("attn", "mlp")
 
 
-def names(spec: ModelSpec) -> dict[str, str]:
-    """Our parameter name -> the one in the safetensors file."""
-    found = {}
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """Keys that say how many experts there are and how wide, and what routing does.
+
+    shared  key of the shared expert's width, "" where the architecture has none
+    norm    whether weights are scaled to sum to one; None where the key norm_topk_prob says it
+    """
+
+    count: str
+    width: str
+    shared: str = ""
+    norm: bool | None = None
+
+
+def names(spec: ModelSpec, own: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Our parameter name -> the one in the safetensors file; `own` has what a family calls otherwise."""
+    called, found = {**NAMES, **(own or {})}, {}
     for ours in shapes(spec):
-        if ours in NAMES:
-            found[ours] = NAMES[ours]
-        else:
-            _, layer, kind, part, leaf = ours.split(".")
-            found[ours] = f"model.layers.{layer}.{NAMES[f'{kind}.{part}']}.{leaf}"
+        if ours in called:
+            found[ours] = called[ours]
+            continue
+        _, layer, *path, leaf = ours.split(".")
+        expert = path[2] if path[1] == "experts" else "N"
+        theirs = called[".".join(path).replace(f".experts.{expert}.", ".experts.N.")]
+        found[ours] = f"model.layers.{layer}.{theirs.replace('.N.', f'.{expert}.')}.{leaf}"
     return found
 
 
@@ -78,13 +104,15 @@ def spec(kind: Kind, given: Mapping[str, Any]) -> ModelSpec:
         )
     layers, bias = _count(config, "num_hidden_layers"), bool(config.get("attention_bias", False))
     theta, scaling = _rope(config)
+    count, used, ffn, shared, norm = _experts(kind, config, layers)
     return ModelSpec(
         family=kind.family, layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
-        ffn=_count(config, "intermediate_size"), vocab=_count(config, "vocab_size"),
+        ffn=ffn, vocab=_count(config, "vocab_size"),
         positions=_count(config, "max_position_embeddings"), norm_eps=_positive(config, "rms_norm_eps"),
         rope_theta=theta, rope_scaling=scaling, tied=bool(config["tie_word_embeddings"]),
-        qkv_bias=kind.biases == "qkv" or (kind.biases == "switch" and bias), out_bias=kind.biases == "switch" and bias,
-        qk_norm=kind.qk_norm, window=_window(kind, config, layers),
+        qkv_bias=_biased(kind, config), out_bias=kind.biases == "switch" and bias,
+        qk_norm=kind.qk_norm, window=_window(kind, config, layers), recipe=kind.recipe, experts=count,
+        experts_used=used, shared_ffn=shared, norm_topk=norm,
     )  # fmt: skip
 
 
@@ -106,11 +134,22 @@ def config(kind: Kind, model: ModelSpec) -> dict[str, Any]:
         said["rope_parameters"] = {**said["rope_scaling"], "rope_theta": model.rope_theta}
     if kind.biases == "switch":
         said["attention_bias"] = model.qkv_bias
+    elif kind.biases == "qkv_bias":
+        said["qkv_bias"] = model.qkv_bias
     if kind.windows == "plain":
         said["sliding_window"] = model.window
-    elif kind.windows == "switch":
+    elif kind.windows == "uniform":
+        said |= {"use_sliding_window": model.window is not None, "sliding_window": model.window}
+    elif kind.windows in ("switch", "alternate"):
         said |= {"use_sliding_window": model.window is not None, "sliding_window": model.window, "max_window_layers": 0}
         said["layer_types"] = ["full_attention" if model.window is None else "sliding_attention"] * model.layers
+    if kind.experts is not None:
+        said |= {kind.experts.count: model.experts, "num_experts_per_tok": model.experts_used,
+                 kind.experts.width: model.ffn}  # fmt: skip
+        if kind.experts.norm is None:
+            said |= {"norm_topk_prob": model.norm_topk, "decoder_sparse_step": 1, "mlp_only_layers": []}
+        if kind.experts.shared:
+            said[kind.experts.shared] = model.shared_ffn
     again = spec(kind, said)
     if again != model:
         differs = [name for name in ModelSpec.__slots__ if getattr(again, name) != getattr(model, name)]
@@ -119,6 +158,30 @@ def config(kind: Kind, model: ModelSpec) -> dict[str, Any]:
             f"{kind.architecture} cannot hold this model", why=why, fix="export it as another family"
         )
     return said
+
+
+def _experts(kind: Kind, config: Mapping[str, Any], layers: int) -> tuple[int, int, int, int, bool]:
+    """(experts, those used, ffn, width of the shared one, weights scaled to one); zeros for a dense model."""
+    if kind.experts is None:
+        return 0, 0, _count(config, "intermediate_size"), 0, True
+    keys = kind.experts
+    dense, step = config.get("mlp_only_layers") or [], config.get("decoder_sparse_step", 1)
+    if dense or step != 1:
+        raise UnsupportedModel(
+            "dense layers between those with experts",
+            why=f"mlp_only_layers is {str(dense)[:60]}, decoder_sparse_step is {step!r}; there are {layers} layers",
+            fix="use a model whose layers are alike",
+        )
+    count, used = _count(config, keys.count), _count(config, "num_experts_per_tok")
+    if used > count:
+        raise BadModel(
+            f"{used} experts per token of {count}",
+            why="a token cannot use more than there are",
+            fix=f"correct num_experts_per_tok or {keys.count} in config.json",
+        )
+    shared = _count(config, keys.shared) if keys.shared else 0
+    norm = bool(config.get("norm_topk_prob", False)) if keys.norm is None else keys.norm
+    return count, used, _count(config, keys.width), shared, norm
 
 
 def _refuse(config: Mapping[str, Any]) -> None:
@@ -178,10 +241,10 @@ def _window(kind: Kind, config: Mapping[str, Any], layers: int) -> int | None:
     """Span of the sliding window in tokens if all layers have it, None if none has."""
     if kind.windows == "none" or config.get("sliding_window") is None:
         return None
-    if kind.windows == "switch":
-        if not config.get("use_sliding_window"):
-            return None
-        full = _full_layers(config, layers)
+    if kind.windows != "plain" and not config.get("use_sliding_window"):
+        return None
+    if kind.windows in ("switch", "alternate"):
+        full = _full_layers(kind, config, layers)
         if 0 < full < layers:
             raise UnsupportedModel(
                 "full and sliding attention in one model",
@@ -193,8 +256,11 @@ def _window(kind: Kind, config: Mapping[str, Any], layers: int) -> int | None:
     return _count(config, "sliding_window")
 
 
-def _full_layers(config: Mapping[str, Any], layers: int) -> int:
-    """How many layers attend to everything: as `layer_types` says, else the first `max_window_layers`."""
+def _full_layers(kind: Kind, config: Mapping[str, Any], layers: int) -> int:
+    """How many layers attend to everything: as `layer_types` says, else the first `max_window_layers`.
+
+    Where windows alternate, it is all but every other one of the first `max_window_layers`, as transformers has it.
+    """
     types, first = config.get("layer_types"), config.get("max_window_layers")
     if isinstance(types, list) and len(types) == layers and set(map(str, types)) <= set(LAYER_TYPES):
         return types.count("full_attention")
@@ -204,7 +270,16 @@ def _full_layers(config: Mapping[str, Any], layers: int) -> int:
             why=f"it is {str(types)[:80]}; {layers} of {' or '.join(LAYER_TYPES)} are expected",
             fix="correct layer_types in config.json",
         )
-    return min(first, layers) if isinstance(first, int) else 0
+    below = min(first, layers) if isinstance(first, int) else 0
+    return layers - (below + 1) // 2 if kind.windows == "alternate" else below
+
+
+def _biased(kind: Kind, config: Mapping[str, Any]) -> bool:
+    """Whether q, k and v have biases."""
+    keys = {"switch": ("attention_bias", False), "qkv_bias": ("qkv_bias", True)}
+    if kind.biases in keys:
+        return bool(config.get(*keys[kind.biases]))
+    return kind.biases == "qkv"
 
 
 def _count(config: Mapping[str, Any], key: str) -> int:

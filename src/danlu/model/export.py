@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from danlu import families, tensorfile, tokens
 from danlu.errors import WrongWeights
 from danlu.model.folder import replacing
-from danlu.model.load import TAGS, entry
+from danlu.model.load import TAGS, entry, part_of
 from danlu.nouns import ModelSpec
 
 
@@ -84,14 +84,13 @@ def _weights(
     shard_bytes: int,
     progress: Callable[[str], None],
 ) -> None:
-    names = families.names(spec)
     shards: list[dict[str, Tensor | Later]] = [{}]
     room = shard_bytes
-    for ours, tensor in tensors.items():
+    for name, tensor in _as_stored(tensors, spec):
         if shards[-1] and tensor.nbytes > room:
             shards.append({})
             room = shard_bytes
-        shards[-1][names[ours]] = tensor
+        shards[-1][name] = tensor
         room -= tensor.nbytes
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
@@ -106,6 +105,25 @@ def _weights(
         total = sum(tensor.nbytes for tensor in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _as_stored(tensors: Mapping[str, Tensor | Later], spec: ModelSpec) -> Iterator[tuple[str, Tensor | Later]]:
+    """The tensors of the family's files, by name, each as soon as all of ours that it is made of have come."""
+    shapes, pieces, open_ = families.stored_shapes(spec), families.pieces(spec), dict[str, tuple[Tensor, int]]()
+    for ours, tensor in tensors.items():
+        at = 0
+        for piece in pieces[ours]:
+            if not piece.index:
+                yield piece.name, tensor
+                continue
+            now = tensor.read() if isinstance(tensor, Later) else tensor
+            whole, left = open_.get(piece.name) or (now.new_empty(shapes[piece.name]), 0)
+            part = part_of(whole, piece)
+            part.copy_(now[at : at + len(part)])
+            at, left = at + len(part), (left or whole.numel()) - part.numel()
+            open_[piece.name] = whole, left
+            if not left:
+                yield piece.name, open_.pop(piece.name)[0]
 
 
 def _tokenizer(folder: Path, out: Path) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,19 @@ def load(
     config = families.read(folder)
     spec, entries = families.spec(config), tensorfile.read_folder(folder)
     small = quantized.is_quantized(config, folder)
-    check(spec, quantized.unpacked(spec, entries, folder) if small else entries, folder)
+    if small:
+        check(spec, quantized.unpacked(spec, entries, folder), folder, quantized.shapes(spec))
+    else:
+        check(spec, entries, folder)
     decoder = Decoder(spec, start, stop, dtype=dtype, device=device, share=share, reduce=reduce)
+    pieces = families.pieces(spec)
     if small:
         quantized.place(decoder, lambda name: tensor(entries[name]), device)
-    theirs = families.names(spec)
+        pieces = {ours: (families.Piece(name),) for ours, name in families.names(spec).items()}
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
             source = "embed.weight" if spec.tied and name == "head.weight" else name
-            whole, span = tensor(entries[theirs[source]]), decoder.share.span(spec, name)
+            whole, span = joined(pieces[source], entries), decoder.share.span(spec, name)
             parameter.copy_(whole if span is None else whole.narrow(span[0], span[1], span[2] - span[1]))
     return decoder
 
@@ -77,31 +81,48 @@ def parameters(folder: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
             fix="name the folder that it was quantized from",
         )
     check(spec, entries, folder)
-    return spec, {ours: tensor(entries[name]) for ours, name in families.names(spec).items()}
+    return spec, {ours: joined(pieces, entries) for ours, pieces in families.pieces(spec).items()}
 
 
-def check(spec: ModelSpec, entries: Mapping[str, tensorfile.Entry], folder: Path) -> None:
-    """Raise WrongWeights unless the tensors are exactly the model's, each of its shape and a float."""
-    theirs, shapes = families.names(spec), families.shapes(spec)
-    missing = [name for name in theirs.values() if name not in entries]
+def joined(pieces: Sequence[families.Piece], entries: Mapping[str, tensorfile.Entry]) -> Tensor:
+    """One of our parameters from the parts of a file's tensors; a single part is no copy."""
+    parts = [part_of(tensor(entries[each.name]), each) for each in pieces]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def part_of(stored: Tensor, piece: families.Piece) -> Tensor:
+    """The part of a stored tensor that a piece names, a view of it."""
+    return stored[tuple(slice(*at) if isinstance(at, tuple) else at for at in piece.index)]
+
+
+def check(
+    spec: ModelSpec, entries: Mapping[str, tensorfile.Entry], folder: Path,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> None:  # fmt: skip
+    """Raise WrongWeights unless the tensors are exactly the model's, each of its shape and a float.
+
+    shapes  by name in the files; None for those of the family's own files
+    """
+    shapes = families.stored_shapes(spec) if shapes is None else shapes
+    missing = [name for name in shapes if name not in entries]
     if missing:
         raise WrongWeights(
-            f"{len(missing)} of {len(theirs)} tensors are missing",
+            f"{len(missing)} of {len(shapes)} tensors are missing",
             where=str(folder),
             why=f"the first is {missing[0]}; the files hold {len(entries)} tensors",
             fix="fetch all weight files, or correct config.json (layers, tied embeddings, biases)",
         )
-    for ours, name in theirs.items():
+    for name, shape in shapes.items():
         entry = entries[name]
-        if entry.shape != shapes[ours] or entry.dtype not in ("F64", "F32", "F16", "BF16"):
+        if entry.shape != shape or entry.dtype not in ("F64", "F32", "F16", "BF16"):
             raise WrongWeights(
                 f"{name} is {entry.dtype} {list(entry.shape)}",
                 where=str(folder),
-                why=f"config.json asks for floats {list(shapes[ours])}",
+                why=f"config.json asks for floats {list(shape)}",
                 fix="take config.json and weights from one revision of one model",
             )
     tied_copy = {"lm_head.weight"} if spec.tied else set()
-    left = [n for n in entries if n not in set(theirs.values()) | tied_copy and not n.endswith(DERIVED)]
+    left = [n for n in entries if n not in set(shapes) | tied_copy and not n.endswith(DERIVED)]
     if left:
         raise WrongWeights(
             f"{len(left)} tensors belong to nothing",

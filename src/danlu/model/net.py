@@ -14,9 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from danlu.families import shapes
+from danlu import recipe
+from danlu.model.experts import Experts
+from danlu.model.filtered import FilteredAttention
 from danlu.model.halves import Halves
-from danlu.model.layers import SUBLAYERS, Context, Embed, Head, Linear, Made, Reduce
+from danlu.model.layers import Attention, Embed, Head, Mlp
+from danlu.model.parallel import Reduce
+from danlu.model.parts import Context, Linear, Made, Unit
 from danlu.model.rope import rope_frequencies
 from danlu.model.shard import Share, whole
 from danlu.model.state import Causal, Meta, State
@@ -24,12 +28,15 @@ from danlu.nouns import ModelSpec
 
 __all__ = ["Causal", "Decoder", "Linear", "Meta", "Reduce", "State", "init"]
 
+SUBLAYERS: dict[str, Unit] = {"attn": Attention, "lfa": FilteredAttention, "mlp": Mlp, "moe": Experts}
+
 
 class Decoder(nn.Module):
     """Units [start, stop) of a model; parameter names are those of the whole model.
 
     share    the part of every axis held here, None for all of it
-    reduce   sums a partial (T, D) over the cards of the share; called after o, after down, and after a cut embedding
+    reduce   sums a tensor over the cards of the share: parts of (T, D) going forward, gradients going back; every card
+             calls it in the same order
     Weights are uninitialised: call init() or load them. A tied decoder that holds the head but not the embedding has
     "head.weight", a copy of the embedding; one that holds both has only "embed.weight".
     """
@@ -59,7 +66,7 @@ class Decoder(nn.Module):
                 self._body.append(SUBLAYERS[kind](made, int(layer)))
                 self.layers[layer].add_module(kind, self._body[-1])
         self.head = Head(made, spec.tied and self.embed is not None) if "head" in self.units else None
-        self.rotates = any(unit.endswith(".attn") for unit in self.units)
+        self.rotates = any(recipe.kind_of(unit) in recipe.ATTENDS for unit in self.units)
         self.dtype = dtype
         self.device = torch.device(device)
         self.frequencies = rope_frequencies(spec).to(device)  # no buffer: .to(bf16) must not touch it
@@ -95,7 +102,6 @@ def init(decoder: Decoder, seed: int) -> None:
     biases zero. numpy's Philox and not torch's generator: ranks may run unlike torch versions on unlike chips.
     """
     spec = decoder.spec
-    full_shapes = {"head.weight": (spec.vocab, spec.hidden), **shapes(spec)}
     std = math.sqrt(0.4 / spec.hidden)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
@@ -106,7 +112,7 @@ def init(decoder: Decoder, seed: int) -> None:
             else:
                 source = "embed.weight" if spec.tied and name == "head.weight" else name
                 scale = std / math.sqrt(2 * spec.layers) if source.endswith(("o.weight", "down.weight")) else std
-                full = torch.from_numpy(_normal(source, seed, full_shapes[name])) * scale
+                full = torch.from_numpy(_normal(source, seed, recipe.weight_of(spec, name).shape)) * scale
                 span = decoder.share.span(spec, name)
                 parameter.copy_(full if span is None else full.narrow(span[0], span[1], span[2] - span[1]))
 

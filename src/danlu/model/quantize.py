@@ -76,18 +76,20 @@ def quantize(folder: Path, out: Path, progress: Progress | None = None) -> Repor
 def _weights(spec: ModelSpec, entries: Mapping[str, Entry], path: Path, progress: Progress | None) -> Report:
     """Write every tensor of the model to one file, in order of the units."""
     theirs, shapes, small = families.names(spec), families.shapes(spec), set(matrices(spec))
+    pieces = families.pieces(spec)
+    dtypes = {ours: entries[parts[0].name].dtype for ours, parts in pieces.items()}
     layout: dict[str, tuple[str, tuple[int, ...]]] = {}
     for ours, name in theirs.items():
         if ours in small:
             parts = parts_of(*shapes[ours])
             layout |= {name + PARTS[field]: described for field, described in parts.items()}
         else:
-            layout[name] = (_kept_dtype(ours, entries[name].dtype), shapes[ours])
-    before = sum(_size(entries[name].dtype, entries[name].shape) for name in theirs.values())
+            layout[name] = (_kept_dtype(ours, dtypes[ours]), shapes[ours])
+    before = sum(_size(dtypes[ours], shapes[ours]) for ours in theirs)
     read, packed, signal, noise = 0, 0, 0.0, 0.0
     with tensorfile.Writer(path, layout, {"danlu_quant": str(VERSION)}) as out:
         for ours, name in theirs.items():
-            weight = load.tensor(entries[name])
+            weight = load.joined(pieces[ours], entries)
             if ours in small:
                 matrix = _quantize(name, weight)
                 for field, end in PARTS.items():
@@ -97,7 +99,7 @@ def _weights(spec: ModelSpec, entries: Mapping[str, Entry], path: Path, progress
                 signal, noise = signal + strength[0], noise + strength[1]
             else:
                 out.put(name, load.entry(weight.to(load.DTYPES[layout[name][0]])).buffer)
-            read += _size(entries[name].dtype, entries[name].shape)
+            read += _size(dtypes[ours], shapes[ours])
             if progress:
                 progress(name, read, before)
     after = sum(_size(*described) for described in layout.values())

@@ -18,6 +18,7 @@ from danlu.tensorfile import Entry
 
 VERSION = 1
 PARTS = {"packed": "", "absmax": ".absmax", "scale": ".scale", "offset": ".offset"}  # field of Nf4 -> end of the name
+ROUTING = ("router.weight", "shared_gate.weight")  # small, and an error there sends a token to other experts
 AGAIN = "quantize the model again: danlu quantize MODEL OUT"
 
 
@@ -41,7 +42,14 @@ class Nf4Linear(nn.Module):
 
 def matrices(spec: ModelSpec) -> tuple[str, ...]:
     """Our names of the matrices that are kept in 4 bits."""
-    return tuple(n for n, shape in families.shapes(spec).items() if n.startswith("layers.") and len(shape) == 2)
+    wanted = families.shapes(spec).items()
+    return tuple(n for n, shape in wanted if n.startswith("layers.") and len(shape) == 2 and not n.endswith(ROUTING))
+
+
+def shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Shapes of the model's tensors by their names in a quantized folder, before they are quantized."""
+    theirs = families.names(spec)
+    return {theirs[ours]: shape for ours, shape in families.shapes(spec).items()}
 
 
 def parts_of(rows: int, columns: int) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -93,7 +101,7 @@ def place(decoder: Decoder, read: Callable[[str], Tensor], device: str | torch.d
     theirs, shapes = families.names(decoder.spec), families.shapes(decoder.spec)
     for ours in matrices(decoder.spec):
         home, leaf = ours.removesuffix(".weight").rsplit(".", 1)
-        if home not in decoder.units:
+        if ".".join(ours.split(".")[:3]) not in decoder.units:
             continue
         unit = decoder.get_submodule(home)
         linear = getattr(unit, leaf)

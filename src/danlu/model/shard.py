@@ -6,46 +6,71 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+from danlu import recipe
 from danlu.errors import BadShares
-from danlu.families import cut_of
 from danlu.nouns import ModelSpec
+from danlu.recipe import Weight
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
     """The part of a decoder that one of several cards holds, as [start, stop) of every axis that can be cut.
 
-    first   this card adds what must be added once: the bias of a row-cut layer
+    experts      whole experts held; all of them where the cards share every expert's ffn
+    shared       columns of the shared expert;  filter  channels inside the local filter
+    card, cards  its number among those that share the stage; the first one adds what must be added once
     """
 
     heads: tuple[int, int]
     kv_heads: tuple[int, int]
     ffn: tuple[int, int]
     vocab: tuple[int, int]
-    first: bool = True
+    experts: tuple[int, int] = (0, 0)
+    shared: tuple[int, int] = (0, 0)
+    filter: tuple[int, int] = (0, 0)
+    card: int = 0
+    cards: int = 1
+
+    def holds(self, weight: Weight) -> bool:
+        """False for another card's experts, and for what only the first card adds."""
+        if weight.once and self.card:
+            return False
+        return weight.expert is None or self.experts[0] <= weight.expert < self.experts[1]
+
+    def shape(self, weight: Weight) -> tuple[int, ...]:
+        """Shape of this card's part of a weight."""
+        span = self._span(weight)
+        if span is None:
+            return weight.shape
+        axis, start, stop = span
+        return (*weight.shape[:axis], stop - start, *weight.shape[axis + 1 :])
 
     def span(self, spec: ModelSpec, name: str) -> tuple[int, int, int] | None:
         """(axis, start, stop), in elements, of the part of parameter `name` held here; None when all of it is."""
-        cut = cut_of(name)
-        if cut is None:
+        return self._span(recipe.weight_of(spec, name))
+
+    def _span(self, weight: Weight) -> tuple[int, int, int] | None:
+        if weight.axis is None:
             return None
-        axis, what = cut
-        start, stop = getattr(self, what)
-        size = spec.head_dim if what in ("heads", "kv_heads") else 1
-        return axis, start * size, stop * size
+        start, stop = getattr(self, weight.counts)
+        return weight.axis, start * weight.size, stop * weight.size
 
 
 def whole(spec: ModelSpec) -> Share:
     """The share of a card that holds everything."""
-    return Share((0, spec.heads), (0, spec.kv_heads), (0, spec.ffn), (0, spec.vocab))
+    return Share((0, spec.heads), (0, spec.kv_heads), (0, spec.ffn), (0, spec.vocab), (0, spec.experts),
+                 (0, spec.shared_ffn), (0, spec.hidden // 2))  # fmt: skip
 
 
-def cut(spec: ModelSpec, heads: Sequence[int], grain: int = 1) -> tuple[Share, ...]:
-    """The shares of cards that hold `heads` query heads each, in order; ffn and vocabulary follow in proportion.
+def cut(
+    spec: ModelSpec, heads: Sequence[int], grain: int = 1, experts: Sequence[int] | None = None
+) -> tuple[Share, ...]:
+    """The shares of cards that hold `heads` query heads each, in order; all other axes follow in proportion.
 
-    grain  ffn is cut at multiples of this (64 keeps the blocks of NF4 whole)
-    Raises BadShares if they do not sum to the model's heads, leave a card nothing, or cut a group of query heads that
-    share their keys and values.
+    grain    ffn is cut at multiples of this (64 keeps the blocks of NF4 whole)
+    experts  whole experts of each card; None cuts the ffn of every expert instead
+    Raises BadShares if they do not sum to the model's heads or experts, leave a card nothing, or cut a group of query
+    heads that share their keys and values.
     """
     group = spec.heads // spec.kv_heads
     said = f"{spec.heads} heads in {spec.kv_heads} groups of {group} over shares {list(heads)}"
@@ -54,10 +79,28 @@ def cut(spec: ModelSpec, heads: Sequence[int], grain: int = 1) -> tuple[Share, .
         raise BadShares(said, why=f"they sum to {sum(heads)}; each must be a multiple of {group} above 0", fix=fix)
     edges = [0, *accumulate(heads)]
     # Halves round up, not to even: steps of one or more then never give a card nothing.
-    ffn = [int(spec.ffn / grain * edge / spec.heads + 0.5) * grain for edge in edges[:-1]] + [spec.ffn]
-    vocab = [int(spec.vocab * edge / spec.heads + 0.5) for edge in edges]
-    axes = [list(pairwise(each)) for each in (edges, [edge // group for edge in edges], ffn, vocab)]
-    if any(start >= stop for each in axes for start, stop in each):
+    ffn, shared, channels, vocab = (
+        [int(size / step * edge / spec.heads + 0.5) * step for edge in edges[:-1]] + [size]
+        for size, step in ((spec.ffn, grain), (spec.shared_ffn, grain), (spec.hidden // 2, 1), (spec.vocab, 1))
+    )
+    axes = [edges, [edge // group for edge in edges], ffn, vocab]
+    needed = axes + [shared] * bool(spec.shared_ffn) + [channels] * ("lfa" in spec.recipe)
+    if any(start >= stop for each in needed for start, stop in pairwise(each)):
         raise BadShares(said, why=f"{spec.ffn} of ffn in steps of {grain} and {spec.vocab} of vocabulary do not give "
                         "every card a part", fix=fix)  # fmt: skip
-    return tuple(Share(h, g, f, v, first=h[0] == 0) for h, g, f, v in zip(*axes, strict=True))
+    parts = [list(pairwise(each)) for each in axes]
+    held = [(0, spec.experts)] * len(heads)
+    if experts is not None:
+        held, parts[2] = _experts(spec, heads, experts), [(0, spec.ffn)] * len(heads)
+    own = zip(*parts, held, pairwise(shared), pairwise(channels), strict=True)
+    return tuple(Share(h, g, f, v, e, s, c, card, len(heads)) for card, (h, g, f, v, e, s, c) in enumerate(own))
+
+
+def _experts(spec: ModelSpec, heads: Sequence[int], experts: Sequence[int]) -> list[tuple[int, int]]:
+    if len(experts) != len(heads) or sum(experts) != spec.experts or min(experts, default=0) < 1:
+        raise BadShares(
+            f"{spec.experts} experts over shares {list(experts)}",
+            why=f"{len(heads)} cards share them; the shares sum to {sum(experts)} and each must be at least 1",
+            fix=f"give every card an expert, {spec.experts} in all, or leave the experts' shares out to cut their ffn",
+        )
+    return list(pairwise([0, *accumulate(experts)]))

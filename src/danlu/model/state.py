@@ -37,6 +37,13 @@ class State(Protocol):
         """Attention of every token over its own sequence up to itself: o_THK."""
         ...
 
+    def before(self, layer: int, number: int, x_TC: Tensor, meta: Meta) -> Tensor:
+        """Each token's predecessor in its own sequence, zero before the first: (T, C).
+
+        number  which of a layer's convolutions over time asks; C is its width
+        """
+        ...
+
 
 class Causal:
     """State without a memory, for training and scoring: T = batch * seq, sequence by sequence."""
@@ -59,6 +66,12 @@ class Causal:
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
         )
         return o.transpose(1, 2).reshape(q_THK.shape)
+
+    def before(self, layer: int, number: int, x_TC: Tensor, meta: Meta) -> Tensor:
+        """The row above; zero where a sequence begins, and at a position 0: a document packed behind another."""
+        kept_T = meta.positions_T.ne(0)
+        kept_T.view(self.batch, self.seq)[:, 0] = False
+        return x_TC.roll(1, 0) * kept_T[:, None]
 
     def _mask(self, window: int, device: torch.device) -> Tensor:
         if (window, device) not in self._masks_SS:

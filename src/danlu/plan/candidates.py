@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from danlu import recipe
 from danlu.nouns import Card, Fleet, ModelSpec
 from danlu.plan.cost import entry_s, tied_s, unit_costs
 from danlu.plan.simulate import StageCost
@@ -48,8 +49,8 @@ class Sums:
             np.concatenate(([0.0], np.cumsum(each)))
             for each in (
                 [cost.forward_s for cost in costs], [cost.backward_s for cost in costs],
-                [cost.norm_s for cost in costs],
-                [cost.optimizer_s for cost in costs], [unit.endswith(".attn") for unit in ask.spec.units],
+                [cost.norm_s for cost in costs], [cost.optimizer_s for cost in costs],
+                [recipe.kind_of(unit) in recipe.ATTENDS for unit in ask.spec.units],
                 [cost.weight_s for cost in costs], [cost.split_s for cost in costs],
             )
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from danlu import recipe
 from danlu.nouns import ModelSpec
 
 
@@ -18,10 +19,15 @@ def unit_flop(spec: ModelSpec, unit: str, micro_batch: int, seq: int) -> float:
         return 0.0
     if kind == "head":
         return 2.0 * tokens * spec.hidden * spec.vocab
-    if kind == "attn":
-        return 2.0 * tokens * spec.hidden * (2 * q + 2 * kv) + 4.0 * micro_batch * attention_pairs(seq, spec.window) * q
+    if kind in recipe.ATTENDS:
+        projections = 2.0 * tokens * spec.hidden * (2 * q + 2 * kv)
+        convolutions = 8.0 * tokens * spec.hidden * (spec.hidden // 2) if kind == "lfa" else 0.0
+        return projections + convolutions + 4.0 * micro_batch * attention_pairs(seq, spec.window) * q
     if kind == "mlp":
         return 6.0 * tokens * spec.hidden * spec.ffn
+    if kind == "moe":
+        routing = 2.0 * tokens * spec.hidden * (spec.experts + (1 if spec.shared_ffn else 0))
+        return routing + 6.0 * tokens * spec.hidden * (spec.experts_used * spec.ffn + spec.shared_ffn)
     raise KeyError(unit)
 
 

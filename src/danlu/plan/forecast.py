@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from danlu import recipe
 from danlu.nouns import Forecast, Link, Plan
 from danlu.plan.cost import entry_s, tied_s, unit_costs
 from danlu.plan.memory import copied_params, stage_bytes
@@ -31,7 +32,7 @@ def stage_cost(plan: Plan, index: int) -> StageCost:
     card = plan.fleet.card(stage.cards[0])
     each = unit_costs(spec, card, plan.micro_batch, plan.seq, plan.dtype)
     start, attention = entry_s(spec, card, plan.micro_batch, plan.seq, plan.dtype)
-    attends = any(unit.endswith(".attn") for unit in spec.units[stage.start : stage.stop])
+    attends = any(recipe.kind_of(unit) in recipe.ATTENDS for unit in spec.units[stage.start : stage.stop])
     held = each[stage.start : stage.stop]
     if copied_params(spec, stage.start, stage.stop):
         held += (replace(each[0], forward_s=0.0, backward_s=0.0, weight_s=0.0, split_s=0.0),)

@@ -81,6 +81,10 @@ def unit_activation_bytes(spec: ModelSpec, unit: str, micro_batch: int, seq: int
     attn  its input, the norm's output (twice: before and after its weight), q and k after rotation, v, the heads'
           output (twice: as attention gave it and in token order)
     mlp   its input, the norm's output (twice), gate, up, silu(gate), their product
+    lfa   attn's; the shifted input; the channels inside the filter, the same shifted; u + h, and its norm (twice)
+    moe   its input, the norm's output (twice), router's probabilities; per expert that runs: its tokens, what mlp keeps
+          inside, its result before and after weighing, five indices and weights; for the shared
+          expert what mlp keeps inside
     """
     rows, hidden = micro_batch * seq, spec.hidden
     q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
@@ -89,11 +93,16 @@ def unit_activation_bytes(spec: ModelSpec, unit: str, micro_batch: int, seq: int
             numbers = 0.0
         case "head":
             numbers = rows * (3 * hidden + spec.vocab)
-        case "attn":
+        case "attn" | "lfa" as kind:
             extra = 2 * (q + kv) if spec.qk_norm else 0
-            numbers = rows * (3 * hidden + 3 * q + 2 * kv + extra)
+            filtered = 4 * hidden + 2 * (hidden // 2) if kind == "lfa" else 0
+            numbers = rows * (3 * hidden + 3 * q + 2 * kv + extra + filtered)
         case "mlp":
             numbers = rows * (3 * hidden + 4 * spec.ffn)
+        case "moe":
+            shared = 4 * spec.shared_ffn + hidden + 2 if spec.shared_ffn else 0
+            each = 3 * hidden + 4 * spec.ffn + 9
+            numbers = rows * (3 * hidden + spec.experts + spec.experts_used * each + shared)
         case _:
             raise KeyError(unit)
     return int(numbers * DTYPE_BYTES[dtype]) + (8 * rows if unit == "embed" else 0)
@@ -101,5 +110,7 @@ def unit_activation_bytes(spec: ModelSpec, unit: str, micro_batch: int, seq: int
 
 def _widest(spec: ModelSpec, unit: str) -> int:
     kind = unit.rsplit(".", 1)[-1]
-    widths = {"head": spec.vocab, "mlp": spec.ffn, "attn": spec.heads * spec.head_dim}
+    attends = max(spec.heads * spec.head_dim, spec.hidden)
+    widths = {"head": spec.vocab, "mlp": spec.ffn, "attn": spec.heads * spec.head_dim, "lfa": attends,
+              "moe": max(spec.experts_used * max(spec.ffn, spec.hidden), spec.shared_ffn)}  # fmt: skip
     return widths.get(kind, spec.hidden)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from danlu import recipe
 from danlu.nouns import ModelSpec
 from danlu.plan.flop import attention_pairs
 
@@ -35,13 +36,14 @@ def forward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator,
         case "head":
             return (_rows("norm", rows, hidden, 3), *_linear(rows, hidden, spec.vocab), loss(spec, batch, seq))
         case "mlp":
-            halves = (*_linear(rows, hidden, spec.ffn), *_linear(rows, hidden, spec.ffn))
-            return (_rows("norm", rows, hidden, 3), *halves, _rows("gate", rows, spec.ffn, 5),
-                    *_linear(rows, spec.ffn, hidden), _flat("add", rows * hidden, 3))  # fmt: skip
-        case "attn":
+            return (_rows("norm", rows, hidden, 3), *_gated(rows, hidden, spec.ffn), _flat("add", rows * hidden, 3))
+        case "moe":
+            return _moe(spec, rows)
+        case "attn" | "lfa" as kind:
             q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
             inputs = (*_linear(rows, hidden, q), *_linear(rows, hidden, kv), *_linear(rows, hidden, kv))
-            return (_rows("norm", rows, hidden, 3), *inputs, *_head_norms(spec, rows, ""),
+            filtered = _filter(rows, hidden) if kind == "lfa" else ()
+            return (_rows("norm", rows, hidden, 3), *filtered, *inputs, *_head_norms(spec, rows, ""),
                     _rows("rotate", rows, q, 7), _rows("rotate", rows, kv, 7), _attention(spec, batch, seq, ""),
                     _flat("copy", rows * q, 2), *_linear(rows, q, hidden), _flat("add", rows * hidden, 3))  # fmt: skip
     raise KeyError(unit)
@@ -58,17 +60,18 @@ def backward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator
             end = loss(spec, batch, seq, "_back")
             return (end, *_linear_back(rows, hidden, spec.vocab), _rows("norm_back", rows, hidden, 8))
         case "mlp":
-            halves = (*_linear_back(rows, hidden, spec.ffn), *_linear_back(rows, hidden, spec.ffn))
-            sums = _flat("add_", rows * hidden, 3, 2)
-            return (*_linear_back(rows, spec.ffn, hidden), _rows("gate_back", rows, spec.ffn, 9), *halves, sums,
+            return (*_gated_back(rows, hidden, spec.ffn), _flat("add_", rows * hidden, 3),
                     _rows("norm_back", rows, hidden, 8))  # fmt: skip
-        case "attn":
+        case "moe":
+            return _moe_back(spec, rows)
+        case "attn" | "lfa" as kind:
             q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
             inputs = (*_linear_back(rows, hidden, q), *_linear_back(rows, hidden, kv), *_linear_back(rows, hidden, kv))
+            filtered = _filter_back(rows, hidden) if kind == "lfa" else ()
             return (*_linear_back(rows, q, hidden), _flat("copy", rows * q, 2), _attention(spec, batch, seq, "_back"),
                     _rows("rotate_back", rows, q, 9), _rows("rotate_back", rows, kv, 9),
-                    *_head_norms(spec, rows, "_back"), *inputs, _flat("add_", rows * hidden, 3, 3),
-                    _rows("norm_back", rows, hidden, 8))  # fmt: skip
+                    *_head_norms(spec, rows, "_back"), *inputs, *filtered,
+                    _flat("add_", rows * hidden, 3, 3), _rows("norm_back", rows, hidden, 8))  # fmt: skip
     raise KeyError(unit)
 
 
@@ -85,7 +88,7 @@ def split(backward: Sequence[Operator]) -> tuple[Operator, ...]:
 def entry(spec: ModelSpec, units: Sequence[str], batch: int, seq: int) -> tuple[Operator, ...]:
     """What one micro-batch costs a stage beside its units: the call itself, autograd's start, positions' angles."""
     call = Operator("start", (), 1, 0)
-    if not any(unit.endswith(".attn") for unit in units):
+    if not any(recipe.kind_of(unit) in recipe.ATTENDS for unit in units):
         return (call,)
     return (call, _rows("angles", batch * seq, spec.head_dim, 4))
 
@@ -135,6 +138,65 @@ def _linear(rows: int, inner: int, columns: int) -> tuple[Operator, ...]:
 def _linear_back(rows: int, inner: int, columns: int) -> tuple[Operator, ...]:
     return (_product("matmul_dx", rows, inner, columns), _product("matmul_dw", rows, inner, columns),
             Operator("call_back", (), 1, 0))  # fmt: skip
+
+
+def _gated(rows: int, hidden: int, ffn: int) -> tuple[Operator, ...]:
+    halves = (*_linear(rows, hidden, ffn), *_linear(rows, hidden, ffn))
+    return (*halves, _rows("gate", rows, ffn, 5), *_linear(rows, ffn, hidden))
+
+
+def _gated_back(rows: int, hidden: int, ffn: int) -> tuple[Operator, ...]:
+    halves = (*_linear_back(rows, hidden, ffn), *_linear_back(rows, hidden, ffn))
+    back = (*_linear_back(rows, ffn, hidden), _rows("gate_back", rows, ffn, 9))
+    return (*back, *halves, _flat("add_", rows * hidden, 3))
+
+
+def _spread(spec: ModelSpec, rows: int) -> tuple[tuple[int, int], ...]:
+    """(experts, tokens of each) when tokens spread as evenly as they can; they sum to every token's experts."""
+    least, more = divmod(rows * spec.experts_used, spec.experts)
+    return tuple(pair for pair in ((more, least + 1), (spec.experts - more, least)) if pair[0] and pair[1])
+
+
+def _moe(spec: ModelSpec, rows: int) -> tuple[Operator, ...]:
+    """Routing, the experts that run, the shared one; gathering tokens and adding results are copies."""
+    hidden, sent = spec.hidden, rows * spec.experts_used
+    each = [_times(_gated(tokens, hidden, spec.ffn), count) for count, tokens in _spread(spec, rows)]
+    shared = (*_linear(rows, hidden, 1), *_gated(rows, hidden, spec.shared_ffn)) if spec.shared_ffn else ()
+    return (_rows("norm", rows, hidden, 3), *_linear(rows, hidden, spec.experts), *shared, *sum(each, ()),
+            _flat("copy", sent * hidden, 2, 2), _flat("add", sent * hidden, 3),
+            _flat("add", rows * hidden, 3))  # fmt: skip
+
+
+def _moe_back(spec: ModelSpec, rows: int) -> tuple[Operator, ...]:
+    hidden, sent = spec.hidden, rows * spec.experts_used
+    each = [_times(_gated_back(tokens, hidden, spec.ffn), count) for count, tokens in _spread(spec, rows)]
+    shared = (
+        (*_linear_back(rows, hidden, 1), *_gated_back(rows, hidden, spec.shared_ffn)) if spec.shared_ffn else ()
+    )
+    return (_flat("copy", sent * hidden, 2, 2), *sum(each, ()), *shared, *_linear_back(rows, hidden, spec.experts),
+            _flat("add_", rows * hidden, 3, 2), _flat("add_", sent * hidden, 3),
+            _rows("norm_back", rows, hidden, 8))  # fmt: skip
+
+
+def _times(ops: tuple[Operator, ...], count: int) -> tuple[Operator, ...]:
+    return tuple(op._replace(times=op.times * count) for op in ops)
+
+
+def _filter(rows: int, hidden: int) -> tuple[Operator, ...]:
+    """Yuan's local filter: two convolutions of two taps, each two products on shifted rows, and a norm."""
+    inner = hidden // 2
+    taps = (*_linear(rows, hidden, inner), *_linear(rows, hidden, inner),
+            *_linear(rows, inner, hidden), *_linear(rows, inner, hidden))  # fmt: skip
+    return (*taps, _flat("copy", rows * (hidden + inner), 2), _flat("add", rows * hidden, 3, 2),
+            _flat("add", rows * inner, 3), _rows("norm", rows, hidden, 3))  # fmt: skip
+
+
+def _filter_back(rows: int, hidden: int) -> tuple[Operator, ...]:
+    inner = hidden // 2
+    taps = (*_linear_back(rows, inner, hidden), *_linear_back(rows, inner, hidden),
+            *_linear_back(rows, hidden, inner), *_linear_back(rows, hidden, inner))  # fmt: skip
+    return (_rows("norm_back", rows, hidden, 8), *taps, _flat("copy", rows * (hidden + inner), 2),
+            _flat("add_", rows * hidden, 3, 2), _flat("add_", rows * inner, 3))  # fmt: skip
 
 
 def _attention(spec: ModelSpec, batch: int, seq: int, back: str) -> Operator:

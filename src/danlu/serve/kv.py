@@ -20,17 +20,31 @@ from danlu.serve.pages import PAGE
 
 
 def page_bytes(spec: ModelSpec, dtype: torch.dtype) -> int:
-    """Bytes of one page over all layers."""
-    return 2 * spec.layers * PAGE * spec.kv_heads * spec.head_dim * dtype.itemsize
+    """Bytes of one page over all layers: keys, values, and the state of a local filter after its newest token."""
+    edge = sum(edge_widths(spec))
+    return spec.layers * (2 * PAGE * spec.kv_heads * spec.head_dim + edge) * dtype.itemsize
+
+
+def edge_widths(spec: ModelSpec) -> tuple[int, ...]:
+    """Widths of what a layer's convolutions over time look back at by one token; none without a local filter."""
+    return (spec.hidden, spec.hidden // 2) if "lfa" in spec.recipe else ()
 
 
 class Paged:
-    """Owns the KV tensors of `count` pages: per layer one of keys and one of values, (count * PAGE, G, K)."""
+    """Owns the KV tensors of `count` pages: per layer one of keys and one of values, (count * PAGE, G, K).
+
+    A model with a local filter has its state there too, per layer and convolution (count, C): what the newest token of
+    each page left behind. Prefixes are shared by whole pages, so a sequence that goes on always finds it at an edge.
+    """
 
     def __init__(self, spec: ModelSpec, count: int, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
         shape = (count * PAGE, spec.kv_heads, spec.head_dim)
         self._layers = [
             (torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device))
+            for _ in range(spec.layers)
+        ]
+        self._edges = [
+            [torch.zeros(count, width, dtype=dtype, device=device) for width in edge_widths(spec)]
             for _ in range(spec.layers)
         ]
         self._device = torch.device(device)
@@ -53,7 +67,8 @@ class Paged:
             groups.append(Group.of(todo[:size], row, self._device))
             row += size * groups[-1].count
             del todo[:size]
-        return Batch(self._layers, torch.tensor(slots, device=self._device), groups)
+        look = Look.of(pieces, self._device) if self._edges and self._edges[0] else None
+        return Batch(self._layers, torch.tensor(slots, device=self._device), groups, self._edges, look)
 
 
 def _alike(pieces: Sequence[Piece]) -> int:
@@ -120,11 +135,48 @@ class Group:
         return seen[:, None]
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Where the tokens of a step find their predecessors' filter state, and where they leave their own.
+
+    fresh_B  rows of tokens that begin a sequence
+    later_B  rows of first tokens that do not; from_B the pages of their predecessors
+    last_P   rows of the newest token of each page written;  to_P  those pages
+    """
+
+    fresh_B: Tensor
+    later_B: Tensor
+    from_B: Tensor
+    last_P: Tensor
+    to_P: Tensor
+
+    @staticmethod
+    def of(pieces: Sequence[Piece], device: torch.device) -> Look:
+        """The index tensors of one step, used by every layer."""
+        fresh, later, source, last, target, row = [], [], [], [], [], 0
+        for piece in pieces:
+            if piece.start:
+                later.append(row)
+                source.append(piece.pages[(piece.start - 1) // PAGE])
+            else:
+                fresh.append(row)
+            for page in range(piece.start // PAGE, -(-piece.stop // PAGE)):
+                last.append(row + min((page + 1) * PAGE, piece.stop) - 1 - piece.start)
+                target.append(piece.pages[page])
+            row += piece.stop - piece.start
+        found = (torch.tensor(each, dtype=torch.int64, device=device) for each in (fresh, later, source, last, target))
+        return Look(*found)
+
+
 class Batch:
     """The decoder's state for one forward pass: writes keys and values to their slots, attends over whole prefixes."""
 
-    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], slots_T: Tensor, groups: Sequence[Group]) -> None:
+    def __init__(
+        self, layers: Sequence[tuple[Tensor, Tensor]], slots_T: Tensor, groups: Sequence[Group],
+        edges: Sequence[Sequence[Tensor]] = (), look: Look | None = None,
+    ) -> None:  # fmt: skip
         self._layers, self._slots_T, self._groups = layers, slots_T, groups
+        self._edges, self._look = edges, look
         self._masks: dict[tuple[int, int | None], Tensor | None] = {}
 
     def attend(
@@ -136,6 +188,17 @@ class Batch:
         values.index_copy_(0, self._slots_T, v_TGK.to(values.dtype))
         out = [self._group(i, group, keys, values, q_THK, scale, window) for i, group in enumerate(self._groups)]
         return out[0] if len(out) == 1 else torch.cat(out)
+
+    def before(self, layer: int, number: int, x_TC: Tensor, meta: Meta) -> Tensor:
+        """Each token's predecessor: the row above, for a piece's first token what its page kept, or zero."""
+        look = self._look
+        assert look is not None, "the model's recipe names no local filter"
+        kept = self._edges[layer][number]
+        past_TC = x_TC.roll(1, 0)
+        past_TC[look.fresh_B] = 0
+        past_TC[look.later_B] = kept[look.from_B].to(x_TC.dtype)
+        kept[look.to_P] = x_TC[look.last_P].to(kept.dtype)
+        return past_TC
 
     def _group(
         self, i: int, group: Group, keys: Tensor, values: Tensor, q_THK: Tensor, scale: float, window: int | None

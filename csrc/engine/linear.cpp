@@ -13,15 +13,6 @@ namespace {
 constexpr int64_t kInner = 2048;  // columns at a time when rows are many: 24 KiB of inputs, inside a first-level cache
 constexpr int64_t kOuter = 32;    // weight rows that stay in the second-level cache while all input rows pass
 
-struct Product {
-    const float* x;
-    int64_t x_cols, x_rows;
-    float* out;  // column of the matrix's first row
-    int64_t out_cols;
-    const float* bias;
-    bool add;
-};
-
 template <int M, int N, class T>
 AVX2 inline void tile(const Product& p, const T* w, int64_t cols, int64_t m, int64_t n, Span inner) {
     __m256 sum[M][N];
@@ -57,7 +48,7 @@ AVX2 void strip(const Product& p, const T* w, int64_t cols, int64_t m, Span oute
 }
 
 template <class T>
-AVX2 void multiply(const Product& p, const danlu_weight& w, Span mine) {
+AVX2 void rows_times(const Product& p, const danlu_weight& w, Span mine) {
     const T* data = static_cast<const T*>(w.data);
     for (int64_t k = 0; k < w.cols; k += kInner) {
         const Span inner{k, std::min(w.cols, k + kInner)};
@@ -70,6 +61,16 @@ AVX2 void multiply(const Product& p, const danlu_weight& w, Span mine) {
         }
     }
 }
+
+}  // namespace
+
+AVX2 void multiply_dense(const Product& p, const danlu_weight& w, Span mine) {
+    if (w.kind == KIND_FP32) rows_times<float>(p, w, mine);
+    if (w.kind == KIND_BF16) rows_times<Bf16>(p, w, mine);
+    if (w.kind == KIND_FP16) rows_times<Fp16>(p, w, mine);
+}
+
+namespace {
 
 // 4-bit weights write their sums; what is to be added goes through the thread's own scratch.
 void multiply_q4(const Run& run, const Product& p, const danlu_weight& w, int part, int parts) {
@@ -90,10 +91,19 @@ void multiply_q4(const Run& run, const Product& p, const danlu_weight& w, int pa
 }  // namespace
 
 bool needs_ready(const danlu_program& program, const danlu_op& op) {
+    if (op.code == OP_EXPERTS || op.code == OP_COLLECT) return true;
     if (op.code != OP_LINEAR) return false;
     for (int32_t i : op.weight)
         if (i >= 0 && program.weights[i].kind == KIND_Q4) return true;
     return false;
+}
+
+Scratch linear_scratch(const danlu_program& p, const danlu_op& op, const danlu_q4_kernels& q4, int64_t tokens, int threads) {
+    const auto precision = danlu_precision(p.precision);
+    const danlu_buffer& in = p.buffers[op.source];
+    const int64_t rows = tokens * in.times;
+    const int64_t sums = op.n[0] ? rows * added_rows(p.buffers[op.out].cols, threads) * int64_t(sizeof(float)) : 0;
+    return {q4.ready_bytes(rows, in.cols, precision), rounded(q4.scratch_bytes(rows, in.cols, precision)) + sums};
 }
 
 void op_prepare(const Run& run, const danlu_op& op, int part, int parts) {
@@ -107,16 +117,16 @@ void op_prepare(const Run& run, const danlu_op& op, int part, int parts) {
 AVX2 void op_linear(const Run& run, const danlu_op& op, int part, int parts) {
     const danlu_buffer &out = run.buffer(op.out), &in = run.buffer(op.source);
     if (run.rows(in) == 0) return;
-    int64_t column = 0;
+    int64_t column = op.n[1];
     for (int i = 0; i < 3 && op.weight[i] >= 0; i++) {
         const danlu_weight& w = run.weight(op.weight[i]);
         const auto* bias = op.bias[i] < 0 ? nullptr : static_cast<const float*>(run.weight(op.bias[i]).data);
         const Product p{in.data, in.cols, run.rows(in), out.data + column, out.cols, bias, op.n[0] != 0};
         const Span mine = part_of(w.rows, part, parts);
-        if (w.kind == KIND_FP32) multiply<float>(p, w, mine);
-        if (w.kind == KIND_BF16) multiply<Bf16>(p, w, mine);
-        if (w.kind == KIND_FP16) multiply<Fp16>(p, w, mine);
-        if (w.kind == KIND_Q4) multiply_q4(run, p, w, part, parts);
+        if (w.kind == KIND_Q4)
+            multiply_q4(run, p, w, part, parts);
+        else
+            multiply_dense(p, w, mine);
         column += w.rows;
     }
 }

@@ -10,7 +10,7 @@ constexpr int kProgramVersion = 1;
 // Numbers of src/danlu/kernels/program.py, class Code; what each does is said there.
 enum danlu_code : int32_t {
     OP_EMBED, OP_TAKE, OP_NORM, OP_LINEAR, OP_HEAD_NORM, OP_ANGLES, OP_ROPE, OP_STORE, OP_ATTEND, OP_GATE, OP_ADD,
-    OP_COUNT,
+    OP_PAST, OP_ROUTE, OP_EXPERTS, OP_COLLECT, OP_BLEND, OP_COUNT,
 };
 
 // Of a weight, and (the first three) of keys and values. The data of a KIND_Q4 is a danlu_q4 (q4/q4.h).
@@ -33,15 +33,17 @@ struct danlu_weight {
 };
 
 struct danlu_buffer {
-    float* data;  // [rows of the step][cols]
+    float* data;  // [rows of the step x times][cols]
     int64_t cols;
-    int32_t rows, unused;
+    int32_t rows, times;
 };
 
-// Pages of keys and values: per layer [pages * page][heads][size], read and written in place.
+// Pages of keys and values: per layer [pages * page][heads][size], read and written in place. `edges` has what a layer's
+// two convolutions over time look back at, [pages][width] after the newest token of each page; null without any.
 struct danlu_kv {
     void* const* keys;
     void* const* values;
+    void* const* edges;
     int32_t kind, page, heads, size;
 };
 

@@ -30,6 +30,7 @@ struct Known {
 constexpr Known kKnown[OP_COUNT] = {
     {op_embed, true},  {op_take, false}, {op_norm, true},  {op_linear, false}, {op_head_norm, true}, {op_angles, true},
     {op_rope, true},   {op_store, true}, {op_attend, false}, {op_gate, true},  {op_add, true},
+    {op_past, false},  {op_route, true}, {op_experts, false}, {op_collect, false}, {op_blend, true},
 };
 
 struct Task {
@@ -39,10 +40,14 @@ struct Task {
 };
 
 // The buffer whose rows an operator is cut by.
-int32_t rows_of(const danlu_program& p, const danlu_op& op) { return p.buffers[op.out < 0 ? op.source : op.out].rows; }
+int32_t rows_of(const danlu_op& op) { return op.out < 0 ? op.source : op.out; }
+
+bool alike(const danlu_program& p, int32_t a, int32_t b) {
+    return p.buffers[a].rows == p.buffers[b].rows && p.buffers[a].times == p.buffers[b].times;
+}
 
 bool free_to_go_on(const danlu_program& p, const danlu_op& before, const danlu_op& op) {
-    return kKnown[before.code].by_rows && kKnown[op.code].by_rows && rows_of(p, before) == rows_of(p, op);
+    return kKnown[before.code].by_rows && kKnown[op.code].by_rows && alike(p, rows_of(before), rows_of(op));
 }
 
 // Before a thread may go on to an operator that others' rows go into; a prepared input is made row by row.
@@ -54,9 +59,10 @@ void enter(Task& task, int i, int part, int parts) {
         return;
     }
     const danlu_op* before = i > task.first ? p.ops + i - 1 : nullptr;
-    const bool own = before && kKnown[before->code].by_rows && rows_of(p, *before) == p.buffers[op.source].rows;
+    const bool linear = op.code == OP_LINEAR;
+    const bool own = before && linear && kKnown[before->code].by_rows && alike(p, rows_of(*before), op.source);
     if (before && !own) task.barrier.meet(parts);
-    op_prepare(task.run, op, part, parts);
+    (linear ? op_prepare : prepare_experts)(task.run, op, part, parts);
     task.barrier.meet(parts);
 }
 
@@ -85,23 +91,16 @@ bool known(const danlu_program& p, const danlu_op& op) {
     return true;
 }
 
-struct Scratch {
-    int64_t ready = 0, own = 0;  // bytes, of all and of one thread
-};
-
 Scratch scratch_of(const danlu_program& p, int64_t tokens, int threads, const danlu_q4_kernels& q4) {
-    Scratch s{0, attend_bytes(p)};
-    const auto precision = danlu_precision(p.precision);
+    Scratch most{0, attend_bytes(p)};
     for (int32_t i = 0; i < p.count; i++) {
         const danlu_op& op = p.ops[i];
-        if (op.code == OP_EMBED) s.own = std::max(s.own, embed_bytes(p, op));
+        if (op.code == OP_EMBED) most.own = std::max(most.own, embed_bytes(p, op));
         if (!needs_ready(p, op)) continue;
-        const int64_t cols = p.buffers[op.source].cols;
-        s.ready = std::max(s.ready, rounded(q4.ready_bytes(tokens, cols, precision)));
-        const int64_t sums = op.n[0] ? tokens * added_rows(p.buffers[op.out].cols, threads) * int64_t(sizeof(float)) : 0;
-        s.own = std::max(s.own, rounded(q4.scratch_bytes(tokens, cols, precision)) + sums);
+        const Scratch here = (op.code == OP_LINEAR ? linear_scratch : experts_scratch)(p, op, q4, tokens, threads);
+        most = {std::max(most.ready, here.ready), std::max(most.own, here.own)};
     }
-    return {s.ready, rounded(s.own)};
+    return {rounded(most.ready), rounded(most.own)};
 }
 
 }  // namespace

@@ -40,7 +40,9 @@ struct Run {
     char* own;          // own_bytes for every thread
     int64_t own_bytes;
 
-    int64_t rows(const danlu_buffer& b) const { return b.rows == ROWS_TOKENS ? step->rows : step->wanted_rows; }
+    int64_t rows(const danlu_buffer& b) const {
+        return int64_t(b.rows == ROWS_TOKENS ? step->rows : step->wanted_rows) * b.times;
+    }
     const danlu_buffer& buffer(int32_t i) const { return program->buffers[i]; }
     const danlu_weight& weight(int32_t i) const { return program->weights[i]; }
     int32_t position(int64_t row) const {
@@ -72,13 +74,37 @@ void op_store(const Run&, const danlu_op&, int, int);
 void op_attend(const Run&, const danlu_op&, int, int);
 void op_gate(const Run&, const danlu_op&, int, int);
 void op_add(const Run&, const danlu_op&, int, int);
+void op_past(const Run&, const danlu_op&, int, int);
+void op_route(const Run&, const danlu_op&, int, int);
+void op_experts(const Run&, const danlu_op&, int, int);
+void op_collect(const Run&, const danlu_op&, int, int);
+void op_blend(const Run&, const danlu_op&, int, int);
 
 int64_t attend_bytes(const danlu_program& program);  // of scratch, for one thread
 
-// Products with 4-bit weights: `op_prepare` brings the rows of a part to the form that they read, before any thread
-// multiplies.
+// Products with 4-bit weights, and all of experts: the rows of a part are brought to the form that they read before any
+// thread multiplies.
 bool needs_ready(const danlu_program& program, const danlu_op& op);
 void op_prepare(const Run&, const danlu_op&, int part, int parts);
+void prepare_experts(const Run&, const danlu_op&, int part, int parts);
+
+// Rows `mine` of a fp32, bf16 or fp16 matrix times x_rows rows of x, into out or added to it.
+struct Product {
+    const float* x;
+    int64_t x_cols, x_rows;
+    float* out;  // column of the matrix's first row
+    int64_t out_cols;
+    const float* bias;
+    bool add;
+};
+void multiply_dense(const Product&, const danlu_weight&, Span mine);
+
+// Bytes that an operator which needs it has for all threads and for one, in a step of so many tokens.
+struct Scratch {
+    int64_t ready = 0, own = 0;
+};
+Scratch linear_scratch(const danlu_program&, const danlu_op&, const danlu_q4_kernels&, int64_t tokens, int threads);
+Scratch experts_scratch(const danlu_program&, const danlu_op&, const danlu_q4_kernels&, int64_t tokens, int threads);
 
 int64_t embed_bytes(const danlu_program&, const danlu_op&);  // of one thread's scratch
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from danlu import events
 from danlu.kernels import nf4, q4
 from danlu.kernels.linear import PRECISIONS
 from danlu.kernels.lower import NotLowered, lower
@@ -18,6 +19,7 @@ from danlu.kernels.step import Cache, Piece, Step
 from danlu.model.net import Causal, Decoder, init
 from danlu.model.rope import rope_frequencies
 from danlu.nouns import ModelSpec, RopeScaling
+from danlu.serve.kv import edge_widths
 
 PAGE = 16
 BASE = ModelSpec("llama", layers=2, hidden=48, heads=6, kv_heads=2, head_dim=8, ffn=80, vocab=97, positions=512)
@@ -29,6 +31,10 @@ SPECS = {
     "qwen2": replace(BASE, family="qwen2", qkv_bias=True, tied=True),
     "qwen3": replace(BASE, family="qwen3", qk_norm=True, head_dim=20),
     "mistral": replace(BASE, family="mistral", window=23),
+    "mixtral": replace(BASE, family="mixtral", recipe=("attn", "moe"), experts=5, experts_used=2, ffn=32),
+    "qwen2_moe": replace(BASE, family="qwen2_moe", recipe=("attn", "moe"), experts=9, experts_used=4, ffn=24,
+                         shared_ffn=56, norm_topk=False, qkv_bias=True),
+    "yuan": replace(BASE, family="yuan", recipe=("lfa", "mlp"), kv_heads=6),
     "wide": replace(BASE, heads=6, kv_heads=1, head_dim=64, window=100),
 }
 
@@ -53,7 +59,9 @@ def weights(made: Decoder) -> dict[str, torch.Tensor]:
 def cache(spec: ModelSpec, pages: int = 24, dtype: torch.dtype = torch.float32) -> Cache:
     shape = (pages * PAGE, spec.kv_heads, spec.head_dim)
     stale = torch.full(shape, float("nan"), dtype=dtype)  # whoever reads a slot that nobody wrote shows it
-    return Cache([(stale.clone(), stale.clone()) for _ in range(spec.layers)], PAGE)
+    edges = [[torch.full((pages, width), float("nan"), dtype=dtype) for width in edge_widths(spec)]
+             for _ in range(spec.layers)]  # fmt: skip
+    return Cache([(stale.clone(), stale.clone()) for _ in range(spec.layers)], PAGE, edges)
 
 
 def runner(made: Decoder, isa: str = "auto", dtype: torch.dtype = torch.float32) -> Runner:
@@ -131,14 +139,17 @@ def test_half_width_weights_and_pages(dtype):
     torch.testing.assert_close(got, exact, atol=5e-2, rtol=5e-2)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_4_bit_weights_beside_their_own_values(precision):
-    made = decoder(replace(SPECS["qwen3"], hidden=150, ffn=333))
-    small = {name: q4.of_nf4(nf4.quantize_nf4(weight)) if weight.dim() == 2 and "freq" not in name else weight
+FOUR_BITS = [*(("qwen3", precision) for precision in PRECISIONS), ("qwen2_moe", "fp32"), ("yuan", "int16")]
+
+
+@pytest.mark.parametrize(("family", "precision"), FOUR_BITS)
+def test_4_bit_weights_beside_their_own_values(family, precision):
+    made = decoder(replace(SPECS[family], hidden=150, ffn=333))
+    small = {name: q4.of_nf4(nf4.quantize_nf4(weight)) if weight.dim() == 2 and "router" not in name else weight
              for name, weight in weights(made).items()}  # fmt: skip
     with torch.no_grad():
         for name, parameter in made.named_parameters():
-            if parameter.dim() == 2:
+            if isinstance(small[name], q4.Q4):
                 parameter.copy_(q4.dequantize(small[name]))
     run = Runner(lower(made.spec), small, cache(made.spec), precision=precision)
     a, b = sequence(70, 1), sequence(40, 2)
@@ -148,7 +159,8 @@ def test_4_bit_weights_beside_their_own_values(precision):
     got = say(run, (a, [0, 1, 2, 3, 4], 65, 66), (b, [9, 8, 7], 30, 31))
     torch.set_num_threads(1)
     error = float((got - want).norm() / want.norm())
-    assert error < {"fp32": 1e-5, "int16": 1e-3, "int8": 5e-2}[precision], error
+    assert not any(name.startswith("engine.") for name in events.fallbacks)
+    assert error < {"fp32": 1e-5, "int16": 1e-3, "int8": 1e-1}[precision], error
 
 
 def test_a_token_is_the_same_in_any_company():

@@ -61,8 +61,8 @@ def norm(s: Scene, op: Op) -> None:
 
 
 def linear(s: Scene, op: Op) -> None:
-    """Up to three matrices on the same rows, side by side."""
-    out, x, column = s.buffers[op.out], s.buffers[op.source], 0
+    """Up to three matrices on the same rows, side by side from a column on."""
+    out, x, column = s.buffers[op.out], s.buffers[op.source], op.n[1]
     for name, bias in zip(op.weights, op.biases or (None,) * len(op.weights), strict=True):
         y = times(x, s.weights[name], s.precision)
         y = y if bias is None else y + s.vector(bias)
@@ -140,7 +140,64 @@ def add(s: Scene, op: Op) -> None:
     s.buffers[op.out].add_(s.buffers[op.source])
 
 
+def past(s: Scene, op: Op) -> None:
+    """Each token's predecessor; the newest token of every page leaves its row there."""
+    out, x, kept, page = s.buffers[op.out], s.buffers[op.source], s.cache.edges[op.n[0]][op.n[1]], s.cache.page
+    row = 0
+    for piece in s.step.pieces:
+        count = piece.stop - piece.start
+        before = kept[piece.pages[(piece.start - 1) // page]].float() if piece.start else torch.zeros(x.shape[1])
+        out[row] = before
+        out[row + 1 : row + count] = x[row : row + count - 1]
+        for number in range(piece.start // page, -(-piece.stop // page)):
+            newest = min((number + 1) * page, piece.stop) - 1
+            kept[piece.pages[number]] = x[row + newest - piece.start].to(kept.dtype)
+        row += count
+
+
+def route(s: Scene, op: Op) -> None:
+    """The greatest of a softmax, and their shares of it."""
+    out = s.buffers[op.out]
+    weight, number = F.softmax(s.buffers[op.source], -1).topk(out.shape[1] // 2)
+    out.copy_(torch.cat((number, weight / weight.sum(-1, keepdim=True) if op.n[0] else weight), -1))
+
+
+def dealt(s: Scene, op: Op) -> list[Tensor]:
+    """Per expert its slots: token * used + place among that token's experts, in order of the tokens."""
+    number = s.buffers[op.other].chunk(2, -1)[0].flatten()
+    return [(number == expert).nonzero().flatten() for expert in range(op.n[0])]
+
+
+def experts(s: Scene, op: Op) -> None:
+    """Two matrices of every expert on the rows routed to it."""
+    out, x, row = s.buffers[op.out], s.buffers[op.source], 0
+    used, count = s.buffers[op.other].shape[1] // 2, op.n[0]
+    for expert, slots in enumerate(dealt(s, op)):
+        mine = x[slots // used]
+        pair = [times(mine, s.weights[op.weights[expert + i * count]], s.precision) for i in range(2) if len(slots)]
+        if pair:
+            out[row : row + len(slots)] = torch.cat(pair, -1)
+        row += len(slots)
+
+
+def collect(s: Scene, op: Op) -> None:
+    """Back to the tokens, weighted."""
+    out, x, row = s.buffers[op.out], s.buffers[op.source], 0
+    weight = s.buffers[op.other].chunk(2, -1)[1]
+    for expert, slots in enumerate(dealt(s, op)):
+        if len(slots):
+            y = times(x[row : row + len(slots)], s.weights[op.weights[expert]], s.precision)
+            out.index_add_(0, slots // weight.shape[1], y * weight.flatten()[slots, None])
+        row += len(slots)
+
+
+def blend(s: Scene, op: Op) -> None:
+    """A share of other rows added."""
+    s.buffers[op.out].add_(s.buffers[op.source] * s.buffers[op.other][:, :1].sigmoid())
+
+
 OPERATORS: Mapping[Code, Callable[[Scene, Op], None]] = {
     Code.EMBED: embed, Code.TAKE: take, Code.NORM: norm, Code.LINEAR: linear, Code.HEAD_NORM: head_norm,
     Code.ANGLES: angles, Code.ROPE: rope, Code.STORE: store, Code.ATTEND: attend, Code.GATE: gate, Code.ADD: add,
+    Code.PAST: past, Code.ROUTE: route, Code.EXPERTS: experts, Code.COLLECT: collect, Code.BLEND: blend,
 }  # fmt: skip

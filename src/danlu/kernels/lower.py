@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from danlu.kernels.program import FREQUENCIES, Buffer, Code, Op, Program
 from danlu.nouns import ModelSpec
 
+FILTER_EPS = 1e-6  # of the local filter's norm: fixed in the published model, whatever config.json says of the others
+
 
 class NotLowered(Exception):
     """There is no op program of this model, and why; the caller turns it into the torch path."""
@@ -24,10 +26,11 @@ class Draft:
         self.ops: list[Op] = []
         self._buffers: dict[str, tuple[int, Buffer]] = {}
 
-    def buffer(self, name: str, columns: int, *, wanted: bool = False) -> int:
-        """Index of the buffer of that name; sub-layers share what they name alike, at the greatest width."""
-        index, known = self._buffers.get(name, (len(self._buffers), Buffer(name, columns, wanted)))
-        assert known.columns == columns, name
+    def buffer(self, name: str, columns: int, *, wanted: bool = False, times: int = 1) -> int:
+        """Index of the buffer of that name; sub-layers share what they name alike."""
+        new = Buffer(name, columns, wanted, times)
+        index, known = self._buffers.get(name, (len(self._buffers), new))
+        assert known == new, name
         self._buffers[name] = (index, known)
         return index
 
@@ -57,20 +60,55 @@ def lower(spec: ModelSpec) -> Program:
     draft.add(Code.TAKE, taken, x)
     draft.add(Code.NORM, normed, taken, weights=["head.norm.weight"], scale=spec.norm_eps)
     head = "embed.weight" if spec.tied else "head.weight"
-    draft.add(Code.LINEAR, draft.buffer("logits", spec.vocab, wanted=True), normed, weights=[head], n=(0,))
-    return Program(tuple(draft.ops), draft.buffers, spec.kv_heads, spec.head_dim, spec.layers)
+    draft.add(Code.LINEAR, draft.buffer("logits", spec.vocab, wanted=True), normed, weights=[head], n=(0, 0))
+    return Program(tuple(draft.ops), draft.buffers)
 
 
 def attention(draft: Draft, unit: str, layer: int) -> None:
     """Norm, grouped-query attention with rotary positions, residual."""
     spec = draft.spec
-    q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     x, h = draft.buffer("x", spec.hidden), draft.buffer("h", spec.hidden)
-    qkv, o = draft.buffer("qkv", q + 2 * kv), draft.buffer("o", q)
-    angles = draft.buffer("angles", spec.head_dim)
     draft.add(Code.NORM, h, x, weights=[f"{unit}.norm.weight"], scale=spec.norm_eps)
-    draft.add(Code.LINEAR, qkv, h, weights=[f"{unit}.{part}.weight" for part in "qkv"],
-              biases=[f"{unit}.{part}.bias" if spec.qkv_bias else None for part in "qkv"], n=(0,))  # fmt: skip
+    _project(draft, unit, "qkv", h, 0)
+    _attend(draft, unit, layer)
+
+
+def filtered_attention(draft: Draft, unit: str, layer: int) -> None:
+    """The same behind Yuan 2.0's local filter (arXiv 2311.15786): q and k see z, v sees h.
+
+    o = A0 past(h) + A1 h + a;  u = B0 past(o) + B1 o + b;  z = norm(u + h)
+    """
+    spec = draft.spec
+    width, inner = spec.hidden, spec.hidden // 2
+    x, h, z = (draft.buffer(name, width) for name in ("x", "h", "filtered"))
+    past, channels, past_channels = (draft.buffer(name, size) for name, size in (
+        ("past", width), ("channels", inner), ("past_channels", inner)))  # fmt: skip
+    draft.add(Code.NORM, h, x, weights=[f"{unit}.norm.weight"], scale=spec.norm_eps)
+    for number, (source, before, out) in enumerate(((h, past, channels), (channels, past_channels, z))):
+        name = f"{unit}.conv{number + 1}"
+        draft.add(Code.PAST, before, source, n=(layer, number))
+        draft.add(Code.LINEAR, out, source, weights=[f"{name}.here.weight"], biases=[f"{name}.here.bias"], n=(0, 0))
+        draft.add(Code.LINEAR, out, before, weights=[f"{name}.past.weight"], n=(1, 0))
+    draft.add(Code.ADD, z, h)
+    draft.add(Code.NORM, z, z, weights=[f"{unit}.filter_norm.weight"], scale=FILTER_EPS)
+    _project(draft, unit, "qk", z, 0)
+    _project(draft, unit, "v", h, (spec.heads + spec.kv_heads) * spec.head_dim)
+    _attend(draft, unit, layer)
+
+
+def _project(draft: Draft, unit: str, parts: str, source: int, column: int) -> None:
+    """Some of q, k and v side by side, from a column on."""
+    spec = draft.spec
+    qkv = draft.buffer("qkv", (spec.heads + 2 * spec.kv_heads) * spec.head_dim)
+    draft.add(Code.LINEAR, qkv, source, weights=[f"{unit}.{part}.weight" for part in parts],
+              biases=[f"{unit}.{part}.bias" if spec.qkv_bias else None for part in parts], n=(0, column))  # fmt: skip
+
+
+def _attend(draft: Draft, unit: str, layer: int) -> None:
+    """From q, k and v to the residual."""
+    spec = draft.spec
+    q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    qkv, o, angles = draft.buffer("qkv", q + 2 * kv), draft.buffer("o", q), draft.buffer("angles", spec.head_dim)
     for part, column, heads in (("q", 0, spec.heads), ("k", q, spec.kv_heads)):
         if spec.qk_norm:
             draft.add(Code.HEAD_NORM, qkv, weights=[f"{unit}.{part}_norm.weight"], n=(column, heads, spec.head_dim),
@@ -78,19 +116,49 @@ def attention(draft: Draft, unit: str, layer: int) -> None:
         draft.add(Code.ROPE, qkv, other=angles, n=(column, heads, spec.head_dim))
     draft.add(Code.STORE, source=qkv, n=(q, q + kv, layer))
     draft.add(Code.ATTEND, o, qkv, n=(0, spec.heads, layer, spec.window or 0), scale=spec.head_dim**-0.5)
-    draft.add(Code.LINEAR, x, o, weights=[f"{unit}.o.weight"], biases=[f"{unit}.o.bias" if spec.out_bias else None],
-              n=(1,))  # fmt: skip
+    draft.add(Code.LINEAR, draft.buffer("x", spec.hidden), o, weights=[f"{unit}.o.weight"],
+              biases=[f"{unit}.o.bias" if spec.out_bias else None], n=(1, 0))  # fmt: skip
 
 
 def mlp(draft: Draft, unit: str, layer: int) -> None:
     """Norm, gated MLP with SiLU, residual."""
     spec = draft.spec
     x, h = draft.buffer("x", spec.hidden), draft.buffer("h", spec.hidden)
-    both, inner = draft.buffer("gate_up", 2 * spec.ffn), draft.buffer("inner", spec.ffn)
     draft.add(Code.NORM, h, x, weights=[f"{unit}.norm.weight"], scale=spec.norm_eps)
-    draft.add(Code.LINEAR, both, h, weights=[f"{unit}.gate.weight", f"{unit}.up.weight"], n=(0,))
+    _gated(draft, f"{unit}.", "", spec.ffn, x, add=True)
+
+
+def moe(draft: Draft, unit: str, layer: int) -> None:
+    """Norm, a router over experts that are gated MLPs, a shared one behind a sigmoid where there is one, residual."""
+    spec = draft.spec
+    x, h, router = (draft.buffer(name, size) for name, size in (
+        ("x", spec.hidden), ("h", spec.hidden), ("router", spec.experts)))  # fmt: skip
+    route = draft.buffer("route", 2 * spec.experts_used)
+    both = draft.buffer("expert_gate_up", 2 * spec.ffn, times=spec.experts_used)
+    inner = draft.buffer("expert_inner", spec.ffn, times=spec.experts_used)
+    names = [[f"{unit}.experts.{e}.{part}.weight" for e in range(spec.experts)] for part in ("gate", "up", "down")]
+    draft.add(Code.NORM, h, x, weights=[f"{unit}.norm.weight"], scale=spec.norm_eps)
+    draft.add(Code.LINEAR, router, h, weights=[f"{unit}.router.weight"], n=(0, 0))
+    draft.add(Code.ROUTE, route, router, n=(int(spec.norm_topk),))
+    draft.add(Code.EXPERTS, both, h, route, weights=names[0] + names[1], n=(spec.experts,))
     draft.add(Code.GATE, inner, both, n=(0, spec.ffn))
-    draft.add(Code.LINEAR, x, inner, weights=[f"{unit}.down.weight"], n=(1,))
+    draft.add(Code.COLLECT, x, inner, route, weights=names[2], n=(spec.experts,))
+    if spec.shared_ffn:
+        shared, share = draft.buffer("shared", spec.hidden), draft.buffer("share", 1)
+        _gated(draft, f"{unit}.shared.", "shared_", spec.shared_ffn, shared, add=False)
+        draft.add(Code.LINEAR, share, h, weights=[f"{unit}.shared_gate.weight"], n=(0, 0))
+        draft.add(Code.BLEND, x, shared, share)
 
 
-SUBLAYERS: dict[str, Callable[[Draft, str, int], None]] = {"attn": attention, "mlp": mlp}
+def _gated(draft: Draft, prefix: str, own: str, ffn: int, out: int, *, add: bool) -> None:
+    """A gated MLP of h, put to a buffer or added to it; `own` sets its buffers apart from others'."""
+    h, both, inner = (draft.buffer(name, size) for name, size in (
+        ("h", draft.spec.hidden), (f"{own}gate_up", 2 * ffn), (f"{own}inner", ffn)))  # fmt: skip
+    draft.add(Code.LINEAR, both, h, weights=[f"{prefix}gate.weight", f"{prefix}up.weight"], n=(0, 0))
+    draft.add(Code.GATE, inner, both, n=(0, ffn))
+    draft.add(Code.LINEAR, out, inner, weights=[f"{prefix}down.weight"], n=(int(add), 0))
+
+
+SUBLAYERS: dict[str, Callable[[Draft, str, int], None]] = {
+    "attn": attention, "lfa": filtered_attention, "mlp": mlp, "moe": moe,
+}  # fmt: skip

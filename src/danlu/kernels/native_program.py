@@ -10,7 +10,7 @@ from torch import Tensor
 
 from danlu.kernels import q4
 from danlu.kernels.interpret import Weight
-from danlu.kernels.program import Op, Program
+from danlu.kernels.program import Code, Op, Program
 from danlu.kernels.step import Cache, Step
 
 KINDS: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -38,14 +38,15 @@ class NativeBuffer(ctypes.Structure):
     """struct danlu_buffer."""
 
     _fields_ = [("data", ctypes.c_void_p), ("cols", ctypes.c_int64), ("rows", ctypes.c_int32),
-                ("unused", ctypes.c_int32)]  # fmt: skip
+                ("times", ctypes.c_int32)]  # fmt: skip
 
 
 class NativeKv(ctypes.Structure):
     """struct danlu_kv."""
 
-    _fields_ = [("keys", ctypes.c_void_p), ("values", ctypes.c_void_p), ("kind", ctypes.c_int32),
-                ("page", ctypes.c_int32), ("heads", ctypes.c_int32), ("size", ctypes.c_int32)]  # fmt: skip
+    _fields_ = [("keys", ctypes.c_void_p), ("values", ctypes.c_void_p), ("edges", ctypes.c_void_p),
+                ("kind", ctypes.c_int32), ("page", ctypes.c_int32), ("heads", ctypes.c_int32),
+                ("size", ctypes.c_int32)]  # fmt: skip
 
 
 class NativePiece(ctypes.Structure):
@@ -83,9 +84,11 @@ def ops_of(program: Program) -> ctypes.Array[NativeOp]:
 
 
 def _op(op: Op, index: Mapping[str, int]) -> NativeOp:
-    weights = [index[name] for name in op.weights]
+    # Experts' matrices stand one behind the other in the table, each kind from where its first is.
+    each = op.n[0] if op.code in (Code.EXPERTS, Code.COLLECT) else 1
+    weights = [index[name] for name in op.weights[::each]]
     biases = [-1 if name is None else index[name] for name in op.biases]
-    weight, bias = ((ctypes.c_int32 * 3)(*each, *[-1] * (3 - len(each))) for each in (weights, biases))
+    weight, bias = ((ctypes.c_int32 * 3)(*some, *[-1] * (3 - len(some))) for some in (weights, biases))
     n = (ctypes.c_int32 * 4)(*op.n)
     return NativeOp(op.code, op.out, op.source, op.other, weight, bias, n, op.scale)
 
@@ -104,7 +107,7 @@ def _weight(weight: Weight) -> NativeWeight:
 
 def buffers_of(buffers: Sequence[Tensor], program: Program) -> ctypes.Array[NativeBuffer]:
     """All buffers, by index."""
-    made = (NativeBuffer(whole.data_ptr(), b.columns, b.wanted)
+    made = (NativeBuffer(whole.data_ptr(), b.columns, b.wanted, b.times)
             for whole, b in zip(buffers, program.buffers, strict=True))  # fmt: skip
     return (NativeBuffer * len(buffers))(*made)
 
@@ -119,8 +122,10 @@ class NativeCache:
         self._cache = cache
         self._keys = (ctypes.c_void_p * count)(*(pair[0].data_ptr() for pair in cache.layers))
         self._values = (ctypes.c_void_p * count)(*(pair[1].data_ptr() for pair in cache.layers))
-        self.struct = NativeKv(ctypes.addressof(self._keys), ctypes.addressof(self._values), KINDS[keys.dtype],
-                               cache.page, *keys.shape[1:])  # fmt: skip
+        edges = [each.data_ptr() for layer in cache.edges for each in layer]
+        self._edges = (ctypes.c_void_p * len(edges))(*edges)
+        places = (ctypes.addressof(each) for each in (self._keys, self._values, self._edges))
+        self.struct = NativeKv(*places, KINDS[keys.dtype], cache.page, *keys.shape[1:])
 
 
 class NativeSteps:

@@ -20,7 +20,7 @@ class Code(IntEnum):
     EMBED      out = weight[token]
     TAKE       out = source[wanted]
     NORM       out = RMS norm of source, eps `scale`
-    LINEAR     out = source @ weight.T + bias of up to three weights, side by side; n[0]: added to out, not put there
+    LINEAR     out = source @ weight.T + bias of up to three weights, side by side from column n[1]; n[0]: added to out
     HEAD_NORM  RMS norm in place of each head of out: columns from n[0], n[1] heads of n[2], eps `scale`
     ANGLES     out = cosines, then sines, of position x frequency
     ROPE       rotates in place by the angles in `other`: columns from n[0], n[1] heads of n[2] (Su 2021, halves)
@@ -28,6 +28,12 @@ class Code(IntEnum):
     ATTEND     out = attention of queries at column n[0], n[1] heads, over layer n[2], the last n[3] tokens (0: all)
     GATE       out = silu(source columns from n[0]) * (source columns from n[1])
     ADD        out += source
+    PAST       out = each token's predecessor in source, zero before the first; layer n[0] keeps it as its n[1]th
+    ROUTE      out = numbers, then weights, of the greatest of softmax(source); n[0]: weights sum to one
+    EXPERTS    out = source @ [a, b].T of each of n[0] experts, for the tokens that `other` routes to it; rows are
+               sorted by expert, then by token; weights are all a, then all b
+    COLLECT    out += for each token the sum over its experts of weight * (its row of source @ weight.T)
+    BLEND      out += sigmoid(column 0 of other) * source
     """
 
     EMBED = 0
@@ -41,6 +47,11 @@ class Code(IntEnum):
     ATTEND = 8
     GATE = 9
     ADD = 10
+    PAST = 11
+    ROUTE = 12
+    EXPERTS = 13
+    COLLECT = 14
+    BLEND = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +70,12 @@ class Op:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A matrix of `columns` floats, with one row per wanted row if `wanted`, else one per token."""
+    """A matrix of `columns` floats, with `times` rows per wanted row if `wanted`, else per token."""
 
     name: str
     columns: int
     wanted: bool = False
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +84,6 @@ class Program:
 
     ops: tuple[Op, ...]
     buffers: tuple[Buffer, ...]
-    kv_heads: int
-    head_dim: int
-    layers: int
 
     @property
     def weights(self) -> tuple[str, ...]:

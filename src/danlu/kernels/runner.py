@@ -32,12 +32,12 @@ class Runner:
     ) -> None:  # fmt: skip
         """weights  by our name, on the CPU; matrices are used where they lie, vectors are copied as float32."""
         self.program, self.cache, self._precision = program, cache, precision
-        self._weights = {name: _held(weights[name]) for name in program.weights}
+        self.weights = {name: _held(weights[name]) for name in program.weights}
         native = isa != "torch"
         self._run, self._scratch_bytes = (
             ops.find(name) if native else None for name in ("engine_run", "engine_scratch")
         )
-        self._ops, self._table = ops_of(program), weights_of(list(self._weights.values()))
+        self._ops, self._table = ops_of(program), weights_of(list(self.weights.values()))
         self._kv = NativeCache(cache)
         self._struct = NativeProgram(ctypes.addressof(self._ops), ctypes.addressof(self._table), None, self._kv.struct,
                                      count=len(program.ops), version=VERSION,
@@ -85,13 +85,15 @@ class Runner:
 
     def _scene(self, step: Step) -> Scene:
         return Scene(
-            step, Places.of(step, self.cache.page), self._cut(step), self._weights, self.cache, self._precision
+            step, Places.of(step, self.cache.page), self._cut(step), self.weights, self.cache, self._precision
         )
 
     def _cut(self, step: Step) -> list[Tensor]:
         """Every buffer, as many rows of it as this step has."""
         counts = (len(step.tokens), len(step.wanted))
-        return [whole[: counts[b.wanted]] for whole, b in zip(self._buffers, self.program.buffers, strict=True)]
+        return [
+            whole[: counts[b.wanted] * b.times] for whole, b in zip(self._buffers, self.program.buffers, strict=True)
+        ]
 
     def _make_room(self, rows: int, wanted: int) -> None:
         """Buffers and scratch for so many rows; made once, and again only when a step is larger than any before."""
@@ -100,11 +102,11 @@ class Runner:
             return
         self._rows, self._wanted, self._threads = max(rows, self._rows), max(wanted, self._wanted), threads
         counts = (self._rows, self._wanted)
-        sizes = [-(-counts[b.wanted] * b.columns // ALIGN) * ALIGN for b in self.program.buffers]
+        sizes = [-(-counts[b.wanted] * b.times * b.columns // ALIGN) * ALIGN for b in self.program.buffers]
         self._arena = torch.empty(sum(sizes) + ALIGN)
         skip = -self._arena.data_ptr() // 4 % ALIGN
         parts = torch.split(self._arena[skip : skip + sum(sizes)], sizes)
-        self._buffers = [part[: counts[b.wanted] * b.columns].view(counts[b.wanted], b.columns)
+        self._buffers = [part[: counts[b.wanted] * b.times * b.columns].view(-1, b.columns)
                          for part, b in zip(parts, self.program.buffers, strict=True)]  # fmt: skip
         self._views = buffers_of(self._buffers, self.program)
         self._struct.buffers = ctypes.addressof(self._views)

@@ -32,10 +32,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Keys and values in pages of `page` tokens: per layer one tensor of each, (slots, G, K), fp32, bf16 or fp16."""
+    """Keys and values in pages of `page` tokens: per layer one tensor of each, (slots, G, K), fp32, bf16 or fp16.
+
+    edges  per layer what its convolutions over time look back at: (pages, C) each, empty without any
+    """
 
     layers: Sequence[tuple[Tensor, Tensor]]
     page: int
+    edges: Sequence[Sequence[Tensor]] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from danlu.kernels import q4
 from danlu.kernels.interpret import Weight
 from danlu.kernels.program import FREQUENCIES
 from danlu.model import quantized
-from danlu.model.load import check, tensor
+from danlu.model.load import check, joined, tensor
 from danlu.model.rope import rope_frequencies
 
 
@@ -23,15 +23,18 @@ def mapped(folder: Path, dtype: torch.dtype) -> dict[str, Weight]:
     """
     config = families.read(folder)
     spec, entries = families.spec(config), tensorfile.read_folder(folder)
-    small = quantized.is_quantized(config, folder)
-    check(spec, quantized.unpacked(spec, entries, folder) if small else entries, folder)
-    shapes, found = families.shapes(spec), dict[str, Weight]()
-    packed = set(quantized.matrices(spec)) if small else set[str]()
-    for ours, name in families.names(spec).items():
-        if ours in packed:
-            rows, columns = shapes[ours]
+    small, found = quantized.is_quantized(config, folder), dict[str, Weight]()
+    pieces = families.pieces(spec)
+    if small:
+        check(spec, quantized.unpacked(spec, entries, folder), folder, quantized.shapes(spec))
+        pieces = {ours: (families.Piece(name),) for ours, name in families.names(spec).items()}
+        for ours in quantized.matrices(spec):
+            rows, columns = families.shapes(spec)[ours]
+            name = pieces.pop(ours)[0].name
             found[ours] = q4.of_nf4(quantized.matrix(name, (rows, columns), lambda each: tensor(entries[each])))
-        else:
-            whole = tensor(entries[name])
-            found[ours] = whole.to(dtype) if whole.itemsize > dtype.itemsize and whole.dim() > 1 else whole
+    else:
+        check(spec, entries, folder)
+    for ours, parts in pieces.items():
+        whole = joined(parts, entries)
+        found[ours] = whole.to(dtype) if whole.itemsize > dtype.itemsize and whole.dim() > 1 else whole
     return {**found, FREQUENCIES: rope_frequencies(spec)}

@@ -52,7 +52,7 @@ class Paged:
     @property
     def cache(self) -> Cache:
         """The same pages, as the native engine reads and writes them."""
-        return Cache(self._layers, PAGE)
+        return Cache(self._layers, PAGE, self._edges)
 
     def at(self, pieces: Sequence[Piece]) -> Batch:
         """The state of one forward pass over `pieces`, flattened in the order given.

@@ -19,7 +19,8 @@ def tokenizer():
 
 
 pieces = st.sampled_from([*WORDS.split(" "), " ", "  ", "\n", "\n\n", "\t", "\r", "\x0b", "'s", "'", "\x00", "\x1c",
-                          "\u2028", "\xa0", "\u3000", "\x85", "😀", bpe.END, "<|", "\u0301"])  # fmt: skip
+                          "\u2028", "\xa0", "\u3000", "\x85", "😀", bpe.END, "<|", "\u0301",
+                          "ab" * 40, "\U0001c800", "\U000e0100", "\U000323b0", "²", "Ⅷ", "٣"])  # fmt: skip
 
 
 @given(st.lists(pieces | st.text(max_size=5), max_size=40))
@@ -28,6 +29,7 @@ def test_ids_are_the_tokenizers_own(tokenizer, words):
     encoder = Encoder(tokenizer)
     (ids,) = encoder.encode([text])
     assert ids == tokenizer.encode(text, add_special_tokens=False).ids
+    assert encoder.in_python([text]) == [ids]  # what runs without a compiler
     assert encoder.encode([text, text[1:], text])[::2] == [ids, ids]  # also from memory
     assert tokenizer.token_to_id(bpe.END) not in ids
     assert tokenizer.decode(ids, skip_special_tokens=False) == text
@@ -37,7 +39,13 @@ def test_the_memory_starts_anew_when_it_is_full(tokenizer, monkeypatch):
     monkeypatch.setattr("danlu.data.encoder.REMEMBERED", 5)
     encoder = Encoder(tokenizer)
     for text in TEXT:
-        assert encoder.encode([text]) == [tokenizer.encode(text, add_special_tokens=False).ids]
+        assert encoder.in_python([text]) == [tokenizer.encode(text, add_special_tokens=False).ids]
+
+
+def test_a_row_without_blanks_is_encoded_in_seconds(tokenizer):
+    text = "".join(map(chr, range(33, 127))) * 3000 + "ab" * 50_000
+    (ids,) = Encoder(tokenizer).encode([text])
+    assert ids == tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def test_learning_is_deterministic_and_gives_the_size_asked_for(tokenizer):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+COPY = "#copy"  # what the name of a document taken more than once has before its number
 EXAMPLES = 3  # dropped documents remembered per rule
 
 
@@ -32,6 +33,12 @@ class Step(Protocol):
 
     def __call__(self, documents: Iterable[Document], drop: Drop) -> Iterator[Document]:
         """Yield what stays, changed or not; call `drop` for what does not."""
+
+
+def original(key: str) -> str:
+    """The name of the document that a key is a copy of; its own for one that is none."""
+    name, mark, number = key.rpartition(COPY)
+    return name if mark and number.isdigit() else key
 
 
 def rule(verdict: Callable[[str], str | None]) -> Step:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.data import bpe
-from danlu.data.document import Document, batches
+from danlu.data.document import Document, batches, original
 from danlu.data.encoder import Encoder
 from danlu.data.ingest import Tell
 from danlu.store import atomic
@@ -31,10 +31,12 @@ def held_out(sizes: Mapping[str, int]) -> frozenset[str]:
     """Documents kept for measuring: those whose name's hash lies in the first HELD of all hashes.
 
     sizes  bytes of each document by name; where the chosen have fewer than LEAST_HELD, the next ones in hash order join
+    Copies of one document count as one, so that none of them is learned when another is held out.
     Never more than half of the documents, so that of two or more at least one is held out.
     """
     places = {
-        key: int.from_bytes(blake2b(key.encode(), digest_size=8, person=b"held").digest(), "big") for key in sizes
+        key: int.from_bytes(blake2b(key.encode(), digest_size=8, person=b"held").digest(), "big")
+        for key in map(original, sizes)
     }
     chosen: list[str] = []
     gathered = 0
@@ -42,7 +44,7 @@ def held_out(sizes: Mapping[str, int]) -> frozenset[str]:
         if places[key] >= HELD * 2**64 and gathered >= LEAST_HELD:
             break
         chosen.append(key)
-        gathered += sizes[key]
+        gathered += sizes.get(key, 0)
     return frozenset(chosen)
 
 
@@ -57,14 +59,15 @@ def encode(documents: Iterable[Document], held: frozenset[str], tokenizer: Token
     """
     vocab = tokenizer.get_vocab_size()
     dtype = np.dtype("<u2" if vocab <= 2**16 else "<u4")
-    end, encoder = tokenizer.token_to_id(bpe.END), Encoder(tokenizer)
+    end, encoder = int(tokenizer.token_to_id(bpe.END) or 0), Encoder(tokenizer)
     (folder / MANIFEST).unlink(missing_ok=True)
     bpe.save(tokenizer, folder)
     with atomic.replacing(folder / "train.bin") as train, atomic.replacing(folder / "held.bin") as rest:
         splits = {"train": _Split(train, vocab), "held": _Split(rest, vocab)}
         for batch in batches(documents, BATCH):
-            for document, ids in zip(batch, encoder.encode([each.text for each in batch]), strict=True):
-                splits["held" if document.key in held else "train"].add(np.array([*ids, end], dtype))
+            for document, ids in zip(batch, encoder.arrays([each.text for each in batch]), strict=True):
+                name = "held" if original(document.key) in held else "train"
+                splits[name].add(np.append(ids, end).astype(dtype))
             done = sum(split.documents for split in splits.values())
             tell(f"{sum(split.tokens for split in splits.values()):,} tokens", done / total)
     manifest = {

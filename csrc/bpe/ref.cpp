@@ -1,0 +1,223 @@
+// A text is cut into words by the expression of GPT-2 (Radford et al. 2019), and what a word becomes does not depend on its
+// neighbours: words repeat, so most of them are found in a table of words met before.
+#include <cstring>
+#include <memory>
+#include <new>
+#include <queue>
+#include <vector>
+
+#include "bpe/bpe.h"
+
+namespace {
+
+constexpr int64_t kRemembered = 32;          // bytes of the longest word that is kept in the table
+constexpr uint64_t kSlots = 1 << 18;         // of the table; at half of them it starts anew
+constexpr uint64_t kBase = 0x9E3779B97F4A7C15;
+
+inline uint64_t mixed(uint64_t x) {
+    x = (x ^ (x >> 32)) * 0xD6E8FEB86659FD93;
+    return x ^ (x >> 32);
+}
+
+struct Merge {
+    uint64_t pair = ~uint64_t(0);
+    int32_t rank = 0, token = 0;
+};
+
+struct Word {
+    uint64_t hash = 0;
+    uint8_t size = 0, count = 0;
+    uint8_t bytes[kRemembered];
+    uint32_t first = 0;  // in the pool of tokens
+};
+
+struct Candidate {
+    int32_t rank, place, token;
+    bool operator<(const Candidate& other) const {  // the queue gives the largest: the best rank, then the leftmost
+        return rank != other.rank ? rank > other.rank : place > other.place;
+    }
+};
+
+}  // namespace
+
+struct danlu_bpe {
+    std::vector<uint8_t> classes;
+    int32_t byte_ids[256];
+    std::vector<Merge> merges;
+    uint64_t merge_mask = 0;
+    std::vector<Word> words;
+    std::vector<int32_t> pool, tokens, next, before;
+    uint64_t known = 0;
+
+    const Merge* merge(int32_t left, int32_t right) const {
+        const uint64_t pair = uint64_t(uint32_t(left)) << 32 | uint32_t(right);
+        for (uint64_t s = mixed(pair * kBase) & merge_mask;; s = (s + 1) & merge_mask) {
+            if (merges[s].pair == pair) return &merges[s];
+            if (merges[s].pair == ~uint64_t(0)) return nullptr;
+        }
+    }
+
+    // Few bytes: look at every pair for the best, join it, again.
+    int64_t join_short(const uint8_t* p, int64_t size, int32_t* out) const {
+        int32_t ranks[kRemembered], joined[kRemembered];
+        const auto look = [&](int64_t i) {
+            const Merge* found = merge(out[i], out[i + 1]);
+            ranks[i] = found ? found->rank : INT32_MAX;
+            joined[i] = found ? found->token : 0;
+        };
+        int64_t count = size;
+        for (int64_t i = 0; i < count; i++) out[i] = byte_ids[p[i]];
+        for (int64_t i = 0; i + 1 < count; i++) look(i);
+        while (count > 1) {
+            int64_t best = 0;
+            for (int64_t i = 1; i + 1 < count; i++)
+                if (ranks[i] < ranks[best]) best = i;
+            if (ranks[best] == INT32_MAX) break;
+            out[best] = joined[best];
+            count--;
+            for (int64_t i = best + 1; i < count; i++) out[i] = out[i + 1], ranks[i] = ranks[i + 1], joined[i] = joined[i + 1];
+            if (best + 1 < count) look(best);
+            if (best) look(best - 1);
+        }
+        return count;
+    }
+
+    // Many bytes: the same by a queue, so that a megabyte without a blank takes seconds and not days.
+    int64_t join_long(const uint8_t* p, int64_t size, int32_t* out) {
+        tokens.resize(size), next.resize(size), before.resize(size);
+        std::priority_queue<Candidate> queue;
+        const auto look = [&](int32_t i) {
+            if (i < 0 || next[i] < 0) return;
+            if (const Merge* found = merge(tokens[i], tokens[next[i]])) queue.push({found->rank, i, found->token});
+        };
+        for (int64_t i = 0; i < size; i++) {
+            tokens[i] = byte_ids[p[i]], before[i] = int32_t(i - 1), next[i] = i + 1 < size ? int32_t(i + 1) : -1;
+        }
+        for (int64_t i = 0; i + 1 < size; i++) look(int32_t(i));
+        while (!queue.empty()) {
+            const Candidate top = queue.top();
+            queue.pop();
+            if (tokens[top.place] < 0 || next[top.place] < 0) continue;
+            const Merge* found = merge(tokens[top.place], tokens[next[top.place]]);
+            if (!found || found->token != top.token) continue;
+            const int32_t gone = next[top.place];
+            tokens[top.place] = top.token, tokens[gone] = -1;
+            next[top.place] = next[gone];
+            if (next[gone] >= 0) before[next[gone]] = top.place;
+            look(before[top.place]);
+            look(top.place);
+        }
+        int64_t count = 0;
+        for (int32_t i = 0; i >= 0; i = next[i]) out[count++] = tokens[i];
+        return count;
+    }
+
+    int64_t word(const uint8_t* p, int64_t size, int32_t* out) {
+        if (size > kRemembered) return join_long(p, size, out);
+        uint64_t hash = uint64_t(size);
+        for (int64_t i = 0; i < size; i += 8) {
+            uint64_t part = 0;
+            std::memcpy(&part, p + i, size - i < 8 ? size - i : 8);
+            hash = mixed((hash ^ part) * kBase);
+        }
+        uint64_t s = hash & (kSlots - 1);
+        for (; words[s].size; s = (s + 1) & (kSlots - 1)) {
+            const Word& each = words[s];
+            if (each.hash != hash || each.size != size || std::memcmp(each.bytes, p, size)) continue;
+            std::memcpy(out, pool.data() + each.first, each.count * sizeof *out);
+            return each.count;
+        }
+        const int64_t count = join_short(p, size, out);
+        if (2 * ++known > kSlots) {
+            for (Word& each : words) each.size = 0;
+            pool.clear(), known = 1, s = hash & (kSlots - 1);
+        }
+        Word& fresh = words[s];
+        fresh.hash = hash, fresh.size = uint8_t(size), fresh.count = uint8_t(count), fresh.first = uint32_t(pool.size());
+        std::memcpy(fresh.bytes, p, size);
+        pool.insert(pool.end(), out, out + count);
+        return count;
+    }
+
+    // The class of the character at p, and its bytes; text is valid UTF-8 or the character is unknown.
+    uint8_t class_at(const uint8_t* p, const uint8_t* end, int64_t& size) const {
+        uint32_t c = *p;
+        size = 1;
+        if (c >= 0x80) {
+            size = c >= 0xF0 ? 4 : c >= 0xE0 ? 3 : 2;
+            if (c < 0xC2 || c > 0xF4 || end - p < size) return size = 1, uint8_t(kUnknown);
+            c &= 0x7F >> size;
+            for (int64_t i = 1; i < size; i++) c = c << 6 | (p[i] & 0x3F);
+        }
+        return c < classes.size() ? classes[c] : 0;
+    }
+
+    // Where the word that begins at p ends; null for an unknown character.
+    const uint8_t* word_end(const uint8_t* p, const uint8_t* end) const {
+        int64_t size;
+        if (*p == '\'' && p + 1 < end) {
+            if (p[1] == 's' || p[1] == 't' || p[1] == 'm' || p[1] == 'd') return p + 2;
+            if (p + 2 < end && ((p[1] == 'r' && p[2] == 'e') || (p[1] == 'v' && p[2] == 'e') || (p[1] == 'l' && p[2] == 'l'))) return p + 3;
+        }
+        const uint8_t* at = p + (*p == ' ' && p + 1 < end);
+        uint8_t kind = class_at(at, end, size);
+        if (kind == kUnknown) return nullptr;
+        if (kind != kSpace) {  // a blank may lead a row of letters, of numbers, or of neither
+            do {
+                at += size;
+                if (at >= end) return at;
+                const uint8_t here = class_at(at, end, size);
+                if (here == kUnknown) return nullptr;
+                if (here != kind) return at;
+            } while (true);
+        }
+        const uint8_t* last = p;  // of a row of blanks, the last one belongs to the word behind it
+        for (at = p; at < end; at += size) {
+            kind = class_at(at, end, size);
+            if (kind == kUnknown) return nullptr;
+            if (kind != kSpace) return last > p ? last : at;
+            last = at;
+        }
+        return end;
+    }
+};
+
+DANLU_API danlu_bpe* danlu_bpe_new(const uint8_t* classes, int64_t class_count, const int32_t* byte_ids,
+                                   const int32_t* merges, int64_t count) try {
+    std::unique_ptr<danlu_bpe> made(new danlu_bpe);
+    made->classes.assign(classes, classes + class_count);
+    std::memcpy(made->byte_ids, byte_ids, sizeof made->byte_ids);
+    uint64_t slots = 16;
+    while (slots < uint64_t(count) * 2) slots *= 2;
+    made->merges.resize(slots), made->merge_mask = slots - 1;
+    made->words.resize(kSlots);
+    for (int64_t i = 0; i < count; i++) {
+        const uint64_t pair = uint64_t(uint32_t(merges[3 * i])) << 32 | uint32_t(merges[3 * i + 1]);
+        uint64_t s = mixed(pair * kBase) & made->merge_mask;
+        while (made->merges[s].pair != ~uint64_t(0) && made->merges[s].pair != pair) s = (s + 1) & made->merge_mask;
+        made->merges[s].pair = pair, made->merges[s].rank = int32_t(i), made->merges[s].token = merges[3 * i + 2];
+    }
+    return made.release();
+} catch (const std::bad_alloc&) {
+    return nullptr;
+}
+
+DANLU_API void danlu_bpe_free(danlu_bpe* bpe) { delete bpe; }
+
+DANLU_API int danlu_bpe_encode(danlu_bpe* bpe, const uint8_t* bytes, const int64_t* ends, int64_t texts, int32_t* ids,
+                               int64_t* counts) try {
+    for (int64_t t = 0, begin = 0; t < texts; begin = ends[t++]) {
+        if (ends[t] < begin || ends[t] - begin > INT32_MAX) return DANLU_BAD_SIZE;
+        int32_t* out = ids;
+        for (const uint8_t *p = bytes + begin, *end = bytes + ends[t]; p < end && out;) {
+            const uint8_t* stop = bpe->word_end(p, end);
+            out = stop ? out + bpe->word(p, stop - p, out) : nullptr;
+            p = stop;
+        }
+        counts[t] = out ? out - ids : -1;
+        if (out) ids = out;
+    }
+    return DANLU_OK;
+} catch (const std::bad_alloc&) {
+    return DANLU_NO_MEMORY;
+}

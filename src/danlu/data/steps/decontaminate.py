@@ -1,0 +1,87 @@
+"""What stands in a test set must not be learned: documents that share a long run of words with one go.
+
+Brown et al. 2020 (arXiv:2005.14165, appendix C) take 13 words. A run is found as that many words less four 5-word
+shingles in a row that are all the test set's; a Chinese character counts as a word.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from danlu.data import minhash
+from danlu.data.document import Document, Drop, Step, batches
+from danlu.data.sign import sign
+from danlu.errors import BadValue
+
+WORDS = 13
+BATCH = 1 << 20  # characters hashed at once
+
+
+def configured(options: Any) -> Step:
+    """`decontaminate: {tests: [mmlu.jsonl, folder], words: 13}`. Raises BadValue for a missing or empty test set."""
+    given = options if isinstance(options, dict) else {"tests": options}
+    words, tests = given.get("words", WORDS), given.get("tests")
+    paths = [Path(each).expanduser() for each in ([tests] if isinstance(tests, str) else tests or ())]
+    if set(given) - {"tests", "words"} or not isinstance(words, int) or words < minhash.SHINGLE or not paths:
+        raise BadValue("decontaminate needs test sets", why=f"it was given {options!r}; words: from {minhash.SHINGLE}",
+                       fix="decontaminate: {tests: [tests/], words: 13}")  # fmt: skip
+    run = words - minhash.SHINGLE + 1
+    known = _shingles([text for path in paths for text in _texts(path)], run)
+
+    def step(documents: Iterable[Document], drop: Drop) -> Iterator[Document]:
+        for batch in batches(documents, BATCH):
+            signed = sign([document.text.encode() for document in batch])
+            for document, shingles in zip(batch, np.split(signed.flat, signed.starts[1:]), strict=True):
+                longest = _longest_run(np.isin(shingles, known))
+                if longest >= run:
+                    drop(
+                        document,
+                        f"{longest + minhash.SHINGLE - 1} words in a row stand in a test set, limit {words - 1}",
+                    )
+                else:
+                    yield document
+
+    return step
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """Every text of a test set: a file's, a folder's, each string of a JSON line."""
+    try:
+        files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+        for file in files:
+            text = file.read_text(encoding="utf-8", errors="replace")
+            if file.suffix == ".jsonl":
+                for line in filter(str.strip, text.splitlines()):
+                    yield from _strings(json.loads(line))
+            else:
+                yield text
+    except (OSError, ValueError) as error:
+        raise BadValue(f"cannot read the test set {path}", why=str(error), fix=f"check it: ls -l {path}") from error
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _strings(each)
+
+
+def _shingles(texts: list[str], run: int) -> minhash.Hashes:
+    """The test set's shingles; a text with fewer than `run` of them says too little to be found by."""
+    if not texts:
+        raise BadValue("the test sets are empty", why="no text is in them", fix="check decontaminate.tests")
+    signed = sign([text.encode() for text in texts])
+    parts = [part for part in np.split(signed.flat, signed.starts[1:]) if len(part) >= run]
+    return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
+
+
+def _longest_run(hits: npt.NDArray[np.bool_]) -> int:
+    edges = np.flatnonzero(np.diff(hits.astype(np.int8), prepend=0, append=0))
+    return int((edges[1::2] - edges[::2]).max(initial=0))

@@ -18,6 +18,7 @@ from danlu.errors import BadValue
 SEEN = 20_000  # characters looked at
 LEAST_SCRIPT = 0.3  # of the letters, for a script to name the language
 LEAST_WORDS = 0.08  # of the words that must be small words; English prose has 0.3, code 0.03
+LEAST_DIFFERENT = 3  # small words; variables of code are called y and z, too
 UNKNOWN = "und"  # ISO 639-3: undetermined
 SMALL = {
     "en": "the of and to in is that it was for with as are this be by not or from at which have has you an but can if",
@@ -59,7 +60,10 @@ def guess(text: str) -> tuple[str, float]:
         if shares[best] >= LEAST_SCRIPT:
             return best, shares[best]
     counts = Counter(words)
-    shares = {name: sum(counts[each] for each in small) / len(words) for name, small in _SMALL.items()}
+    shares = {name: sum(counts[each] for each in small) / len(words) for name, small in _SMALL.items()
+              if len(small & counts.keys()) >= LEAST_DIFFERENT}  # fmt: skip
+    if not shares:
+        return UNKNOWN, 0.0
     best = max(shares, key=shares.__getitem__)
     return (best, shares[best]) if shares[best] >= LEAST_WORDS else (UNKNOWN, shares[best])
 

@@ -16,7 +16,8 @@ CALIBRATED = 3  # rows a card
 
 def truth(_rounds: int) -> dict[str, Any]:
     """Keys: time_mape_loso, time_mape_calibrated, time_mape_fivefold (means over sources), time_worst_source, tau_min
-    (of the first), memory_mape_formula, _allocated, _device, _reserved, false_fits (a count), false_refusals (a share).
+    (of the first), memory_mape_formula, _allocated, _device, _reserved, false_fits (a count), false_refusals (a share),
+    interval_coverage (of 80 % intervals, from the other sources' errors).
     Nothing here is timed, so that rounds change nothing.
     """
     found = [row for path in sorted(TRUTH.glob("*.csv")) for row in rows.read(path)]
@@ -37,7 +38,7 @@ def truth(_rounds: int) -> dict[str, Any]:
         "time_mape_loso": left_out["time_mape"], "time_mape_calibrated": calibrated["time_mape"],
         "time_mape_fivefold": folded["time_mape"], "time_worst_source": left_out["time_worst_source"],
         "tau_min": left_out["tau_min"], **memory, "false_fits": left_out["false_fits"],
-        "false_refusals": left_out["false_refusals"],
+        "false_refusals": left_out["false_refusals"], "interval_coverage": left_out["interval_coverage"],
     }  # fmt: skip
 
 

@@ -35,13 +35,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--constants", type=Path, metavar="FILE", help="constants of time, as --fit or plan fit wrote them"
     )
     parser.add_argument("--fit", type=Path, metavar="FILE", help="write constants fitted to all these tables, use them")
+    parser.add_argument("--residuals", type=Path, metavar="FILE", help="write the errors that intervals are made of")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     """Score, show the table, write what was asked for."""
     from danlu.cli import output
-    from danlu.plan import rows, score, stack_fit, stack_time
+    from danlu.plan import rows, score, stack_fit, stack_forecast, stack_time
 
     _sane(args)
     found = [row for path in args.tables for row in rows.read(path)]
@@ -54,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     report = score.figures(scored) | {"seen": seen(args)}
     report["leave_one_source_out"] = args.leave_one_source_out
     print(told(report))
+    if args.residuals is not None:
+        output.write_text(args.residuals, stack_forecast.dumps(score.residuals(scored)))
     output.write_json(args.json, report)
     return 0
 
@@ -113,6 +116,8 @@ def told(report: dict[str, Any]) -> str:
         f"mean |predicted / real - 1|; constants of time: {report['seen']}", "",
         output.table(["source", "time", *MEMORY, "Kendall tau"], lines), "",
         f"cards of 0.9 of the measured peak: {report['false_fits']} of {report['capacity_rows']} runs accepted; "
-        f"of 1.15: {percent(report['false_refusals'])} refused", "", "farthest off:",
+        f"of 1.15: {percent(report['false_refusals'])} refused",
+        f"80 % intervals made of the other sources' errors: {percent(report['interval_coverage'])} of runs inside, "
+        f"half of them within {percent(report['interval_half_width'])}", "", "farthest off:",
         *(f"  {row['error']:+.1%}  {row['source']} {row['row']} ({row['kind']})" for row in far),
     ])  # fmt: skip

@@ -10,13 +10,14 @@ from statistics import fmean
 from typing import Any
 
 from danlu.errors import BadRows
-from danlu.plan import stack_memory
+from danlu.plan import stack_forecast, stack_memory
 from danlu.plan.rows import Row
 from danlu.plan.score_split import splits
 from danlu.plan.setup import Setup, choices
+from danlu.plan.stack_fit import Case, cases, fit
 from danlu.plan.stack_fit import calibrate as tune
-from danlu.plan.stack_fit import cases, fit
-from danlu.plan.stack_time import Constants, Rated, published
+from danlu.plan.stack_forecast import Residual
+from danlu.plan.stack_time import Constants, Rated, published, seconds
 
 MEMORY = ("formula", "allocated", "device", "reserved")
 TIE = 0.03  # times closer than this are ties
@@ -26,10 +27,11 @@ RANKED = 8  # rows a source needs before their order is judged
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A row and what was predicted for it."""
+    """A row and what was predicted for it; for times also the shares of its seconds by stack_forecast.NAMES."""
 
     row: Row
     predicted: float
+    shares: tuple[float, ...] = ()
 
     @property
     def error(self) -> float:
@@ -56,12 +58,27 @@ def score(
         constants = fit(split.fitted) if split.fitted else known or published()
         if split.tuned:
             constants = tune(split.tuned, constants)
-        found += [Scored(case.row, case.predicted(constants)) for case in split.tested]
+        found += [_timed(case, constants) for case in split.tested]
     return tuple(found)
+
+
+def _timed(case: Case, constants: Constants) -> Scored:
+    run, amounts = min(case.runs, key=lambda each: seconds(each[0], each[1], case.card, constants))
+    parts = stack_forecast.terms(run, amounts, case.card, constants)
+    total = seconds(run, amounts, case.card, constants)
+    return Scored(case.row, total, tuple(part / total for part in parts.values()))
+
+
+def residuals(scored: Sequence[Scored]) -> tuple[Residual, ...]:
+    """The errors of times, with what they are made of."""
+    times = [each for each in scored if each.row.kind == "time"]
+    return tuple(Residual(e.row.source, math.log(e.predicted / e.row.real), e.shares) for e in times)
 
 
 def figures(scored: Sequence[Scored]) -> dict[str, Any]:
     """The report: None for what no row can answer.
+
+    interval_coverage  share of runs inside an interval that is made of the other sources' errors
 
     time_mape    mean over rows of |predicted/real - 1| in seconds of a step (lines of one run are averaged first), then
                  mean over sources; time_worst_source is the largest of these
@@ -77,7 +94,10 @@ def figures(scored: Sequence[Scored]) -> dict[str, Any]:
     memory = {kind: _over_sources([each for each in scored if each.row.kind == kind]) for kind in MEMORY}
     peaks = [each for each in scored if each.row.kind in MEMORY[1:]]
     refused = [each for each in peaks if not stack_memory.fits(each.predicted, ENOUGH * each.row.real)]
+    covered, width = stack_forecast.coverage(residuals(scored)) if len(by_source) > 1 else (None, None)
     report: dict[str, Any] = {
+        "interval_coverage": covered,
+        "interval_half_width": width,
         "false_fits": sum(stack_memory.fits(each.predicted, TOO_SMALL * each.row.real) for each in peaks),
         "false_refusals": len(refused) / len(peaks) if peaks else None,
         "capacity_rows": len(peaks),
@@ -92,9 +112,14 @@ def figures(scored: Sequence[Scored]) -> dict[str, Any]:
                              **{f"memory_mape_{kind}": _over_sources([e for e in each if e.row.kind == kind])
                                 for kind in MEMORY}} for source, each in _split(scored).items()},
         "rows": [{"source": each.row.source, "row": each.row.name, "kind": each.row.kind, "real": each.row.real,
-                  "predicted": each.predicted, "error": each.predicted / each.row.real - 1} for each in scored],
+                  "predicted": each.predicted, "error": each.predicted / each.row.real - 1,
+                  "dominant": _dominant(each)} for each in scored],
     }  # fmt: skip
     return report
+
+
+def _dominant(scored: Scored) -> str | None:
+    return max(zip(scored.shares, stack_forecast.NAMES, strict=True))[1] if scored.shares else None
 
 
 def tau(pairs: Sequence[tuple[float, float]]) -> float:

@@ -139,8 +139,13 @@ def seconds(run: Setup, amounts: Work, card: Rated, constants: Constants) -> flo
         busy = np.maximum(busy, gathered) + both
     slow = float(busy.max())
     pipeline = m * slow + (float(busy.sum()) - slow) / run.interleave
-    tied = amounts.tied_bytes * price[AMOUNTS.index("pp_bytes")]
-    return pipeline + float(tied) + once_seconds(run, amounts.dp_bytes, amounts.adam_bytes, card, c)
+    return pipeline + reduced_seconds(run, amounts, card, c)
+
+
+def reduced_seconds(run: Setup, amounts: Work, card: Rated, c: Constants) -> float:
+    """Seconds once a step, after the pipeline: tied tables and gradients are reduced, the optimizer runs."""
+    tied = float(amounts.tied_bytes * prices(run, card, c)[AMOUNTS.index("pp_bytes")]) if amounts.tied_bytes else 0.0
+    return tied + once_seconds(run, amounts.dp_bytes, amounts.adam_bytes, card, c)
 
 
 def prices(run: Setup, card: Rated, c: Constants) -> npt.NDArray[Any]:

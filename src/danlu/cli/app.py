@@ -40,7 +40,10 @@ COMMANDS = {
     "version": "print versions of what matters",
 }
 
-UNDER = {"plan check": "score the predictor on published runs"}  # commands of two words; the first is one of COMMANDS
+UNDER = {
+    "plan check": "score the predictor on published runs",
+    "plan fit": "calibrate cards by the logs of your own runs",
+}  # commands of two words; the first is one of COMMANDS
 
 
 def module_of(name: str) -> ModuleType:

@@ -3,6 +3,7 @@
 A source is a file. Lines marked suspect, and computed times, are left out; everything else is turned into seconds of a
 step, or bytes. What the constants of time may see: --leave-one-source-out all other sources; --calibrate K, beside that
 or alone, K runs per card and source, evenly spaced in the table and then not scored; --folds K all but a K-th of all.
+Rows of mixed cards are scored where --profiles and --links give what their source measured (docs/formats.md).
 
 example:
   danlu plan check bench/truth/*.csv --leave-one-source-out --json score.json
@@ -14,9 +15,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from danlu.plan.score import Scored
     from danlu.plan.stack_time import Rated
 
 
@@ -35,6 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--constants", type=Path, metavar="FILE", help="constants of time, as --fit or plan fit wrote them"
     )
     parser.add_argument("--fit", type=Path, metavar="FILE", help="write constants fitted to all these tables, use them")
+    parser.add_argument("--profiles", type=Path, metavar="FILE", help="layer profiles of a source of mixed cards")
+    parser.add_argument("--links", type=Path, metavar="FILE", help="its link matrix")
     parser.add_argument("--residuals", type=Path, metavar="FILE", help="write the errors that intervals are made of")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a JSON object")
 
@@ -51,14 +56,36 @@ def run(args: argparse.Namespace) -> int:
         output.write_text(args.fit, stack_time.dumps(known))
     else:
         known = stack_time.published() if args.constants is None else stack_time.read(args.constants)
-    scored = score.score(found, rated, args.leave_one_source_out, known, calibrate=args.calibrate, folds=args.folds)
-    report = score.figures(scored) | {"seen": seen(args)}
-    report["leave_one_source_out"] = args.leave_one_source_out
+    crossed = _mixed(args)
+    options = {"calibrate": args.calibrate, "folds": args.folds}
+    scored = score.score(found, rated, args.leave_one_source_out, known, **options) if found or not crossed else ()
+    report = score.figures(scored) | {"seen": seen(args), "leave_one_source_out": args.leave_one_source_out}
+    report |= {
+        "time_mape_mixed": fmean(each.error for each in crossed) if crossed else None,
+        "mixed": [{"row": each.row.name, "real": each.row.real, "predicted": each.predicted} for each in crossed],
+    }
     print(told(report))
     if args.residuals is not None:
         output.write_text(args.residuals, stack_forecast.dumps(score.residuals(scored)))
     output.write_json(args.json, report)
     return 0
+
+
+def _mixed(args: argparse.Namespace) -> list[Scored]:
+    """Rows of mixed cards with what profiles and links predict; none without both."""
+    from danlu.errors import BadValue
+    from danlu.plan import mixed, rows
+    from danlu.plan.score import Scored
+
+    if (args.profiles is None) != (args.links is None):
+        raise BadValue("mixed cards need both their profiles and their links", where="danlu plan check",
+                       why=f"--profiles is {args.profiles}, --links {args.links}",
+                       fix="--profiles FILE --links FILE; docs/formats.md has both")  # fmt: skip
+    if args.profiles is None:
+        return []
+    profiles, links = mixed.read_profiles(args.profiles), mixed.read_links(args.links)
+    return [Scored(row, mixed.seconds(row.setup, stages, profiles, links))
+            for path in args.tables for row, stages in rows.read_mixed(path)]  # fmt: skip
 
 
 def _sane(args: argparse.Namespace) -> None:
@@ -118,6 +145,8 @@ def told(report: dict[str, Any]) -> str:
         f"cards of 0.9 of the measured peak: {report['false_fits']} of {report['capacity_rows']} runs accepted; "
         f"of 1.15: {percent(report['false_refusals'])} refused",
         f"80 % intervals made of the other sources' errors: {percent(report['interval_coverage'])} of runs inside, "
-        f"half of them within {percent(report['interval_half_width'])}", "", "farthest off:",
+        f"half of them within {percent(report['interval_half_width'])}",
+        *([f"mixed cards, by profiles: {percent(report['time_mape_mixed'])} over {len(report['mixed'])} rows"]
+          if report["mixed"] else []), "", "farthest off:",
         *(f"  {row['error']:+.1%}  {row['source']} {row['row']} ({row['kind']})" for row in far),
     ])  # fmt: skip

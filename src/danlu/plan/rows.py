@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from danlu.errors import BadRows
+from danlu.plan.mixed import MixedStage, stages
 from danlu.plan.setup import Experts, Latent, Setup
 
 TIMES = ("iter_s", "tflops_card", "tokens_s_card", "mfu")
 NEEDED = ("source", "row", "card", "card_count", "layers", "hidden", "heads", "vocab", "seq", "global_batch", "measure",
           "value")  # fmt: skip
+STATED = tuple(name for name in NEEDED if name not in ("source", "row", "measure", "value"))  # what a run is
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,39 +38,70 @@ class Row:
 
 
 def read(path: Path) -> tuple[Row, ...]:
-    """The rows of a file that can be scored: lines marked suspect are left out, and computed times.
+    """The rows of a file that can be scored: lines marked suspect, computed times and mixed cards are left out.
 
     Raises BadRows with the line.
     """
+    return tuple(row for row, _ in _each(path, mixed=False))
+
+
+def read_mixed(path: Path) -> tuple[tuple[Row, tuple[MixedStage, ...]], ...]:
+    """The times of a file that were measured on mixed cards, with their stages. Raises BadRows with the line."""
+    return tuple((row, stages(line["mixed"])) for row, line in _each(path, mixed=True) if row.kind == "time")
+
+
+def _each(path: Path, *, mixed: bool) -> list[tuple[Row, dict[str, str]]]:
+    found = []
+    for number, line in enumerate(lines(path, NEEDED), 2):
+        if bool(line.get("mixed")) != mixed:
+            continue
+        with _named(f"{path}:{number}"):
+            row = _row(path.stem, line)
+            if mixed:
+                stages(line["mixed"])
+        if row is not None:
+            found.append((row, line))
+    return found
+
+
+def lines(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """The lines of a table that has the needed columns. Raises BadRows."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            lines = list(csv.DictReader(file))
+            found = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadRows(f"cannot read {path}", why=str(error), fix=f"ls -l {path}") from error
-    missing = [name for name in NEEDED if not lines or name not in lines[0]]
+    missing = [name for name in needed if not found or name not in found[0]]
     if missing:
         raise BadRows(f"{path} is no table of published runs", why=f"columns missing: {', '.join(missing)}",
                       fix="bench/truth/README.md lists the columns")  # fmt: skip
-    found = []
-    for number, line in enumerate(lines, 2):
-        try:
-            row = _row(path.stem, line)
-        except (ValueError, ZeroDivisionError, KeyError, TypeError) as error:
-            raise BadRows(
-                f"line {number} cannot be read",
-                where=f"{path}:{number}",
-                why=f"{type(error).__name__}: {error}",
-                fix="bench/truth/README.md says what each column holds",
-            ) from error
-        if row is not None:
-            found.append(row)
-    return tuple(found)
+    return found
+
+
+def stated(line: dict[str, str], where: str) -> Setup:
+    """The run of one line, which needs no source, measure or value. Raises BadRows at `where`."""
+    with _named(where):
+        return _setup(line, _notes(line))
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Anything a line can get wrong, as BadRows with its place."""
+    try:
+        yield
+    except (ValueError, ZeroDivisionError, KeyError, TypeError) as error:
+        raise BadRows("a run cannot be read", where=where, why=f"{type(error).__name__}: {error}",
+                      fix="bench/truth/README.md says what each column holds") from error  # fmt: skip
+
+
+def _notes(line: dict[str, str]) -> dict[str, str]:
+    return dict(part.partition(sign)[::2] for part in map(str.strip, line.get("note", "").split(";"))
+                for sign in (("=" if "=" in part.split(":")[0] else ":"),))  # fmt: skip
 
 
 def _row(source: str, line: dict[str, str]) -> Row | None:
-    note = dict(part.partition(sign)[::2] for part in map(str.strip, line.get("note", "").split(";"))
-                for sign in (("=" if "=" in part.split(":")[0] else ":"),))  # fmt: skip
-    if "suspect" in note or line.get("mixed"):
+    note = _notes(line)
+    if "suspect" in note:
         return None
     setup, measure = _setup(line, note), line["measure"]
     value = float(line["value"])

@@ -1,0 +1,68 @@
+"""The helper of one host: claims the orders of its host in a shared folder, runs them, and says how they ended.
+
+    python -m danlu.launch.come FOLDER HOST
+
+It ends with the folder's `all.over`, or on SIGTERM and SIGINT; what it runs ends with it, kill -9 included.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+from danlu.launch import local
+from danlu.launch.orders import POLL_S, appear
+from danlu.nouns import Job
+
+
+def main(argv: list[str]) -> int:
+    """Serve until the run is over."""
+    folder, host = Path(argv[0]), argv[1]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    while not folder.is_dir():
+        time.sleep(POLL_S)
+    running: dict[str, local.Process] = {}
+    try:
+        while not (folder / "all.over").exists():
+            (folder / f"{host}.here").touch()  # the owner may have made the folder anew since
+            for path in folder.glob("*.order"):
+                name = path.stem
+                if name not in running and not path.with_suffix(".ended").exists():
+                    _claim(path, host, running)
+            for name, process in list(running.items()):
+                _pass_on(folder / name, process)
+                if (code := process.poll()) is not None:
+                    appear(folder / f"{name}.ended", str(code))
+                    del running[name]
+            time.sleep(POLL_S)
+    finally:
+        local.stop(list(running.values()))
+        for name, process in running.items():
+            if folder.is_dir():
+                appear(folder / f"{name}.ended", str(process.wait(0.0)))
+    return 0
+
+
+def _claim(path: Path, host: str, running: dict[str, local.Process]) -> None:
+    """Start an order if it is this host's."""
+    order = json.loads(path.read_text(encoding="utf-8"))
+    if order["host"] != host:
+        return
+    log = None if order["log"] is None else Path(order["log"])
+    job = Job(path.stem, (sys.executable, *order["argv"][1:]), env=order["env"], host=host)
+    running[path.stem] = local.spawn(job, log)
+
+
+def _pass_on(stem: Path, process: local.Process) -> None:
+    """Send the signals that were ordered, in their order."""
+    for path in sorted(stem.parent.glob(f"{stem.name}.signal*"), key=lambda each: int(each.suffix[7:])):
+        process.signal(int(path.read_text()))
+        path.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -330,6 +330,18 @@ class LateRank(Broken):
     code = "DL-RUN-011"
 
 
+class HostMissing(BadEnvironment):
+    """No helper answers on a host that a job needs."""
+
+    code = "DL-ENV-020"
+
+
+class LaunchFailed(BadEnvironment):
+    """A launcher (Slurm, Ray, ssh) is missing or refused the job."""
+
+    code = "DL-ENV-021"
+
+
 class RankLost(Broken):
     """A rank keeps dying, or ended by a fault of our own."""
 

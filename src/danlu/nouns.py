@@ -285,6 +285,7 @@ class Job:
 
     argv            the command
     cards           names of the cards it wants, in rank order
+    host            name of the host it must run on
     latency_class   "batch", "interactive" or "service"
     """
 
@@ -294,6 +295,7 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)
     priority: int = 0
     latency_class: str = "batch"
+    host: str = "local"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ COMMANDS = {
     "plan": "split a model over the cards, with a forecast",
     "train": "train a model by its plan",
     "convert": "turn a GGUF file into a model folder, or back",
+    "launch": "train over several hosts: ssh, Slurm, Ray, Kubernetes text",
     "runs": "list, show and compare training runs",
     "quantize": "turn a model folder into a 4-bit one",
     "serve": "answer over the OpenAI API",

@@ -98,6 +98,15 @@ class TrainText(Section):
     resume: bool = Field(False, description="go on from the newest snapshot in OUT")
 
 
+class LaunchText(Section):
+    """Where the processes of a training run start."""
+
+    by: Literal["local", "orders"] = Field(
+        "local", description="local: all on this machine; orders: by helpers on the cards' hosts (danlu launch sets it)"
+    )
+    interface: str | None = Field(None, description="address by which other hosts reach this one; found when not given")
+
+
 class QuantizeText(Section):
     """How weights are made small."""
 
@@ -125,6 +134,7 @@ class Run(Section):
     data: DataText = Field(default_factory=DataText)
     plan: PlanText = Field(default_factory=PlanText)
     train: TrainText = Field(default_factory=TrainText)
+    launch: LaunchText = Field(default_factory=LaunchText)
     quantize: QuantizeText = Field(default_factory=QuantizeText)
     serve: ServeText = Field(default_factory=ServeText)
 

@@ -1,6 +1,6 @@
 """One process of a training job; `danlu train` starts it, people do not.
 
-python -m danlu.cli.rank JOB_FILE OWNER_ADDRESS
+python -m danlu.cli.rank JOB_FILE OWNER_ADDRESS NAME
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
 
         told = job.loads(path.read_text(encoding="utf-8"), str(path))
         loader = Loader(told.tokens, seq=told.plan.seq, batch=told.batch, seed=told.seed)
-        rank.follow(line, told, loader.batch_at)
+        rank.follow(line, told, loader.batch_at, argv[2])
     except Exception as error:
         rank.report(line, error)
         return 1

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from danlu.fault.drill import Drill
     from danlu.nouns import Job, Plan
     from danlu.store.checkpoint import Snapshot
-    from danlu.train.crew import Running
+    from danlu.train.crew import Running, Spawn
     from danlu.train.job import TrainJob
     from danlu.train.result import Result, Step
 
@@ -80,9 +81,6 @@ def train_run(
     import sys
 
     from danlu.cli import config, output
-    from danlu.events import fallback
-    from danlu.launch import local
-    from danlu.launch.nursery import Nursery
     from danlu.plan import text
     from danlu.store import atomic
     from danlu.train import owner
@@ -103,6 +101,32 @@ def train_run(
 
     line.show(f"starting {len(plan.stages)} ranks and a spare{label(plan)}", force=True)
     argv = (sys.executable, "-m", "danlu.cli.rank")
+    try:
+        with starter(run, plan) as (spawn, interface):
+            result = owner.run(job, argv, spawn, on_step=step, drills=drills, interface=interface)
+    finally:
+        board.close()
+    line.done(f"{len(result.steps)} steps, {output.span(result.step_s)} each, {result.tokens_per_s:,.0f} tokens/s")
+    return result
+
+
+@contextmanager
+def starter(run: Run, plan: Plan) -> Iterator[tuple[Spawn, str | None]]:
+    """What starts the ranks, and the address they call when they are on other hosts."""
+    from danlu.events import fallback
+    from danlu.launch import local
+    from danlu.launch.nursery import Nursery
+    from danlu.launch.orders import Orders
+
+    if run.launch.by == "orders":
+        from danlu.cli.launch import interface
+
+        orders = Orders(run.out.resolve() / "orders")
+        try:
+            yield orders.spawn, interface(run, [card.host for card in plan.fleet.cards])
+        finally:
+            orders.close()
+        return
     nursery = Nursery(["danlu.train.rank"])
 
     def spawn(each: Job, log: Path | None) -> Running:
@@ -113,12 +137,9 @@ def train_run(
             return local.spawn(each, log)
 
     try:
-        result = owner.run(job, argv, spawn, on_step=step, drills=drills)
+        yield spawn, None
     finally:
         nursery.close()
-        board.close()
-    line.done(f"{len(result.steps)} steps, {output.span(result.step_s)} each, {result.tokens_per_s:,.0f} tokens/s")
-    return result
 
 
 def job_of(run: Run, plan: Plan) -> TrainJob:

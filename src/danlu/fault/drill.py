@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from dataclasses import dataclass
 
@@ -31,8 +30,3 @@ def parse(text: str, stages: int, steps: int) -> Drill:
             fix=f"--kill 0@{max(1, steps // 2)}",
         )  # fmt: skip
     return Drill(int(stage), int(step))
-
-
-def strike(drill: Drill, pid: int) -> None:
-    """Send the drill's signal to a process."""
-    os.kill(pid, SIGNALS[drill.kind])

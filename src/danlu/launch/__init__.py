@@ -1,1 +1,1 @@
-"""Where processes run: on this machine today; ssh, Slurm, Ray and Kubernetes text are files to come beside local.py."""
+"""Where processes run: on this machine (local, nursery), or on many hosts by orders, whoever starts the helpers."""

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from danlu.launch import local
-from danlu.launch.orders import POLL_S, appear
+from danlu.launch.orders import BEAT_S, COME_S, POLL_S, appear
 from danlu.nouns import Job
 
 
@@ -23,12 +23,15 @@ def main(argv: list[str]) -> int:
     folder, host = Path(argv[0]), argv[1]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    while not folder.is_dir():
-        time.sleep(POLL_S)
+    if not _begun(folder):
+        return 0
     running: dict[str, local.Process] = {}
+    beat = 0.0
     try:
         while not (folder / "all.over").exists():
-            (folder / f"{host}.here").touch()  # the owner may have made the folder anew since
+            if time.monotonic() - beat > BEAT_S or not (folder / f"{host}.here").exists():  # made anew by the owner
+                (folder / f"{host}.here").touch()
+                beat = time.monotonic()
             for path in folder.glob("*.order"):
                 name = path.stem
                 if name not in running and not path.with_suffix(".ended").exists():
@@ -45,6 +48,16 @@ def main(argv: list[str]) -> int:
             if folder.is_dir():
                 appear(folder / f"{name}.ended", str(process.wait(0.0)))
     return 0
+
+
+def _begun(folder: Path) -> bool:
+    """Wait for the owner to make the folder; one that is over from the start is an earlier run's, which he clears."""
+    stale, deadline = (folder / "all.over").exists(), time.monotonic() + COME_S
+    while not folder.is_dir() or (stale and (folder / "all.over").exists()):
+        if stale and time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
 
 
 def _claim(path: Path, host: str, running: dict[str, local.Process]) -> None:

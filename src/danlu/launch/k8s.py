@@ -26,12 +26,14 @@ def manifest(
         f'python -m danlu.launch.come {folder} "${{hosts[$JOB_COMPLETION_INDEX]}}" &',
         'if [ "$JOB_COMPLETION_INDEX" = 0 ]; then',
         f"  {shlex.join(train)}; code=$?",
-        f"  touch {folder}/all.over; wait; exit $code",
+        f"  mkdir -p {folder}; touch {folder}/all.over; wait; exit $code",
         "fi",
         "wait",
     ]
     command = json.dumps("\n".join(body))
-    return NOTE + f"""apiVersion: batch/v1
+    return (
+        NOTE
+        + f"""apiVersion: batch/v1
 kind: Job
 metadata:
   name: {name}
@@ -61,3 +63,4 @@ spec:
           persistentVolumeClaim:
             claimName: {json.dumps(claim)}
 """
+    )

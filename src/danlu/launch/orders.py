@@ -20,6 +20,7 @@ from danlu.nouns import Job
 VERSION = 1
 POLL_S = 0.05
 COME_S = 120.0  # longest wait for the helper of a host: a queue has granted the nodes by then
+BEAT_S, SILENT_S = 1.0, 10.0  # a helper shows itself that often; after so long without it is taken for dead
 
 
 class Orders:
@@ -31,23 +32,45 @@ class Orders:
         for left in folder.glob("*.*"):
             left.unlink()
         self.folder, self._come_s = folder, come_s
+        self._seen: dict[str, tuple[float, float]] = {}  # host -> time stamp of its file, when that last changed
+
+    def alive(self, host: str) -> bool:
+        """True when the helper of a host has shown itself lately. Clocks of hosts are not compared, only change is."""
+        try:
+            stamp = (self.folder / f"{host}.here").stat().st_mtime
+        except OSError:
+            return False
+        known = self._seen.get(host)
+        if known is None or known[0] != stamp:
+            known = self._seen[host] = (stamp, time.monotonic())
+        return time.monotonic() - known[1] < SILENT_S
 
     def spawn(self, job: Job, log: Path | None = None) -> Ordered:
         """Have a job started on job.host, its output appended to `log` there. Raises HostMissing."""
-        deadline = time.monotonic() + self._come_s
-        while not (self.folder / f"{job.host}.here").exists():
+        limit_s = SILENT_S if job.host in self._seen else self._come_s
+        deadline = time.monotonic() + limit_s
+        while not self.alive(job.host):
             if time.monotonic() > deadline:
-                here = sorted(path.stem for path in self.folder.glob("*.here"))
-                raise HostMissing(f"no helper on host {job.host}", where=str(self.folder),
-                                  why=f"after {self._come_s:g} s there are helpers on {', '.join(here) or 'no host'}",
-                                  fix=f"on {job.host}: python -m danlu.launch.come {self.folder} {job.host}")
+                here = [each for each in sorted(path.stem for path in self.folder.glob("*.here")) if self.alive(each)]
+                raise HostMissing(
+                    f"no helper on host {job.host}",
+                    where=str(self.folder),
+                    why=f"after {limit_s:g} s there are helpers on {', '.join(here) or 'no host'}",
+                    fix=f"on {job.host}: python -m danlu.launch.come {self.folder} {job.host}",
+                )
             time.sleep(POLL_S)
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
-        order = {"orders": VERSION, "host": job.host, "argv": list(job.argv), "env": dict(job.env),
-                 "log": None if log is None else str(log.resolve()), "cwd": os.getcwd()}
+        order = {
+            "orders": VERSION,
+            "host": job.host,
+            "argv": list(job.argv),
+            "env": dict(job.env),
+            "log": None if log is None else str(log.resolve()),
+            "cwd": os.getcwd(),
+        }
         appear(self.folder / f"{job.name}.order", json.dumps(order))
-        return Ordered(job, self.folder)
+        return Ordered(job, self)
 
     def close(self) -> None:
         """Every helper ends what it runs, and itself."""
@@ -57,17 +80,19 @@ class Orders:
 class Ordered:
     """One ordered process; answers what launch.local.Process answers. Its pid is that of its host."""
 
-    def __init__(self, job: Job, folder: Path) -> None:
-        self.job, self.pid = job, 0
-        self._stem = folder / job.name
+    def __init__(self, job: Job, orders: Orders) -> None:
+        self.job, self.pid, self._orders = job, 0, orders
+        self._stem = orders.folder / job.name
         self._signals = 0
+        self._killed = False
 
     def poll(self) -> int | None:
         """Exit code, negative signal number, or None while it runs or waits to be started."""
         try:
             return int(self._stem.with_suffix(".ended").read_text())
         except (OSError, ValueError):
-            return None
+            gone = self._killed and not self._orders.alive(self.job.host)  # its host went with it
+            return -signal.SIGKILL if gone else None
 
     def wait(self, limit_s: float) -> int | None:
         """Exit code, or None when it still runs after `limit_s`."""
@@ -80,6 +105,7 @@ class Ordered:
         """Have a signal sent; nothing happens when it has ended."""
         if self.poll() is None:
             self._signals += 1
+            self._killed = self._killed or number == signal.SIGKILL
             appear(self._stem.with_suffix(f".signal{self._signals}"), str(int(number)))
 
     def stop(self, grace_s: float = 5.0) -> None:

@@ -26,8 +26,12 @@ def start(hosts: Sequence[str], orders: Path, address: str | None) -> list[Any]:
     try:
         ray.init(address=address or "auto", log_to_driver=False, logging_level="error")
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise LaunchFailed("no Ray cluster answers", where=address or "auto", why=str(error),
-                           fix="ray start --head, and ray start --address=HEAD on the other nodes") from error
+        raise LaunchFailed(
+            "no Ray cluster answers",
+            where=address or "auto",
+            why=str(error),
+            fix="ray start --head, and ray start --address=HEAD on the other nodes",
+        ) from error
     nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
     if len(nodes) < len(hosts):
         raise LaunchFailed(f"{len(hosts)} hosts on {len(nodes)} Ray nodes", where=address or "auto",

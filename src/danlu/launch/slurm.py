@@ -13,7 +13,8 @@ from danlu.errors import LaunchFailed
 from danlu.launch.orders import helper
 
 POLL_S = 1.0
-OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED")
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE",
+        "PREEMPTED")  # fmt: skip
 
 
 def script(name: str, hosts: Sequence[str], train: Sequence[str], orders: Path, out: Path) -> str:
@@ -33,6 +34,7 @@ def script(name: str, hosts: Sequence[str], train: Sequence[str], orders: Path, 
 #SBATCH --signal=B:TERM@60
 # Written by danlu launch. The i-th node of the allocation is the i-th host of the fleet.
 set -u
+rm -rf {shlex.quote(str(orders))}
 hosts=({names})
 export DANLU_HOSTS="${{hosts[*]}}"
 srun --kill-on-bad-exit=0 bash -c 'set -- $DANLU_HOSTS; shift "$SLURM_PROCID"; exec {come} "$1"' &
@@ -41,7 +43,7 @@ run=$!
 trap 'kill -TERM $run' TERM INT
 wait $run
 code=$?
-touch {shlex.quote(str(orders / "all.over"))}
+mkdir -p {shlex.quote(str(orders))} && touch {shlex.quote(str(orders / "all.over"))}
 wait
 exit $code
 """
@@ -78,9 +80,17 @@ def _said(argv: Sequence[str]) -> str:
     try:
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise LaunchFailed(f"there is no {argv[0]} here", why=str(error), where=sys.platform,
-                           fix="run it on a login node of the cluster, or use --dry-run to see the script") from error
+        raise LaunchFailed(
+            f"there is no {argv[0]} here",
+            why=str(error),
+            where=sys.platform,
+            fix="run it on a login node of the cluster, or use --dry-run to see the script",
+        ) from error
     if done.returncode:
-        raise LaunchFailed(f"{argv[0]} refused", why=done.stderr.strip() or f"exit code {done.returncode}",
-                           where=" ".join(argv), fix="read what it says; --dry-run shows the script")
+        raise LaunchFailed(
+            f"{argv[0]} refused",
+            why=done.stderr.strip() or f"exit code {done.returncode}",
+            where=" ".join(argv),
+            fix="read what it says; --dry-run shows the script",
+        )
     return done.stdout.strip()

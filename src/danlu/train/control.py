@@ -39,6 +39,11 @@ class Line:
         *whole, self._rest = (self._rest + data).split(b"\n")
         return [json.loads(each) for each in whole]
 
+    @property
+    def interface(self) -> str | None:
+        """The address of this machine that the other end is reached by; None on a Unix socket."""
+        return str(self._socket.getsockname()[0]) if self._socket.family == socket.AF_INET else None
+
     def close(self) -> None:
         """Hang up."""
         self._socket.close()

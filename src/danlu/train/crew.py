@@ -47,6 +47,8 @@ Spawn = Callable[[Job, Path | None], Running]
 class Member:
     """One process: nobody (rank None) until it is given a place."""
 
+    number: int
+    host: str
     process: Running
     log: Path
     began: float
@@ -54,6 +56,12 @@ class Member:
     address: str = ""
     rank: int | None = None
     idle: bool = False
+    ahead_s: float = 0.0  # how far its monotonic clock is ahead of ours; 0 on this machine
+
+    @property
+    def name(self) -> str:
+        """What it is called when it is started, and says of itself."""
+        return f"train-{self.number}"
 
     def say(self, word: str, **fields: Any) -> None:
         """Tell it something; a dead one is found out elsewhere."""
@@ -65,26 +73,28 @@ class Crew:
     """Owns the processes and the sockets to them."""
 
     def __init__(
-        self, argv: Sequence[str], logs: Path, spawn: Spawn, *, key: str, patience_s: float, start_s: float
-    ) -> None:
-        """argv  command of a member; the address to call is appended.
+        self, argv: Sequence[str], logs: Path, spawn: Spawn, *, key: str, patience_s: float, start_s: float,
+        interface: str | None = None,
+    ) -> None:  # fmt: skip
+        """argv  command of a member; the address to call and the member's name are appended.
 
+        interface   address of this machine that members on other hosts call; None when all are on this one
         patience_s  silence after which a member is killed; start_s  longest time from its start to its hello
         """
         self._argv, self._logs, self._spawn = tuple(argv), logs, spawn
         self._key, self._patience_s, self._start_s = key, patience_s, start_s
         self.members: list[Member] = []
-        self._door = Door()
+        self._door = Door(interface)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._door, selectors.EVENT_READ, None)
         self._watch = suspect.Watch()
         self._count = 0
 
-    def start(self) -> None:
-        """Start one more member."""
-        log = self._logs / f"process-{self._count}.log"
-        job = Job(f"train-{self._count}", (*self._argv, self._door.address))
-        self.members.append(Member(self._spawn(job, log), log, time.monotonic()))
+    def start(self, host: str = "local") -> None:
+        """Start one more member on a host."""
+        log, name = self._logs / f"process-{self._count}.log", f"train-{self._count}"
+        process = self._spawn(Job(name, (*self._argv, self._door.address, name), host=host), log)
+        self.members.append(Member(self._count, host, process, log, time.monotonic()))
         self._count += 1
 
     def listen(self, limit_s: float) -> tuple[list[tuple[Member, dict[str, Any]]], list[Member]]:
@@ -99,8 +109,8 @@ class Crew:
             else:
                 said += self._hear(key.data)
         now = time.monotonic()
-        for pid in suspect.silent(self._watch, now, self._patience_s):
-            next(m for m in self.members if m.process.pid == pid).process.signal(signal.SIGKILL)
+        for number in suspect.silent(self._watch, now, self._patience_s):
+            next(m for m in self.members if m.number == number).process.signal(signal.SIGKILL)
         dead = [member for member in self.members if member.process.poll() is not None]
         for member in dead:
             self._forget(member)
@@ -108,7 +118,7 @@ class Crew:
             if member.line is None and now - member.began > self._start_s:
                 raise LateRank(
                     "a rank's process did not start",
-                    where=f"process {member.process.pid}",
+                    where=f"{member.name} on host {member.host}",
                     why=f"no word from it after {self._start_s:g} s",
                     fix=f"cat {member.log}",
                 )
@@ -153,21 +163,31 @@ class Crew:
             return []
         for each in lines:
             if each["say"] == "hello" and member is None and secrets.compare_digest(each["key"], self._key):
-                member = next((m for m in self.members if m.process.pid == each["pid"]), None)
+                member = next((m for m in self.members if m.name == each["name"]), None)
                 if member is not None:
                     member.line, member.address, member.idle = line, each["address"], True
+                    member.ahead_s = 0.0 if member.host == "local" else each["clock"] - time.monotonic()
         if member is None:
             return []
-        self._watch = suspect.heard(self._watch, member.process.pid, time.monotonic())
-        return [(member, each) for each in lines if each["say"] not in ("beat", "hello")]
+        self._watch = suspect.heard(self._watch, member.number, time.monotonic())
+        return [(member, _ours(each, member.ahead_s)) for each in lines if each["say"] not in ("beat", "hello")]
 
     def _forget(self, member: Member) -> None:
         self.members.remove(member)
-        self._watch = suspect.forget(self._watch, member.process.pid)
+        self._watch = suspect.forget(self._watch, member.number)
         if member.line is not None:
             self._selector.unregister(member.line)
             member.line.close()
             member.line = None
+
+
+def _ours(message: dict[str, Any], ahead_s: float) -> dict[str, Any]:
+    """What a member said, with its moments turned to our clock."""
+    if ahead_s and "end" in message:
+        message["end"] -= ahead_s
+        for span in message.get("spans", ()):
+            span[2:4] = span[2] - ahead_s, span[3] - ahead_s
+    return message
 
 
 def tail(log: Path, lines: int = 3) -> str:

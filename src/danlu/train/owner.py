@@ -19,7 +19,7 @@ from danlu import errors
 from danlu.errors import DanluError, RankLost
 from danlu.events import EventLog
 from danlu.fault import suspect
-from danlu.fault.drill import Drill, strike
+from danlu.fault.drill import SIGNALS, Drill
 from danlu.store import atomic, checkpoint
 from danlu.train import job as job_text
 from danlu.train.crew import Crew, Member, Spawn, tail
@@ -35,6 +35,7 @@ HEARSAY_S = 1.0  # a rank that lost a peer is believed after so long even if no 
 def run(
     job: TrainJob, argv: Sequence[str], spawn: Spawn, *,
     on_step: Callable[[Step], None] | None = None, drills: Sequence[Drill] = (), spares: int = 1,
+    interface: str | None = None,
 ) -> Result:  # fmt: skip
     """Train; returns when the last step is committed. Whatever happens, no process is left.
 
@@ -42,7 +43,8 @@ def run(
     spawn    starts a process; it must be called, and stay, on a thread that lives as long as the run
     on_step  called after every step of the curve (a recomputed one again)
     drills   faults to cause
-    spares   warm processes that wait to take a dead one's place
+    spares   warm processes on each host that wait to take a dead one's place
+    interface  address by which other hosts reach this one; every rank then runs on the host of its card. None: all here
     Raises what a rank reported (where = its stage and card), RankLost, DiskFull.
     """
     _sweep(job.checkpoints)
@@ -51,14 +53,15 @@ def run(
     log = EventLog(job.out / "events.jsonl", room="train")
     steps = StepLog(job.out / "steps.jsonl", job.start)
     crew = Crew(
-        (*argv, str(path)), job.out / "logs", spawn, key=job.key, patience_s=job.patience_s, start_s=job.limit_s
-    )
-    owner = _Owner(job, crew, log, steps, job.start, on_step or (lambda step: None), list(drills))
+        (*argv, str(path)), job.out / "logs", spawn, key=job.key, patience_s=job.patience_s, start_s=job.limit_s,
+        interface=interface,
+    )  # fmt: skip
+    homes = [job.card(rank).host if interface else "local" for rank in range(len(job.plan.stages))]
+    owner = _Owner(job, homes, crew, log, steps, job.start, on_step or (lambda step: None), list(drills))
     kindly = False
     try:
-        wanted = len(job.plan.stages) + spares if job.start < job.steps else 0
-        for _ in range(wanted):
-            crew.start()
+        for host in [*homes, *sorted(set(homes)) * spares] if job.start < job.steps else ():
+            crew.start(host)
         result = owner.work()
         kindly = True
         return result
@@ -98,8 +101,8 @@ class _Owner:
     """Owns the state of the job."""
 
     def __init__(
-        self, job: TrainJob, crew: Crew, log: EventLog, steps: StepLog, start: int, on_step: Callable[[Step], None],
-        drills: list[Drill],
+        self, job: TrainJob, homes: Sequence[str], crew: Crew, log: EventLog, steps: StepLog, start: int,
+        on_step: Callable[[Step], None], drills: list[Drill],
     ) -> None:  # fmt: skip
         self._job, self._crew, self._log, self._steps, self._on_step, self._drills = (
             job,
@@ -109,7 +112,7 @@ class _Owner:
             on_step,
             drills,
         )
-        self._ranks = range(len(job.plan.stages))
+        self._ranks, self._homes = range(len(job.plan.stages)), homes
         self._start = self._committed = start
         self._epoch, self._running = 1, False
         self._curve: list[Step] = []
@@ -157,8 +160,10 @@ class _Owner:
         """Give every empty place to someone who waits; begin the epoch when all places are taken and idle."""
         members = self._crew.members
         vacant = sorted(set(self._ranks) - {m.rank for m in members})
-        for rank, member in zip(vacant, [m for m in members if m.rank is None and m.idle], strict=False):
-            member.rank = rank
+        for rank in vacant:
+            waiting = [m for m in members if m.rank is None and m.idle and m.host == self._homes[rank]]
+            if waiting:
+                waiting[0].rank = rank
         placed = {m.rank: m for m in members if m.rank is not None and m.idle}
         if len(placed) < len(self._ranks):
             return
@@ -261,7 +266,7 @@ class _Owner:
     def _error(self, member: Member, message: dict[str, Any]) -> None:
         """A rank cannot go on: raise what it said, with its name."""
         who = (
-            f"process {member.process.pid}"
+            member.name
             if member.rank is None
             else f"rank {member.rank}, card {self._job.card(member.rank).name}"
         )
@@ -269,8 +274,8 @@ class _Owner:
 
     def _died(self, member: Member) -> None:
         """A process ended that should not have: someone else takes its place, and a new spare is started."""
-        self._count(f"process {member.process.pid}, exit code {member.process.poll()}", tail(member.log))
-        self._crew.start()
+        self._count(f"{member.name} on host {member.host}, exit code {member.process.poll()}", tail(member.log))
+        self._crew.start(member.host)
         if member.rank is not None and self._running:
             self._break(member.rank)
 
@@ -320,7 +325,7 @@ class _Owner:
         member = next(m for m in self._crew.members if m.rank == drill.stage)
         self._drilled = time.monotonic()
         self._log.emit("train.drill", stage=drill.stage, step=drill.step, kind=drill.kind)
-        strike(drill, member.process.pid)
+        member.process.signal(SIGNALS[drill.kind])
 
     def _result(self) -> Result:
         job, curve = self._job, tuple(self._curve)

@@ -10,6 +10,7 @@ import os
 import select
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,12 +41,12 @@ Batches = Callable[[int], npt.NDArray[np.int64]]  # step, counted from 0 -> (seq
 BEAT_S = 0.25
 
 
-def follow(line: Line, job: TrainJob, batches: Batches) -> None:
-    """Do what the owner says until it says `end` or is gone."""
+def follow(line: Line, job: TrainJob, batches: Batches, name: str) -> None:
+    """Do what the owner says until it says `end` or is gone; `name` is what the owner calls this process."""
     warm_up(job)
     member = _Member(line, job, batches)
     threading.Thread(target=member.listen, name="control", daemon=True).start()
-    line.say("hello", pid=os.getpid(), address=member.door.address, key=job.key)
+    line.say("hello", name=name, address=member.door.address, key=job.key, clock=time.monotonic())
     while (order := member.orders.get())["say"] != "end":
         try:
             if order["say"] == "go":
@@ -90,7 +91,7 @@ class _Member:
 
     def __init__(self, line: Line, job: TrainJob, batches: Batches) -> None:
         self.line, self.job, self.batches = line, job, _Ahead(batches)
-        self.door = Door()
+        self.door = Door(line.interface)
         self.orders: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._halted = 0  # newest epoch that was broken off
         self._wire: Wire | None = None

@@ -1,0 +1,134 @@
+"""Ranks on several hosts by a shared folder: the same curve as on one, over kills, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from provoke import provoke
+from test_launch_local import alive, until
+from test_train_run import ARGV, SLOW, a_job, same, weights
+from train_world import SPEC, plan
+
+from danlu.cli.app import main
+from danlu.fault.drill import Drill
+from danlu.launch import k8s, local
+from danlu.launch.orders import Orders, helper
+from danlu.nouns import Job
+from danlu.train import owner
+
+pytestmark = pytest.mark.procs
+FOREVER = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
+
+
+@pytest.fixture
+def helpers(tmp_path):
+    """Two hosts, which are this machine twice."""
+    folder = tmp_path / "orders"
+    started = {host: local.spawn(Job(host, helper(folder, host)), tmp_path / f"{host}.log") for host in "ab"}
+    yield folder, started
+    local.stop(list(started.values()))
+
+
+def job(name: str, code: str, host: str = "a") -> Job:
+    return Job(name, (sys.executable, "-c", code), env={"MARK": "m"}, host=host)
+
+
+def test_orders_run_on_their_host_and_tell_their_end(helpers, tmp_path):
+    folder, started = helpers
+    orders = Orders(folder)
+    log = tmp_path / "log"
+    ended = orders.spawn(job("ends", "import os, sys; print(os.environ['MARK']); sys.exit(7)", "b"), log)
+    killed = orders.spawn(job("killed", FOREVER), tmp_path / "killed")
+    stays = orders.spawn(job("stays", FOREVER), tmp_path / "stays")
+    assert ended.wait(30) == ended.poll() == 7 and log.read_text() == "m\n"
+    until(lambda: (tmp_path / "killed").exists() and (tmp_path / "killed").read_text().endswith("\n"))
+    killed.signal(signal.SIGKILL)
+    assert killed.wait(30) == -signal.SIGKILL and stays.poll() is None
+    until(lambda: (tmp_path / "stays").read_text().endswith("\n"))
+    pid = int((tmp_path / "stays").read_text())
+    orders.close()
+    assert {process.wait(30) for process in started.values()} == {0}
+    assert not alive(pid) and stays.poll() == -signal.SIGTERM
+
+
+def test_what_a_helper_runs_dies_with_it(helpers, tmp_path):
+    folder, started = helpers
+    orders = Orders(folder)
+    process = orders.spawn(job("stays", FOREVER), tmp_path / "stays")
+    until(lambda: (tmp_path / "stays").exists() and (tmp_path / "stays").read_text().endswith("\n"))
+    pid = int((tmp_path / "stays").read_text())
+    os.kill(started["a"].pid, signal.SIGKILL)
+    until(lambda: not alive(pid))
+    process.signal(signal.SIGKILL)
+    until(lambda: process.poll() == -signal.SIGKILL)
+
+
+def test_a_host_without_helper_is_named(tmp_path):
+    with provoke("DL-ENV-020") as caught:
+        Orders(tmp_path / "orders", come_s=0.2).spawn(job("x", "pass", "nowhere"))
+    assert "nowhere" in caught.error.what and "danlu.launch.come" in caught.error.fix
+
+
+def test_a_run_over_two_hosts_is_the_run_on_one_even_when_a_rank_is_killed(helpers, tmp_path):
+    folder, _ = helpers
+    one = a_job(tmp_path / "one", steps=8)
+    owner.run(one, ARGV, local.spawn, spares=0)
+    cards = replace(SLOW, cards=tuple(replace(c, host=h) for c, h in zip(SLOW.cards, "aba", strict=True)))
+    two = a_job(tmp_path / "two", plan(SPEC, (3, 5), cards=cards), steps=8)
+    orders = Orders(folder)
+    result = owner.run(two, ARGV, orders.spawn, spares=1, interface="127.0.0.1", drills=[Drill(1, 5)])
+    orders.close()
+    assert len(result.faults) == 1 and result.lost == result.repeated == 0
+    assert all(0 < step.seconds < 60 for step in result.steps)
+    assert same(weights(one), weights(two))
+
+
+def run_yaml(tmp_path) -> Path:
+    fleet = {"fleet": 1, "name": "two", "hosts": [{"name": h, "mem_bytes": "8GiB"} for h in ("n1", "n2")],
+             "cards": [{"name": f"c{h}", "vendor": "cpu", "model": "x", "flops": {"fp32": 1e10}, "mem_bytes": "4GiB",
+                        "mem_bw": 1e10, "host": h} for h in ("n1", "n2")],
+             "links": [{"a": "n1", "b": "n2", "latency_s": 1e-4, "bandwidth": 1e9}]}  # fmt: skip
+    (tmp_path / "fleet.yaml").write_text(yaml.safe_dump(fleet))
+    path = tmp_path / "run.yaml"
+    path.write_text(f"danlu: 1\nout: {tmp_path / 'out'}\nfleet: {{path: {tmp_path / 'fleet.yaml'}}}\n")
+    return path
+
+
+@pytest.mark.parametrize("on", ["local", "ssh", "slurm", "ray", "k8s"])
+def test_a_dry_run_shows_what_would_start(on, tmp_path, capsys):
+    assert main(["launch", str(run_yaml(tmp_path)), "--on", on, "--dry-run", "--train.steps", "7"]) == 0
+    told = capsys.readouterr().out
+    assert "danlu.cli" in told and "--train.steps 7" in told and ("n2" in told) == (on != "local")
+    assert ("--launch.by orders" in told) == (on != "local") and not (tmp_path / "out" / "orders").exists()
+
+
+def test_the_slurm_script_is_a_script(tmp_path, capsys):
+    main(["launch", str(run_yaml(tmp_path)), "--on", "slurm", "--dry-run"])
+    told = capsys.readouterr().out
+    assert subprocess.run(["bash", "-n"], input=told, text=True, check=False).returncode == 0
+    assert "#SBATCH --nodes=2" in told and "hosts=(n1 n2)" in told
+
+
+def test_the_kubernetes_manifest_says_that_nobody_ran_it():
+    text = k8s.manifest("danlu-x", ["a", "b c"], ["python", "-m", "danlu.cli", "train", "x y.yaml"], Path("/run/o"),
+                        image="im", claim="cl", mount="/run")  # fmt: skip
+    found = yaml.safe_load(text)
+    spec = found["spec"]["template"]["spec"]
+    assert "nobody of danlu has run it" in text and found["spec"]["completions"] == 2
+    script = spec["containers"][0]["command"][2]
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+    assert "hosts=(a 'b c')" in script and "'x y.yaml'" in script
+    assert spec["volumes"][0]["persistentVolumeClaim"]["claimName"] == "cl"
+
+
+def test_slurm_that_is_not_there_is_an_error_with_a_way_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["launch", str(run_yaml(tmp_path)), "--on", "slurm"]) == 3
+    assert "DL-ENV-021" in capsys.readouterr().err

@@ -13,12 +13,12 @@ import pytest
 import yaml
 from provoke import provoke
 from test_launch_local import alive, until
-from test_train_run import ARGV, SLOW, a_job, same, weights
+from train_jobs import ARGV, SLOW, a_job, same, weights
 from train_world import SPEC, plan
 
 from danlu.cli.app import main
 from danlu.fault.drill import Drill
-from danlu.launch import k8s, local
+from danlu.launch import k8s, local, slurm
 from danlu.launch.orders import Orders, helper
 from danlu.nouns import Job
 from danlu.train import owner
@@ -128,7 +128,9 @@ def test_the_kubernetes_manifest_says_that_nobody_ran_it():
     assert spec["volumes"][0]["persistentVolumeClaim"]["claimName"] == "cl"
 
 
-def test_slurm_that_is_not_there_is_an_error_with_a_way_out(tmp_path, monkeypatch, capsys):
+def test_slurm_that_is_not_there_is_an_error_with_a_way_out(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
+    with provoke("DL-ENV-021") as caught:
+        slurm.submit(tmp_path / "script")
+    assert "sbatch" in caught.error.what and "--dry-run" in caught.error.fix
     assert main(["launch", str(run_yaml(tmp_path)), "--on", "slurm"]) == 3
-    assert "DL-ENV-021" in capsys.readouterr().err

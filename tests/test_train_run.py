@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from provoke import provoke
-from train_world import SPEC, fleet, plan
+from train_jobs import ARGV, SLOW, a_job, same, weights
+from train_world import SPEC, plan
 
 from danlu.fault.drill import Drill
 from danlu.launch import local
 from danlu.launch.nursery import Nursery
-from danlu.nouns import Plan
 from danlu.store import checkpoint
 from danlu.train import owner
 from danlu.train.job import TrainJob, dumps, loads
@@ -27,21 +27,6 @@ from danlu.train.rank import build, saved_tensors
 from danlu.train.result import Result
 
 pytestmark = pytest.mark.procs
-ARGV = (sys.executable, str(Path(__file__).with_name("train_world.py")))
-os.environ["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
-
-
-SLOW = fleet(0.1, 0.1, 0.1)  # so that a signal finds the step it is meant for
-
-
-def a_job(out: Path, a_plan: Plan | None = None, **changes) -> TrainJob:
-    values = {"steps": 12, "lr": 1e-2, "warmup": 2, "weight_decay": 0.1, "clip": 1.0, "seed": 3, "save_every": 4,
-              "key": "ab" * 16, "trace_step": 3, "patience_s": 5.0, "limit_s": 60.0}  # fmt: skip
-    return TrainJob(
-        plan=a_plan or plan(SPEC, (3, 5), cards=SLOW), out=out, tokens=out / "tokens", **{**values, **changes}
-    )
-
-
 nursery = Nursery(["danlu.train.rank"])
 
 
@@ -51,16 +36,6 @@ def teardown_module():
 
 def train(job: TrainJob, spares: int = 0, **options) -> Result:
     return owner.run(job, ARGV, nursery.spawn, spares=spares, **options)
-
-
-def weights(job: TrainJob) -> dict[str, np.ndarray]:
-    step = checkpoint.latest(job.checkpoints)
-    assert step == job.steps
-    return checkpoint.load(job.checkpoints, step)
-
-
-def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,6 @@ struct Span {
     uint64_t start, stop;
 };
 
-Span span_of(const danlu_pack& pack, uint64_t hash) {
-    const uint64_t b = store_bucket(hash, pack.bits, pack.buckets);
-    return {store_offset(pack.index, pack.wide, b), store_offset(pack.index, pack.wide, b + 1)};
-}
-
 bool read_whole(int fd, uint8_t* out, Span span) {
     for (uint64_t at = span.start; at < span.stop;) {
         const ssize_t got = pread(fd, out + (at - span.start), span.stop - at, off_t(at));
@@ -57,36 +52,39 @@ DANLU_API int danlu_store_look(const uint8_t* bucket, int64_t count, uint64_t ha
     return ABSENT;
 }
 
-// Look for a key in packs, the newest first; its bucket is read into out. where[0], where[1]: place and bytes of the value in
-// out; where[2]: the pack it is of, which is also set when that pack is DAMAGED or UNREADABLE. SMALL: where[0] bytes are needed.
-DANLU_API int danlu_store_get(const danlu_pack* packs, int64_t count, const uint8_t* key, int64_t key_count, uint8_t* out,
-                              int64_t room, int64_t* where) {
+// Look for a key in the packs of a store; its bucket is read into out. where[0], where[1]: place and bytes of the value in out;
+// where[2]: the pack it is of, set also when that pack is DAMAGED or UNREADABLE. SMALL: where[0] bytes of room are needed.
+DANLU_API int danlu_store_get(const danlu_table* table, const uint8_t* key, int64_t key_count, uint8_t* out, int64_t room,
+                              int64_t* where) {
     const uint64_t hash = store_hash(key, key_count);
-    for (int64_t i = 0; i < count; i++) {
-        if (!packs[i].buckets || !store_covers(packs[i], hash)) continue;
-        const Span span = span_of(packs[i], hash);
-        const int64_t size = int64_t(span.stop - span.start);
-        where[2] = i;
-        if (size < 0) return DAMAGED;
-        if (size > room) {
-            where[0] = size;
+    for (int64_t i = 0; i < store_candidates(*table); i++) {
+        where[2] = store_candidate(*table, i, hash);
+        const danlu_pack& pack = table->packs[where[2]];
+        if (!pack.buckets) continue;
+        Span span;
+        store_span(pack, hash, &span.start, &span.stop);
+        if (span.stop < span.start) return DAMAGED;
+        if (int64_t(span.stop - span.start) > room) {
+            where[0] = int64_t(span.stop - span.start);
             return SMALL;
         }
-        if (!read_whole(packs[i].fd, out, span)) return UNREADABLE;
-        const int found = danlu_store_look(out, size, hash, key, key_count, where);
+        if (!read_whole(pack.fd, out, span)) return UNREADABLE;
+        const int found = danlu_store_look(out, int64_t(span.stop - span.start), hash, key, key_count, where);
         if (found != ABSENT) return found;
     }
     return ABSENT;
 }
 
 // Ask the kernel for the buckets of many hashes at once, so that the device works on all of them together.
-DANLU_API int danlu_store_want(const danlu_pack* packs, int64_t count, const uint64_t* hashes, int64_t wanted) {
+DANLU_API int danlu_store_want(const danlu_table* table, const uint64_t* hashes, int64_t wanted) {
     for (int64_t k = 0; k < wanted; k++)
-        for (int64_t i = 0; i < count; i++)
-            if (packs[i].buckets && store_covers(packs[i], hashes[k])) {
-                const Span span = span_of(packs[i], hashes[k]);
-                if (span.stop > span.start)
-                    posix_fadvise(packs[i].fd, off_t(span.start), off_t(span.stop - span.start), POSIX_FADV_WILLNEED);
-            }
+        for (int64_t i = 0; i < store_candidates(*table); i++) {
+            const danlu_pack& pack = table->packs[store_candidate(*table, i, hashes[k])];
+            if (!pack.buckets) continue;
+            Span span;
+            store_span(pack, hashes[k], &span.start, &span.stop);
+            if (span.stop > span.start)
+                posix_fadvise(pack.fd, off_t(span.start), off_t(span.stop - span.start), POSIX_FADV_WILLNEED);
+        }
     return DANLU_OK;
 }

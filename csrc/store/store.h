@@ -15,10 +15,16 @@ enum danlu_found : int { ABSENT = 0, FOUND = 1, REMOVED = 2, SMALL = -1, DAMAGED
 
 struct danlu_pack {
     const void* index;  // buckets + 1 offsets in the file, u32 or u64
-    int64_t buckets;
-    uint64_t prefix;    // of the hashes in this pack: their first `bits` bits
-    int32_t bits, wide; // wide: the offsets are u64
+    int64_t buckets;    // 0: there is nothing in it
+    int32_t bits, wide; // bits: how many first ones all its hashes share; wide: the offsets are u64
     int32_t fd, unused;
+};
+
+// The packs of a store: the young ones, newest first, then (where merged is 1) one for each value of the first `bits` bits.
+struct danlu_table {
+    const danlu_pack* packs;
+    int64_t young;
+    int32_t bits, merged;
 };
 
 // Records as arrays over one buffer.
@@ -39,8 +45,15 @@ inline uint64_t store_bucket(uint64_t hash, int bits, int64_t buckets) {
 inline uint64_t store_offset(const void* index, bool wide, uint64_t i) {
     return wide ? static_cast<const uint64_t*>(index)[i] : static_cast<const uint32_t*>(index)[i];
 }
-inline bool store_covers(const danlu_pack& pack, uint64_t hash) {
-    return !pack.bits || hash >> (64 - pack.bits) == pack.prefix;
+// How many packs may hold a hash, and the i-th of them, the newest first.
+inline int64_t store_candidates(const danlu_table& table) { return table.young + table.merged; }
+inline int64_t store_candidate(const danlu_table& table, int64_t i, uint64_t hash) {
+    return i < table.young || !table.bits ? i : table.young + int64_t(hash >> (64 - table.bits));
+}
+inline void store_span(const danlu_pack& pack, uint64_t hash, uint64_t* start, uint64_t* stop) {
+    const uint64_t b = store_bucket(hash, pack.bits, pack.buckets);
+    *start = store_offset(pack.index, pack.wide, b);
+    *stop = store_offset(pack.index, pack.wide, b + 1);
 }
 
 uint64_t store_hash(const uint8_t* key, int64_t count);

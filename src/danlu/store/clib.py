@@ -14,9 +14,15 @@ from danlu import native
 class CPack(ctypes.Structure):
     """`danlu_pack` of csrc/store/store.h."""
 
-    _fields_ = [("index", ctypes.c_void_p), ("buckets", ctypes.c_int64), ("prefix", ctypes.c_uint64),
-                ("bits", ctypes.c_int32), ("wide", ctypes.c_int32), ("fd", ctypes.c_int32),
-                ("unused", ctypes.c_int32)]  # fmt: skip
+    _fields_ = [("index", ctypes.c_void_p), ("buckets", ctypes.c_int64), ("bits", ctypes.c_int32),
+                ("wide", ctypes.c_int32), ("fd", ctypes.c_int32), ("unused", ctypes.c_int32)]  # fmt: skip
+
+
+class CTable(ctypes.Structure):
+    """`danlu_table` of csrc/store/store.h."""
+
+    _fields_ = [("packs", ctypes.c_void_p), ("young", ctypes.c_int64), ("bits", ctypes.c_int32),
+                ("merged", ctypes.c_int32)]  # fmt: skip
 
 
 class CBatch(ctypes.Structure):
@@ -36,10 +42,10 @@ def library() -> ctypes.CDLL | None:
     at, count, status = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     for name, result, arguments in (
         ("hash", status, [at, at, count, at]),
-        ("get", status, [at, count, ctypes.c_char_p, count, at, count, at]),
-        ("want", status, [at, count, at, count]),
+        ("get", status, [at, ctypes.c_char_p, count, at, count, at]),
+        ("want", status, [at, at, count]),
         ("look", status, [ctypes.c_char_p, count, ctypes.c_uint64, ctypes.c_char_p, count, at]),
-        ("find", status, [at, at, count, at, at]),
+        ("find", status, [at, at, count, at, at, at]),
         ("parse", count, [at, at, count]),
         ("lay", count, [at, count, count, count, status, at, count, at]),
     ):

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from danlu.store import clib
 from danlu.store.batch import REMOVED
-from danlu.store.hashing import hash_many, hash_of
+from danlu.store.hashing import Hashes, hash_many, hash_of
 from danlu.store.pack import Pack, damaged
 
 ROOM = 64 << 10  # bytes a bucket may have before the buffer of a thread grows
@@ -30,22 +31,30 @@ class _Buffer(threading.local):
 
 
 class Lookup:
-    """Look-ups in packs, given newest first; it borrows them."""
+    """Look-ups in packs, given oldest first: those of the last merge, one for each range, then the young ones.
+
+    It borrows the packs.
+    """
 
     def __init__(self, packs: Sequence[Pack]) -> None:
-        self._packs, self._library = packs, clib.library()
-        if any(each.reader.fd < 0 for each in packs):
-            self._library = None
-        self._table = (clib.CPack * len(packs))(*(_c(each) for each in packs))
-        self._buffer = _Buffer()
+        merged = [each for each in packs if each.merged]
+        self._packs = [each for each in packs[::-1] if not each.merged]
+        self._young, self._bits = len(self._packs), merged[0].bits if merged else 0
+        slots: list[Pack | None] = [None] * (1 << self._bits if merged else 0)
+        for each in merged:
+            slots[each.prefix] = each
+        self._table = (clib.CPack * (self._young + len(slots)))(*(_c(each) for each in [*self._packs, *slots]))
+        self._packs += [each or merged[0] for each in slots]
+        self._given = clib.CTable(ctypes.addressof(self._table), self._young, self._bits, int(bool(merged)))
+        self._at, self._buffer = ctypes.addressof(self._given), _Buffer()
+        self._library = None if any(each.reader.fd < 0 for each in packs) else clib.library()
 
     def get(self, key: bytes) -> bytes | None:
         """The newest value, None if there is none or it was removed. Raises DamagedPack."""
         if self._library is None:
             return self._get_plain(key)
         mine = self._buffer
-        found = self._library.danlu_store_get(self._table, len(self._packs), key, len(key), mine.data_at, mine.room,
-                                              mine.where_at)  # fmt: skip
+        found = self._library.danlu_store_get(self._at, key, len(key), mine.data_at, mine.room, mine.where_at)
         if found == 1:
             start, count, _ = mine.where.tolist()
             return bytes(mine.view[start : start + count])
@@ -55,13 +64,20 @@ class Lookup:
         """The newest value of each key; all reads are under way at once. Raises DamagedPack."""
         hashes = hash_many(keys)
         if self._library is not None:
-            self._library.danlu_store_want(self._table, len(self._packs), clib.at(hashes), len(hashes))
-        else:
-            for key_hash in hashes.tolist():
-                for each in self._packs:
-                    if each.covers(key_hash):
-                        each.reader.want(*each.span(key_hash))
+            self._library.danlu_store_want(self._at, clib.at(hashes), len(hashes))
         return [self.get(key) for key in keys]
+
+    def find(self, hashes: Hashes) -> tuple[npt.NDArray[np.int32], Hashes, Hashes]:
+        """By hash: number of the merged pack that covers it, and where its bucket starts and stops there.
+
+        What a look-up asks the index, without a read. The store must be merged, and the native library there.
+        """
+        assert self._given.merged and self._library is not None
+        packs = np.empty(len(hashes), np.int32)
+        starts, stops = np.empty(len(hashes), np.uint64), np.empty(len(hashes), np.uint64)
+        self._library.danlu_store_find(self._at, clib.at(hashes), len(hashes), clib.at(packs), clib.at(starts),
+                                       clib.at(stops))  # fmt: skip
+        return packs, starts, stops
 
     def _unusual(self, found: int, key: bytes) -> bytes | None:
         mine = self._buffer
@@ -83,6 +99,7 @@ class Lookup:
         return None
 
 
-def _c(pack: Pack) -> clib.CPack:
-    index = ctypes.c_void_p(pack.offsets.ctypes.data)
-    return clib.CPack(index, pack.buckets, pack.prefix, pack.bits, int(pack.wide), pack.reader.fd, 0)
+def _c(pack: Pack | None) -> clib.CPack:
+    if pack is None:
+        return clib.CPack(None, 0, 0, 0, -1, 0)
+    return clib.CPack(pack.offsets.ctypes.data, pack.buckets, pack.bits, int(pack.wide), pack.reader.fd, 0)

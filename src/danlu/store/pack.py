@@ -126,6 +126,7 @@ class Pack:
         self.wide = len(index) != 4 * (self.buckets + 1)
         self.offsets: npt.NDArray[np.unsignedinteger] = np.frombuffer(index, "<u8" if self.wide else "<u4")
         self.index_bytes, self.data_bytes = len(index), end - len(MAGIC)
+        self.merged = ".m" in self.where.rsplit("/", 1)[-1]
         self.low, self.high = lowest(0, self.buckets, self.bits, self.prefix), self.prefix + 1 << 64 - self.bits
 
     def covers(self, key_hash: int) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Store:
         self.home = home_of(where, cache)
         found, self._packs = _opened(self.home)
         self.cursor, self.done = found.cursor, found.done
-        self._lookup = Lookup(self._packs[::-1])
+        self._lookup = Lookup(self._packs)
 
     @property
     def names(self) -> list[str]:
@@ -73,8 +74,7 @@ class Store:
 
         start  least hash to return; a reader that has finished hash h goes on with h + 1
         """
-        for batch in self.batches(start):
-            yield from batch.present().records()
+        return chain.from_iterable(batch.present().records() for batch in self.batches(start))
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """The same, a few megabytes at a time; removals are still in it. Raises DamagedPack."""

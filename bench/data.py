@@ -1,20 +1,15 @@
-"""Signing, encoding, storing, de-duplicating, being killed: on this machine's own documents, beside the peers."""
+"""Signing, encoding, de-duplicating on this machine's own documents, beside the peers; and all of data_store."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
-import random
 import re
 import shutil
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,41 +18,37 @@ from typing import Any
 
 import numpy as np
 
-from danlu.cli.output import span, table
+from danlu.cli.bench import load
+from danlu.cli.output import table
 from danlu.data import bpe, minhash, sign
 from danlu.data.document import Document
 from danlu.data.encoder import Encoder
-from danlu.data.loader import Loader
-from danlu.data.prep import prep
 from danlu.data.read import Refused, default_text, listing, read
 from danlu.data.steps import near, normalise
-from danlu.store.packs import Store, Writer
 
+PEER_PACKAGES = ("rensa", "datatrove[io,processing]", "spacy", "webdataset")
 PEERS = Path(__file__).parents[1] / ".peers"
 CORPUS = 16_000_000  # bytes: enough for stable rates, few enough for the slow peers' sample
 SLOW = 30  # a peer that is hundreds of times slower signs every so-manyth document
 SHORT = 20_000  # bytes of a file whose documents are compared: copies are among the short ones, and pairs are many
-FILES, SIZE = 20_000, 2_000  # small files, and their mean size in bytes
-COLD, WARM = 200, 10_000  # random reads; few cold ones, so that hardly two fall into what one brings into the cache
-KILLS = 25
 WORD = re.compile("[\u3040-\u9fff]|[0-9a-z\u0080-\u1fff\u2040-\u2fff\ua000-\ufeff\uff21-\U0010ffff]+")
 
 Row = list[Any]
 
 
-def measure(rounds: int) -> dict[str, Any]:
-    """Keys: those of the functions below; a peer that is not installed has no key."""
+def measure(rounds: int, quick: bool = False) -> dict[str, Any]:
+    """Keys: those of the functions below and of data_store; a peer that is not installed has no key."""
     documents = corpus()
     size = sum(len(document.text.encode()) for document in documents)
     print(f"corpus: {len(documents):,} documents of this machine, {size / 1e6:.1f} MB\n")
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:  # on a disk: the folder for temporary files may be memory
         home = Path(name)
-        for part in (signing, encoding, storing, near_duplicates, killing, resuming):
+        for part in (signing, encoding, near_duplicates):
             values, rows = part(documents, home, rounds)
             print(table([part.__name__.replace("_", " "), "median", "least", "most"], rows) + "\n", flush=True)
             found |= values
-    return found
+    return found | load("data_store").measure(rounds, quick)
 
 
 def corpus(longest: int = 1 << 20) -> list[Document]:
@@ -170,106 +161,6 @@ def _spread(values: list[float]) -> tuple[float, float, float]:
     return statistics.median(values), min(values), max(values)
 
 
-def storing(documents: list[Document], home: Path, rounds: int) -> tuple[dict[str, Any], list[Row]]:
-    """ingest_vs_ext4, read_vs_ext4 (cold), read_warm_vs_ext4, reads_per_record, index_bytes_per_file."""
-    records = {f"d{i % 100:02d}/{i:06d}.txt": value for i, value in enumerate(_small(documents))}
-    seconds: dict[str, list[float]] = defaultdict(list)
-    io: dict[str, list[float]] = defaultdict(list)
-    rng, names = random.Random(1), list(records)
-    for _ in range(rounds):
-        shutil.rmtree(home / "files", ignore_errors=True)
-        shutil.rmtree(home / "store", ignore_errors=True)
-        os.sync()
-        seconds["write files"].append(_timed(lambda: _write_files(home / "files", records)) / FILES)
-        seconds["write pack"].append(_timed(lambda: _write_pack(home / "store", records)) / FILES)
-        for kind, count in (("warm", WARM), ("cold", COLD)):
-            if kind == "cold" and not _forget():
-                continue
-            chosen = rng.choices(names, k=count)
-            store = Store(home / "store")
-            for what, get in (("pack", _getter(store)), ("files", _reader(home / "files"))):
-                before = _device_reads(home)
-                seconds[f"{kind} {what}"].append(_timed(lambda: [get(name) for name in chosen]) / count)  # noqa: B023
-                io[f"{kind} {what}"].append((_device_reads(home) - before) / count)
-            assert all(store.get(name.encode()) == records[name] for name in chosen[:100])
-            index = store.index_bytes / FILES
-            store.close()
-    middle = {name: statistics.median(each) for name, each in seconds.items()}
-    rows = [[f"{name}, a record", *map(span, _spread(each))] for name, each in seconds.items()]
-    rows += [
-        [f"{name}, device reads", *(f"{x:.2f}" for x in _spread(each))] for name, each in io.items() if "cold" in name
-    ]
-    values: dict[str, Any] = {
-        "ingest_vs_ext4": middle["write files"] / middle["write pack"], "ingest_files": FILES,
-        "read_warm_vs_ext4": middle["warm files"] / middle["warm pack"], "index_bytes_per_file": index,
-    }  # fmt: skip
-    if "cold pack" in middle:
-        values |= {"read_vs_ext4": middle["cold files"] / middle["cold pack"],
-                   "reads_per_record": statistics.median(io["cold pack"])}  # fmt: skip
-    else:
-        rows.append(["cold reads: only root can empty the page cache", "", "", ""])
-    return values, rows
-
-
-def _small(documents: list[Document]) -> Iterator[bytes]:
-    """FILES slices of the corpus, lognormal around SIZE bytes."""
-    data, rng = b"".join(document.text.encode() for document in documents), random.Random(0)
-    for _ in range(FILES):
-        size = min(max(int(rng.lognormvariate(np.log(SIZE) - 0.32, 0.8)), 64), 16_384)
-        at = rng.randrange(len(data) - size)
-        yield data[at : at + size]
-
-
-def _getter(store: Store) -> Callable[[str], bytes | None]:
-    return lambda name: store.get(name.encode())
-
-
-def _reader(folder: Path) -> Callable[[str], bytes]:
-    def get(name: str) -> bytes:
-        with open(f"{folder}/{name}", "rb") as file:
-            return file.read()
-
-    return get
-
-
-def _timed(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def _write_files(folder: Path, records: dict[str, bytes]) -> None:
-    for i in range(100):
-        (folder / f"d{i:02d}").mkdir(parents=True)
-    for name, value in records.items():
-        (folder / name).write_bytes(value)
-    os.sync()
-
-
-def _write_pack(folder: Path, records: dict[str, bytes]) -> None:
-    with Writer(folder) as writer:
-        for name, value in records.items():
-            writer.add(name.encode(), value)
-        writer.commit({}, done=True)
-
-
-def _forget() -> bool:
-    """Empty the page cache; False where this user may not."""
-    os.sync()
-    try:
-        Path("/proc/sys/vm/drop_caches").write_text("3")
-    except OSError:
-        return False
-    return True
-
-
-def _device_reads(folder: Path) -> int:
-    """Reads the device under a folder has done; others' reads count too. 0 where the device does not say."""
-    device = os.stat(folder).st_dev
-    stat = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
-    return int(stat.read_text().split()[0]) if stat.exists() else 0
-
-
 def near_duplicates(_: list[Document], __: Path, ___: int) -> tuple[dict[str, Any], list[Row]]:
     """dedup_pairs, dedup_recall, dedup_precision: the near step against every pair's exact Jaccard similarity."""
     documents, twins = corpus(SHORT), dict[str, str]()
@@ -311,73 +202,3 @@ def _alike(documents: list[Document]) -> Iterator[tuple[tuple[str, str], float]]
                 share = both[other] / (len(sets[number]) + len(sets[other]) - both[other])
                 if share >= near.LEAST:
                     yield (documents[other].key, documents[number].key), share
-
-
-WRITE = """
-import sys
-from pathlib import Path
-from danlu.store.packs import Writer
-with Writer(Path(sys.argv[1]), pack_bytes=20_000) as writer:
-    print("begin", flush=True)
-    for i in range(writer.cursor.get("next", 0), int(sys.argv[2])):
-        if writer.add(b"%d" % i, b"%d " % i * 50):
-            writer.commit({"next": i + 1})
-    writer.commit({"next": int(sys.argv[2])}, done=True)
-"""
-
-
-def killing(_: list[Document], home: Path, __: int) -> tuple[dict[str, Any], list[Row]]:
-    """kills, kill_lost, kill_doubled: a writer of 5,000 records killed by SIGKILL at random moments, then resumed."""
-    rng, kills, lost, doubled, stores, count = random.Random(), 0, 0, 0, 0, 5_000
-    while kills < KILLS:
-        folder, stores, done = home / f"killed{stores}", stores + 1, False
-        while not done:
-            argv = [sys.executable, "-c", WRITE, str(folder), str(count)]
-            with subprocess.Popen(argv, stdout=subprocess.PIPE) as child:
-                assert child.stdout is not None
-                child.stdout.readline()
-                try:
-                    done = child.wait(rng.uniform(0, 0.2)) == 0
-                    assert done, "the writer failed by itself"
-                except subprocess.TimeoutExpired:
-                    child.send_signal(signal.SIGKILL)
-                    kills += 1
-        store = Store(folder)
-        right = {b"%d" % i: b"%d " % i * 50 for i in range(count)}
-        found = {record.key: record.value for record in store.scan()}
-        lost += sum(found.get(key) != value for key, value in right.items())
-        doubled += store.records - len(found)
-        store.close()
-    rows = [[f"kills of {stores} writers", kills, "", ""], ["records lost", lost, "", ""], ["doubled", doubled, "", ""]]
-    return {"kills": kills, "kill_lost": lost, "kill_doubled": doubled}, rows
-
-
-def resuming(documents: list[Document], home: Path, _: int) -> tuple[dict[str, Any], list[Row]]:
-    """resume_same_order (with 1, 2 and 4 workers), resume_state_bytes, resume_s."""
-    (home / "text").mkdir()
-    for number, document in enumerate(documents[:300]):
-        (home / "text" / f"{number}.txt").write_text(document.text)
-    tokens = prep([home / "text"], home / "prepared", vocab=1000, limit_bytes=CORPUS).tokens
-
-    def load() -> Loader:
-        return Loader(tokens, seq=128, batch=8, seed=3)
-
-    whole = load()
-    truth = [whole.batch_at(step) for step in range(40)]
-    state = json.dumps({"step": 20, **whole.state()})
-    began = time.perf_counter()
-    resumed = load()
-    resumed.check({name: value for name, value in json.loads(state).items() if name != "step"})
-    resumed.batch_at(20)
-    seconds = time.perf_counter() - began
-    same = all(np.array_equal(truth[step], _gathered(load, step, n)) for step in range(20, 40) for n in (1, 2, 4))
-    values = {"resume_same_order": same, "resume_state_bytes": len(state), "resume_s": seconds}
-    rows: list[Row] = [["the same order with 1, 2, 4 workers", "yes" if same else "no", "", ""],
-                       ["state, bytes", len(state), "", ""], ["time", span(seconds), "", ""]]  # fmt: skip
-    return values, rows
-
-
-def _gathered(load: Callable[[], Loader], step: int, workers: int) -> np.ndarray[Any, Any]:
-    """The batch of a step as so many workers load it, each its own rows."""
-    parts = [load().batch_at(step)[rank * 8 // workers : (rank + 1) * 8 // workers] for rank in range(workers)]
-    return np.concatenate(parts)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import inspect
 import platform
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +28,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The area and where its figures go."""
     parser.add_argument("area", help=f"one of: {', '.join(areas()) or 'none here; a wheel carries no benchmarks'}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write one flat JSON object")
+    parser.add_argument("--quick", action="store_true", help="smaller inputs, where the area has them")
+    parser.add_argument("--peers", action="store_true", help="first install the peers it compares with into .peers/")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of every measurement (median is taken)")
 
 
@@ -64,12 +68,33 @@ def commit() -> str:
     return asked.stdout.strip() or "unknown"
 
 
+def install(area: ModuleType) -> None:
+    """Put an area's PEER_PACKAGES into .peers/ of the checkout. Raises MissingPackage where pip cannot."""
+    from danlu.errors import MissingPackage
+
+    wanted = list(getattr(area, "PEER_PACKAGES", ()))
+    if wanted:
+        print(f"installing into .peers: {', '.join(wanted)}", flush=True)
+        argv = [sys.executable, "-m", "pip", "install", "-q", "--target", str(ROOT.parent / ".peers"), *wanted]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise MissingPackage(
+                "the peers could not be installed",
+                why=done.stderr.strip()[-300:],
+                fix="measure without --peers; their rows are then absent, or see: " + " ".join(argv[:-1]),
+            )
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the area's `measure(rounds)`: it prints its table and returns its keys."""
     from danlu.cli.output import write_json
 
     began = time.monotonic()
-    found = load(args.area).measure(args.rounds)
+    area = load(args.area)
+    if args.peers:
+        install(area)
+    quick = {"quick": True} if args.quick and "quick" in inspect.signature(area.measure).parameters else {}
+    found = area.measure(args.rounds, **quick)
     seconds = round(time.monotonic() - began, 1)
     write_json(args.json, {**found, "machine": machine(), "commit": commit(), "seconds": seconds})
     print(f"\n{machine()}, commit {commit()}, {seconds} s")

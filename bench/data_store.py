@@ -44,6 +44,7 @@ KEYS, QUICK_KEYS = 100_000_000, 10_000_000  # synthetic
 RANGES = 256  # merged packs they are in, as a store of 200 GB has them
 BATCH = 1 << 20
 KILLS, QUICK_KILLS = 200, 40
+PATIENCE = 12  # kills of one piece of work, which is then let go on to its end
 
 Row = list[Any]
 
@@ -335,7 +336,7 @@ def killing(home: Path, _: int, quick: bool) -> tuple[dict[str, Any], list[Row]]
     text.mkdir()
     small = Small(600)
     for number in range(600):
-        (text / f"{number}.txt").write_bytes(small.value(number).decode(errors="ignore").encode() * 2)
+        (text / f"{number}.txt").write_bytes(small.value(number).decode(errors="ignore").encode())
     tokens = prep([text], home / "tokens", vocab=400, limit_bytes=10**8).tokens
     kills = lost = doubled = 0
     equal, rng, rows, seconds = True, random.Random(), list[Row](), dict[str, float]()
@@ -344,11 +345,11 @@ def killing(home: Path, _: int, quick: bool) -> tuple[dict[str, Any], list[Row]]
     for number, (name, work) in enumerate(WORK.items()):
         mine, tries = 0, 0
         while kills + mine < wanted * (number + 1) // len(WORK):
-            out, done, tries = home / "killed" / f"{name} {tries}", False, tries + 1
+            out, done, tries, last = home / "killed" / f"{name} {tries}", False, tries + 1, mine + PATIENCE
             while not done:
                 child = _child(work, text, tokens, out)
                 try:
-                    done = child.wait(rng.uniform(0, seconds[name])) == 0
+                    done = child.wait(rng.uniform(0, seconds[name]) if mine < last else None) == 0
                     assert done, f"{name} failed by itself"
                 except subprocess.TimeoutExpired:
                     child.send_signal(signal.SIGKILL)
@@ -409,7 +410,7 @@ def resuming(home: Path, _: int, quick: bool) -> tuple[dict[str, Any], list[Row]
     (home / "text").mkdir()
     small = Small(300)
     for number in range(300):
-        (home / "text" / f"{number}.txt").write_bytes(small.value(number).decode(errors="ignore").encode() * 3)
+        (home / "text" / f"{number}.txt").write_bytes(small.value(number).decode(errors="ignore").encode())
     tokens = prep([home / "text"], home / "prepared", vocab=1000, limit_bytes=10**8).tokens
 
     def load() -> Loader:

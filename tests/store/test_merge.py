@@ -116,6 +116,20 @@ def test_a_full_disk_leaves_the_store_as_it_was(tmp_path):
     assert content(tmp_path) == truth
 
 
+def test_what_was_written_after_a_merge_was_stopped_is_merged_too(tmp_path):
+    truth = many(tmp_path)
+
+    def stop(words: str, share: float) -> None:
+        if share:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge(tmp_path, range_bytes=200_000, tell=stop)
+    truth |= write(tmp_path, [{b"doc 1": b"later", b"more": b"too"}])
+    merge(tmp_path, range_bytes=200_000)
+    assert content(tmp_path) == truth and Store(tmp_path).records == len(truth)
+
+
 MERGE = """
 import sys
 from danlu.store.merge import merge

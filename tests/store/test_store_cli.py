@@ -13,6 +13,7 @@ from danlu.cli import store as command
 from danlu.cli.app import main, parser_of
 from danlu.store import keys
 from danlu.store.packs import Store, Writer
+from danlu.store.shard import Nodes
 
 
 @pytest.fixture
@@ -74,7 +75,13 @@ def test_files_are_added_listed_removed_and_merged(tmp_path, capsysbinary):
         assert run("keys", store, "--limit", 100) == 0 and len(capsysbinary.readouterr().out.splitlines()) == 19
         assert run("merge", store) == 0
     assert run("get", store, "in/5.txt") == 0 and capsysbinary.readouterr().out.endswith(b"text 5")
-    for words in (("add", tmp_path / "in"), ("rm", store), ("ls",)):
+    for node in "ab":
+        assert run("add", tmp_path / "in", "--into", tmp_path / node, "--node", node, "--nodes", "a,b") == 0
+    nodes = Nodes({"a": tmp_path / "a", "b": tmp_path / "b"})
+    assert nodes.get_many([b"in/%d.txt" % n for n in range(20)]) == [b"text %d" % n for n in range(20)]
+    nodes.close()
+    odd = ("add", tmp_path / "in", "--into", store, "--node", "c", "--nodes", "a,b")
+    for words in (("add", tmp_path / "in"), ("rm", store), ("ls",), odd):
         with provoke("DL-CFG-002"):
             run(*words)
 

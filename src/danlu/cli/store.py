@@ -36,6 +36,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-gib", type=float, default=10.0, metavar="N", help="most that is kept there")
     parser.add_argument("--limit", type=_count, metavar="N", help="for ls: stop after N keys")
     parser.add_argument("--prefix", default="", metavar="TEXT", help="for keys: only those that begin so")
+    parser.add_argument("--node", metavar="NAME", help="for add: this node's name; only its shards' keys are added")
+    parser.add_argument("--nodes", metavar="A,B,...", help="names of all nodes the store is spread over")
+    parser.add_argument("--copies", type=int, default=1, metavar="N", help="nodes that hold each key")
     parser.add_argument("--no-merge", action="store_true", help="for add: leave the new packs as they are")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat JSON object")
 
@@ -104,7 +107,8 @@ def _add(args: argparse.Namespace) -> Figures:
         raise _usage("store add needs paths and a store", "danlu store add ~/crawl --into crawl.store")
     line = Progress("add")
     added = gather([Path(each) for each in args.names], args.into,
-                   tell=lambda words, share: line.show(f"{min(share, 1):4.0%}  {words}"))  # fmt: skip
+                   tell=lambda words, share: line.show(f"{min(share, 1):4.0%}  {words}"),
+                   keep=_keeper(args))  # fmt: skip
     line.done(f"{added.records:,} records")
     rows = [[f"- {rule}", f"{count:,}", added.examples[rule][0][:90]] for rule, count in added.refused.items()]
     print(table(["records", "number", "for example"], [*rows, ["added", f"{added.records:,}", ""]]))
@@ -112,6 +116,18 @@ def _add(args: argparse.Namespace) -> Figures:
     if not args.no_merge:
         figures |= _merged(args.into)
     return figures
+
+
+def _keeper(args: argparse.Namespace) -> Callable[[bytes], bool]:
+    from danlu.store.shard import shard_of, shards_at
+
+    if args.node is None:
+        return lambda key: True
+    nodes = (args.nodes or "").split(",")
+    if args.node not in nodes:
+        raise _usage(f"node {args.node!r} is none of --nodes {args.nodes}", "--node a --nodes a,b,c")
+    mine = set(shards_at(args.node, nodes, args.copies))
+    return lambda key: shard_of(key) in mine
 
 
 def _rm(args: argparse.Namespace) -> Figures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -39,10 +39,13 @@ class Gathered:
         return {"records": self.records, "refused": dict(self.refused), "examples": self.examples}
 
 
-def gather(roots: Sequence[Path], where: str, *, tell: Tell, pack_bytes: int = 64 << 20) -> Gathered:
+def gather(roots: Sequence[Path], where: str, *, tell: Tell, pack_bytes: int = 64 << 20,
+           keep: Callable[[bytes], bool] = lambda key: True) -> Gathered:  # fmt: skip
     """Add every file under the roots to the store; goes on where a killed call of the same roots was.
 
-    A file added again replaces its record. Raises BadPath, StoreInUse, DiskFull.
+    keep  which keys this store takes: of a store spread over nodes, those of its own shards
+    A file added again replaces its record; a finished call
+    of the same files, unchanged, is not done again. Raises BadPath, StoreInUse, DiskFull.
     """
     try:
         sources, bad = listing(roots)
@@ -51,8 +54,10 @@ def gather(roots: Sequence[Path], where: str, *, tell: Tell, pack_bytes: int = 6
                       fix="check the path: danlu store add PATH... --into STORE") from error  # fmt: skip
     fingerprint = fingerprint_of(sources, 0)
     with Writer(where, pack_bytes=pack_bytes) as writer:
-        cursor = writer.cursor if writer.cursor.get("source") == fingerprint and not writer.done else {}
+        cursor = dict(writer.cursor) if writer.cursor.get("source") == fingerprint else {}
         done = Gathered(cursor["records"], Counter(cursor["refused"]), cursor["examples"]) if cursor else Gathered()
+        if cursor and writer.done:
+            return done  # these very files, with the same sizes and times, are in it
         if not cursor:
             for each in bad:
                 done.refuse(each)
@@ -63,6 +68,8 @@ def gather(roots: Sequence[Path], where: str, *, tell: Tell, pack_bytes: int = 6
                 place += 1
                 if isinstance(found, Refused):
                     done.refuse(found)
+                    continue
+                if not keep(found[0]):
                     continue
                 done.records += 1
                 if writer.add(*found):

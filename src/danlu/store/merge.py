@@ -45,22 +45,28 @@ def merge(where: Path | str, *, range_bytes: int = RANGE_BYTES, tell: Tell = lam
     home = home_of(where)
     lock = home.lock("merge.lock")
     try:
-        plan = _begin(home, range_bytes)
-        packs = [Pack(home.open(name)) for name in plan.inputs]
-        try:
-            before = (len(packs), sum(p.records for p in packs), sum(p.reader.size for p in packs))
-            if plan.made or _needed(packs):
-                for number in range(len(plan.made), 1 << plan.bits):
-                    tell(f"range {number + 1} of {1 << plan.bits}", number / (1 << plan.bits))
-                    plan = _made(home, plan, _range(home, plan, packs, number))
-                return _end(home, plan, before)
-            manifest.change(home, lambda now: replace(now, merging=None))
-            return Merged((before[0],) * 2, (before[1],) * 2, (before[2],) * 2)
-        finally:
-            for each in packs:
-                each.close()
+        if manifest.load(home).merging is not None:
+            _one(home, range_bytes, tell)  # a killed merge ends first; what was written since then is merged after it
+        return _one(home, range_bytes, tell)
     finally:
         lock.close()
+
+
+def _one(home: Home, range_bytes: int, tell: Tell) -> Merged:
+    plan = _begin(home, range_bytes)
+    packs = [Pack(home.open(name)) for name in plan.inputs]
+    try:
+        before = (len(packs), sum(p.records for p in packs), sum(p.reader.size for p in packs))
+        if plan.made or _needed(packs):
+            for number in range(len(plan.made), 1 << plan.bits):
+                tell(f"range {number + 1} of {1 << plan.bits}", number / (1 << plan.bits))
+                plan = _made(home, plan, _range(home, plan, packs, number))
+            return _end(home, plan, before)
+        manifest.change(home, lambda now: replace(now, merging=None, next=_unused(now, plan)))
+        return Merged((before[0],) * 2, (before[1],) * 2, (before[2],) * 2)
+    finally:
+        for each in packs:
+            each.close()
 
 
 def _begin(home: Home, range_bytes: int) -> Merging:
@@ -144,6 +150,11 @@ def _end(home: Home, plan: Merging, before: tuple[int, int, int]) -> Merged:
     for each in packs:
         each.close()
     return Merged((before[0], after[0]), (before[1], after[1]), (before[2], after[2]))
+
+
+def _unused(now: Manifest, plan: Merging) -> int:
+    """The next number once a merge that made nothing has given its own back."""
+    return plan.number if now.next == plan.number + 1 else now.next
 
 
 def _needed(packs: list[Pack]) -> bool:

@@ -34,7 +34,10 @@ def megatron(seconds: float, steps: int = 10) -> str:
     lines = [f" [2026-01-01 00:00:{i:02}] iteration {i:8}/ 500000 | consumed samples: {64 * i:12} | elapsed time per "
              f"iteration (ms): {(seconds * (9 if i == 1 else 1)) * 1e3:.1f} | learning rate: 1.0E-04 | global batch "
              "size:    64 | lm loss: 1.1E+01 | loss scale: 1.0 |" for i in range(1, steps + 1)]  # fmt: skip
-    return "\n".join([*head, "-------------------- end of arguments ---------------------", *lines])
+    memory = (
+        "[Rank 0] (after 1 iterations) memory (MB) | allocated: 20000.0 | max allocated: 52000.5 | reserved: 60000.0"
+    )
+    return "\n".join([*head, "-------------------- end of arguments ---------------------", *lines, memory])
 
 
 def titan(tps: float) -> str:
@@ -50,6 +53,7 @@ def test_a_megatron_log_states_its_own_run():
     assert found.stated is not None
     assert (found.stated["tp"], found.stated["interleave"], found.stated["precision"]) == ("8", "3", "fp16")
     assert found.stated["attention"] == "unfused" and "experts" not in found.stated
+    assert (found.peak, found.reading) == (52000.5 * 2**20, "allocated")
 
 
 def test_torchtitan_and_danlu_logs_give_seconds():
@@ -86,6 +90,9 @@ def test_a_users_runs_calibrate_a_card(tmp_path: Path):
     for each in json.loads(report.read_text(encoding="utf-8"))["runs"]:
         assert each["before_s"] < 0.95 * each["measured_s"]
         assert each["after_s"] == pytest.approx(each["measured_s"], rel=0.03)
+    peaks = {each["run"]: each for each in json.loads(report.read_text(encoding="utf-8"))["peaks"]}
+    assert peaks["titan"]["counted"] == "reserved" and peaks["gpt"]["measured_bytes"] == 52000.5 * 2**20
+    assert 0.8 < peaks["gpt"]["predicted_bytes"] / peaks["gpt"]["measured_bytes"] < 1.25
     assert yaml.safe_load(out.read_text(encoding="utf-8"))["cards"]["A100-80"] < 0.95 * base.cards["A100-80"]
     table = str(Path(__file__).parent.parent / "bench" / "truth" / "korthikanti22.csv")
     assert app.main(["plan", "check", table, "--constants", str(out)]) == 0

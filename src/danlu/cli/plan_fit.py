@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
 
     known = stack_time.published() if args.constants is None else stack_time.read(args.constants)
     stated = _stated(args.runs)
-    found = [_row(path, args, stated) for path in args.logs]
+    found = [row for path in args.logs for row in _rows(path, args, stated)]
     cases = stack_fit.cases(found, rated)
     fitted = stack_fit.calibrate(cases, known)
-    report = figures(cases, known, fitted)
+    report = figures(cases, known, fitted) | {"peaks": _peaks(found)}
     print(told(report))
     if args.out is not None:
         output.write_text(args.out, stack_time.dumps(fitted))
@@ -60,7 +60,8 @@ def _stated(path: Path | None) -> dict[str, dict[str, str]]:
     return {} if path is None else {line["row"]: line for line in rows.lines(path, rows.STATED)}
 
 
-def _row(path: Path, args: argparse.Namespace, stated: dict[str, dict[str, str]]) -> Row:
+def _rows(path: Path, args: argparse.Namespace, stated: dict[str, dict[str, str]]) -> list[Row]:
+    """The step's seconds of a log and, where it tells them, its most bytes."""
     from danlu.errors import BadRows
     from danlu.plan import rows, run_logs
 
@@ -81,7 +82,7 @@ def _row(path: Path, args: argparse.Namespace, stated: dict[str, dict[str, str]]
     return _measured(path, line, found)
 
 
-def _measured(path: Path, line: dict[str, str], found: Measured) -> Row:
+def _measured(path: Path, line: dict[str, str], found: Measured) -> list[Row]:
     from danlu.plan import rows
 
     setup = rows.stated(line, str(path))
@@ -89,7 +90,18 @@ def _measured(path: Path, line: dict[str, str], found: Measured) -> Row:
     if seconds is None:
         assert found.tokens_s is not None
         seconds = setup.global_batch * setup.seq / (found.tokens_s * setup.cards)
-    return rows.Row("logs", path.stem, "time", seconds, setup)
+    peak = [rows.Row("logs", path.stem, found.reading, found.peak, setup)] if found.peak else []
+    return [rows.Row("logs", path.stem, "time", seconds, setup), *peak]
+
+
+def _peaks(found: list[Row]) -> list[dict[str, Any]]:
+    """Measured and predicted bytes of the fullest card; nothing is fitted to them."""
+    from danlu.plan.setup import completed
+    from danlu.plan.stack_memory import read_as
+
+    return [{"run": row.name, "counted": row.kind, "measured_bytes": row.real,
+             "predicted_bytes": read_as(completed(row.setup), row.kind)}
+            for row in found if row.kind != "time"]  # fmt: skip
 
 
 def figures(cases: tuple[Case, ...], known: Constants, fitted: Constants) -> dict[str, Any]:
@@ -105,7 +117,7 @@ def figures(cases: tuple[Case, ...], known: Constants, fitted: Constants) -> dic
 
 def told(report: dict[str, Any]) -> str:
     """The report for people."""
-    from danlu.cli.output import table
+    from danlu.cli.output import size, table
 
     runs = [[each["run"], each["card"], f"{each['measured_s']:.3f}",
              *(f"{each[name]:.3f} ({each[name] / each['measured_s'] - 1:+.1%})" for name in ("before_s", "after_s"))]
@@ -113,4 +125,6 @@ def told(report: dict[str, Any]) -> str:
     cards = [f"  {name}: matmuls {each['matmul_efficiency']:.3f} times as fast, all else "
              f"{each['other_seconds']:.3f} times as long as the constants it began with"
              for name, each in report["cards"].items()]  # fmt: skip
-    return "\n".join([table(["run", "card", "measured s", "before", "after"], runs), "", *cards])
+    peaks = [f"  {each['run']}: {size(each['measured_bytes'])} {each['counted']}, predicted "
+             f"{size(each['predicted_bytes'])}" for each in report["peaks"]]  # fmt: skip
+    return "\n".join([table(["run", "card", "measured s", "before", "after"], runs), "", *cards, *peaks])

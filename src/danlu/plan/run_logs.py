@@ -1,7 +1,7 @@
 """Seconds of a step, and what was run, from the logs people have: Megatron-LM's, torchtitan's, danlu's own.
 
 Lines that are read (docs/formats.md, "run logs"): Megatron-LM's list of arguments and "elapsed time per iteration
-(ms)", torchtitan's "step: ... memory: ... tps: ...", danlu's steps.jsonl.
+(ms)" and "max allocated", torchtitan's "step: ... memory: ... tps: ...", danlu's steps.jsonl.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ WARM = 3  # steps that are left out, where there are more than twice as many: ke
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 MEGATRON = re.compile(r"elapsed time per iteration \(ms\): *([0-9.]+)")
 ARGUMENT = re.compile(r"^(?:\[[^\]]*\]:?\s*|\d+:\s*)*\s*([a-z_0-9]+) \.{2,} *(.*?)\s*$")
+ALLOCATED = re.compile(r"max allocated: *([0-9.]+)")
 TITAN = re.compile(r"step: *\d+ .*?memory: *([0-9.]+)GiB.*?tps: *([0-9,.]+)")
 
 
@@ -26,7 +27,8 @@ class Measured:
     """What a log tells.
 
     seconds    of a step, the median; None where only `tokens_s` (of one card) is told
-    peak       most bytes its framework reserved, None where it does not say
+    peak       most bytes of its card, None where it does not say; `reading` says how they are counted: "allocated" or
+               "reserved"
     stated     columns of bench/truth/README.md that the log itself gives; empty where it gives none
     """
 
@@ -34,6 +36,7 @@ class Measured:
     seconds: float | None = None
     tokens_s: float | None = None
     peak: float | None = None
+    reading: str = "reserved"
     stated: Mapping[str, str] | None = None
 
 
@@ -59,7 +62,9 @@ def _megatron(lines: Sequence[str]) -> Measured | None:
     if not times:
         return None
     arguments = {found[1]: found[2] for line in lines if (found := ARGUMENT.match(line))}
-    return Measured(len(times), seconds=_steady(times), stated=megatron_columns(arguments) if arguments else None)
+    peaks = [float(found[1]) * 2**20 for line in lines if "memory (MB)" in line and (found := ALLOCATED.search(line))]
+    return Measured(len(times), seconds=_steady(times), peak=max(peaks, default=None), reading="allocated",
+                    stated=megatron_columns(arguments) if arguments else None)  # fmt: skip
 
 
 def _titan(lines: Sequence[str]) -> Measured | None:

@@ -52,7 +52,7 @@ def test_an_interval_of_equal_rows_is_their_quantile(errors):
 def test_a_run_unlike_all_others_has_a_wider_interval():
     here, there = (1.0, *(0.0 for _ in NAMES[1:])), (*(0.0 for _ in NAMES[1:]), 1.0)
     known = [Residual("a", 0.01 * i, here) for i in range(10)]
-    assert half_width(there, known) == pytest.approx(2 * half_width(here, known))
+    assert half_width(there, known) == pytest.approx((1 + stack_forecast.WIDER) * half_width(here, known))
 
 
 @settings(deadline=None, max_examples=60)

@@ -34,7 +34,7 @@ def test_units_add_up_to_a_run(way, stack, spec, name):
     parts = float(((table.forward_s + table.backward_s) @ count)[0])
     parts += step_seconds(spec, card, way, 0, way.cp, seq=seq, stack=stack)
     once = replace(work(run), dp_bytes=0.0, adam_bytes=0.0, tied_bytes=0.0)
-    assert parts == pytest.approx(stack_time.seconds(run, once, card, known))
+    assert parts * stack_time.waiting(run.cards, known) == pytest.approx(stack_time.seconds(run, once, card, known))
     kept = stack_memory.allocated(run).activations
     assert float((table.kept_bytes @ count)[0]) - table.kept_bytes[0, HEAD] == pytest.approx(kept, rel=1e-3, abs=1e9)
 

@@ -27,10 +27,10 @@ TERMS = {
     "pipeline messages": ("pp_bytes",), "context parallelism": ("cp_bytes",), "expert parallelism": ("ep_bytes",),
     "issuing kernels": ("layers",),
 }  # fmt: skip
-REST = ("pipeline bubble", "data parallelism and optimizer")
+REST = ("pipeline bubble", "data parallelism and optimizer", "waiting for the slowest card")
 NAMES = (*TERMS, *REST)
 NEAR = 0.25  # of all seconds: rows whose terms differ by so much count 1/e of those that do not differ
-WIDER = 1.0  # how much an interval grows with the distance of the nearest rows; both chosen so that LEVEL is met
+WIDER = 0.75  # how much an interval grows with the distance of the nearest rows; both chosen so that LEVEL is met
 LEVEL = 0.8
 
 
@@ -89,10 +89,12 @@ def terms(run: Setup, amounts: Work, card: Rated, constants: Constants) -> dict[
     rows[-1] += amounts.head * price
     slow = rows[rows.sum(axis=1).argmax()] * m
     found = {name: float(sum(slow[AMOUNTS.index(each)] for each in of)) for name, of in TERMS.items()}
-    whole = stack_time.seconds(run, amounts, card, constants)
+    total = stack_time.seconds(run, amounts, card, constants)
+    alone = total / stack_time.waiting(run.cards, constants)
     apart = stack_time.reduced_seconds(run, amounts, card, constants)
-    found[REST[0]] = max(0.0, whole - sum(found.values()) - apart)
-    found[REST[1]] = whole - sum(found.values())
+    found[REST[0]] = max(0.0, alone - sum(found.values()) - apart)
+    found[REST[1]] = alone - sum(found.values())
+    found[REST[2]] = total - alone
     return found
 
 

@@ -8,6 +8,7 @@ alpha-beta model; a group that spans hosts is bound by the host links of the ran
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -64,6 +65,7 @@ class Constants:
     layer_s             seconds of one layer, forward and backward, that shrink with nothing: 180 kernels are issued
     unhidden            share of overlapped tensor- and context-parallel communication that still costs time
     contended           the same of overlapped data-parallel communication
+    straggle            share of a step that every doubling of the cards adds: all wait for the slowest
     cards               efficiency of a card beside the average, by name
     others              the same for seconds of all that is no matmul or attention: what calibration may set
     """
@@ -85,6 +87,7 @@ class Constants:
     layer_s: float = 1.5e-3
     unhidden: float = 0.65
     contended: float = 0.3
+    straggle: float = 0.01
     cards: Mapping[str, float] = field(default_factory=dict)
     others: Mapping[str, float] = field(default_factory=dict)
 
@@ -139,7 +142,12 @@ def seconds(run: Setup, amounts: Work, card: Rated, constants: Constants) -> flo
         busy = np.maximum(busy, gathered) + both
     slow = float(busy.max())
     pipeline = m * slow + (float(busy.sum()) - slow) / run.interleave
-    return pipeline + reduced_seconds(run, amounts, card, c)
+    return (pipeline + reduced_seconds(run, amounts, card, c)) * waiting(run.cards, c)
+
+
+def waiting(cards: int, constants: Constants) -> float:
+    """How many times as long a step of so many cards takes because each waits for the slowest: grows with log2."""
+    return 1.0 + constants.straggle * math.log2(max(1, cards))
 
 
 def reduced_seconds(run: Setup, amounts: Work, card: Rated, c: Constants) -> float:

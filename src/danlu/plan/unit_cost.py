@@ -7,7 +7,8 @@ what `danlu plan check` is scored on. One call makes a table for many ways of ru
     layer = table.forward_s[:, ATTN] + table.forward_s[:, MLP]
 
 A stage's micro-batch takes the sum of its units' seconds and `sent_s`; its card needs the sum of `params` times
-`state_bytes`, the sum of `kept_bytes` for every micro-batch in flight, and the largest `moment_bytes`.
+`state_bytes`, the sum of `kept_bytes` for every micro-batch in flight, and the largest `moment_bytes`. A whole step of
+n cards takes stack_time.waiting(n, constants) times the sum, because each waits for the slowest.
 """
 
 from __future__ import annotations

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from danlu.cli.output import table
 from danlu.cli.plan_check import rated
-from danlu.plan import rows, score
+from danlu.errors import DoesNotFit
+from danlu.fleet.groups import shorthand
+from danlu.nouns import Group, GroupedFleet, ModelSpec
+from danlu.plan import certificate, large, rows, score, verify
 
 TRUTH = Path(__file__).parent / "truth"
 CALIBRATED = 3  # rows a card
+FLEETS = 100  # random ones
+SMALL = ModelSpec("llama", 32, 4096, 32, 8, 128, 14336, 128256, 8192)
+SEVENTY = ModelSpec("llama", 80, 8192, 64, 8, 128, 28672, 128256, 8192)
+LARGEST = ModelSpec("llama", 126, 16384, 128, 8, 128, 53248, 128256, 8192)
 
 
 def truth(_rounds: int) -> dict[str, Any]:
@@ -46,7 +58,69 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2%}"
 
 
-PARTS: tuple[Callable[[int], dict[str, Any]], ...] = (truth,)
+def fleets(_rounds: int) -> dict[str, Any]:
+    """Keys: gap_768, gap_10k (proved), certificate_ok, plan_768_s (a whole process, no proof), search_10k_s,
+    replan_10k_s, search_100k_s, u_sum_768, mixed_vs_best_single_min (over FLEETS random fleets).
+
+    All forecasts on catalogue figures, none run by us.
+    """
+    small, middle = shorthand("128xA100-80+640xH20"), shorthand("4000xA100-80+3500xH20+2500xH100")
+    here, small_s = _searched(SEVENTY, small, 1024, 4096)
+    there, middle_s = _searched(LARGEST, middle, 4096, 8192)
+    began = time.monotonic()
+    lost = replace(middle, groups=(replace(middle.groups[0], count=3992), *middle.groups[1:]))
+    large.replan(there, lost)
+    replan_s = time.monotonic() - began
+    proofs = [certificate.prove_gap(each) for each in (here, there)]
+    held = [abs(verify.checked(certificate.as_dict(each)) - each.gap) < 1e-6 for each in proofs]
+    whole = shorthand("+".join(f"20000x{name}" for name in ("A100-80", "H20", "H100", "A800-80", "H200")))
+    _, whole_s = _searched(LARGEST, whole, 16384, 8192)
+    ratio = min(_over_single(random.Random(seed)) for seed in range(FLEETS))
+    process_s = _process()
+    print(table(["fleet", "search", "step", "bound", "gap", "U_sum", "certificate"], [
+        [each.plan.fleet.name, f"{took:.1f} s", f"{each.plan.seconds:.4g} s", f"{proof.bound_s:.4g} s",
+         f"{proof.gap:.2%}", f"{each.sum_share:.1%}", "holds" if good else "REFUSED"]
+        for each, took, proof, good in zip((here, there), (small_s, middle_s), proofs, held, strict=True)
+    ]))  # fmt: skip
+    print(f"100,000 cards of 5 types {whole_s:.1f} s; a host of 10,000 cards lost {replan_s:.2f} s; a process "
+          f"{process_s:.1f} s; mixed over best single type, least of {FLEETS} random fleets: {ratio:.3f}")  # fmt: skip
+    return {
+        "gap_768": proofs[0].gap, "gap_10k": proofs[1].gap, "certificate_ok": all(held), "search_10k_s": middle_s,
+        "replan_10k_s": replan_s, "search_100k_s": whole_s, "u_sum_768": here.sum_share, "plan_768_s": process_s,
+        "mixed_vs_best_single_min": ratio,
+    }  # fmt: skip
+
+
+def _searched(spec: ModelSpec, fleet: GroupedFleet, batch: int, seq: int) -> tuple[large.Found, float]:
+    began = time.monotonic()
+    found = large.search(spec, fleet, batch=batch, seq=seq)
+    return found, time.monotonic() - began
+
+
+def _over_single(rng: random.Random) -> float:
+    """Forecast mixed over best single type of one random fleet; 1 where no type holds the model."""
+    groups = tuple(
+        Group(f"card{i}", 8 * rng.randint(1, 12), rng.uniform(5e13, 1e15), rng.choice([24, 40, 80, 96]) * 10**9,
+              rng.uniform(1e12, 4e12), rng.uniform(5e10, 4.5e11), rng.choice([5e9, 2.5e10, 5e10]))
+        for i in range(rng.randint(2, 3))
+    )  # fmt: skip
+    try:
+        found = large.search(SMALL, GroupedFleet("random", groups), batch=rng.choice([64, 256, 1024]), seq=4096)
+    except DoesNotFit:
+        return 1.0
+    return found.over_best_single
+
+
+def _process() -> float:
+    """Seconds of a whole process that plans 768 cards."""
+    asked = f"large.search({SEVENTY!r}, shorthand('128xA100-80+640xH20'), batch=1024, seq=4096)"
+    words = "from danlu.fleet.groups import shorthand; from danlu.nouns import *; from danlu.plan import large; "
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", words + asked], check=True)
+    return time.monotonic() - began
+
+
+PARTS: tuple[Callable[[int], dict[str, Any]], ...] = (truth, fleets)
 
 
 def measure(rounds: int) -> dict[str, Any]:

@@ -186,6 +186,12 @@ class UnknownModel(BadData):
     code = "DL-DATA-102"
 
 
+class UnprovedPlan(BadData):
+    """A certificate of a plan's gap that does not hold: a stage that does not fit, a bound that is not one."""
+
+    code = "DL-DATA-030"
+
+
 class UnreadablePlan(BadData):
     """A Plan JSON that is not one: another version, an unknown field, stages that do not cover the model."""
 

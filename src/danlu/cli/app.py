@@ -44,6 +44,8 @@ COMMANDS = {
 UNDER = {
     "plan check": "score the predictor on published runs",
     "plan fit": "calibrate cards by the logs of your own runs",
+    "plan fleet": "split a model over a large fleet of unlike cards, with a proved gap",
+    "plan verify": "check the certificate of a plan's gap",
 }  # commands of two words; the first is one of COMMANDS
 
 

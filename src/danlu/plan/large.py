@@ -51,15 +51,15 @@ class Ask:
         """(groups,) cards."""
         return np.array([group.count for group in self.fleet.groups], dtype=float)
 
-    def ways(self, micro_batch: int, replicas: int) -> StageWays:
-        """The ways of one micro-batch size when so many replicas share the optimizer's states."""
-        return stage_ways(self.spec, self.fleet, micro_batch=micro_batch, seq=self.seq, replicas=replicas,
+    def ways(self, micro_batch: int, replicas: int, most: int | None = None) -> StageWays:
+        """The ways of one micro-batch size with so many pipelines, or that many to `most`."""
+        return stage_ways(self.spec, self.fleet, micro_batch=micro_batch, seq=self.seq, replicas=replicas, most=most,
                           schedule=self.schedule, stack=self.stack, constants=self.constants)  # fmt: skip
 
-    def spaces(self, replicas: int) -> list[Space]:
+    def spaces(self, replicas: int, most: int | None = None) -> list[Space]:
         """One per micro-batch size."""
         sizes = micro_batch_sizes(self.batch, self.most_sequences)
-        return [space(self.ways(size, replicas), len(self.fleet.groups)) for size in sizes]
+        return [space(self.ways(size, replicas, most), len(self.fleet.groups)) for size in sizes]
 
     def part(self, group: int) -> Ask:
         """The same with the cards of one group alone."""
@@ -74,12 +74,15 @@ class Found:
     alone         the best plan of each card type by itself, None where it does not fit
     sum_share     U_sum: the plan's throughput over the sum of those of `alone`; a type that cannot hold the model
                   counts nothing
+    columns       pipelines the plan was chosen from; they fit where `design` or more share the optimizer's states
     """
 
+    ask: Ask
     plan: GroupedPlan
     alternatives: tuple[GroupedPlan, ...]
     alone: Mapping[str, GroupedPlan | None]
     columns: Sequence[Pipeline] = field(repr=False, default=())
+    design: int = 1
 
     @property
     def sum_share(self) -> float:
@@ -112,26 +115,51 @@ def search(
     tell = say or (lambda text: None)
     ask = Ask(spec, fleet, batch, seq, schedule, most_sequences, stack, constants)
     alone: dict[str, GroupedPlan | None] = {}
+    columns: Sequence[Pipeline] = ()
+    design = 1
     for at, group in enumerate(fleet.groups):
         tell(f"{group.count} x {group.card} alone")
         found = _best(ask.part(at))
+        if found is not None and len(fleet.groups) == 1:
+            columns, design = found[2:]
         alone[_name(fleet, at)] = None if found is None else _onto(found[0], ask, at, _name(fleet, at))
     plans = [each for each in alone.values() if each is not None]
-    columns: Sequence[Pipeline] = ()
     if len(fleet.groups) > 1:
         tell("all groups together")
         joint = _best(ask)
         if joint is not None:
             plans += [joint[0], *joint[1]]
-            columns = joint[2]
+            columns, design = joint[2:]
     if not plans:
         raise _does_not_fit(ask)
     plans.sort(key=lambda each: each.seconds)
     kinds = dict.fromkeys(each.kind for each in plans)
-    return Found(plans[0], tuple(next(p for p in plans if p.kind == kind) for kind in kinds), alone, columns)
+    return Found(
+        ask, plans[0], tuple(next(p for p in plans if p.kind == kind) for kind in kinds), alone, columns, design
+    )
 
 
-def _best(ask: Ask) -> tuple[GroupedPlan, list[GroupedPlan], list[Pipeline]] | None:
+def replan(found: Found, fleet: GroupedFleet) -> Found:
+    """The same after the fleet lost or gained cards of its groups, from the pipelines already known: no new search.
+
+    Where too few pipelines are left to share the optimizer's states, or none fits, all is searched anew. `alone` stays
+    that of the old fleet.
+    """
+    ask = replace(found.ask, fleet=fleet)
+    same = [(old.card, old.flops, old.mem_bytes) for old in found.ask.fleet.groups]
+    if same == [(group.card, group.flops, group.mem_bytes) for group in fleet.groups] and found.columns:
+        columns = Columns(ask.there)
+        columns.add(found.columns)
+        if columns.pipelines:
+            lost = found.ask.fleet.cards / max(1, fleet.cards)
+            plan = _packed(ask, columns, seconds_for(columns, ask.batch, found.plan.seconds * lost), found.plan.kind)
+            if plan is not None and plan.pipelines >= found.design:
+                return replace(found, ask=ask, plan=plan, alternatives=(plan,))
+    return search(ask.spec, fleet, batch=ask.batch, seq=ask.seq, schedule=ask.schedule,
+                  most_sequences=ask.most_sequences, stack=ask.stack, constants=ask.constants)  # fmt: skip
+
+
+def _best(ask: Ask) -> tuple[GroupedPlan, list[GroupedPlan], list[Pipeline], int] | None:
     """The best plan, those of its classes, and the pipelines they were chosen from."""
     replicas, best = _first_design(ask), None
     for _ in range(DESIGNS):
@@ -145,7 +173,7 @@ def _best(ask: Ask) -> tuple[GroupedPlan, list[GroupedPlan], list[Pipeline]] | N
         if plan.pipelines >= replicas:
             better = best is None or plan.seconds < best[0].seconds
             if better:
-                best = plan, _classes(ask, columns, replicas), columns
+                best = plan, _classes(ask, columns, replicas), columns, replicas
             if not better or plan.pipelines <= 1.5 * replicas:
                 return best
             replicas = max(replicas + 1, int(0.8 * plan.pipelines))
@@ -211,7 +239,8 @@ def _finished(ask: Ask, chosen: Sequence[tuple[Pipeline, int]], kind: str) -> Gr
     """The plan of these pipelines with the costs of so many replicas, each no longer than the batch needs."""
     pipelines = sum(count for _, count in chosen)
     tables = {size: ask.ways(size, pipelines) for size in {each.micro_batch for each, _ in chosen}}
-    real = [(_again(each, tables[each.micro_batch], len(ask.fleet.groups)), count) for each, count in chosen]
+    moved = [(again(each, tables[each.micro_batch], len(ask.fleet.groups)), count) for each, count in chosen]
+    real = [(each or chosen[i][0], count) for i, (each, count) in enumerate(moved)]
     shares = shared(real, ask.batch)
     parts = []
     for (each, _), batches in zip(real, shares, strict=True):
@@ -279,11 +308,14 @@ def _classes(ask: Ask, columns: Sequence[Pipeline], replicas: int) -> list[Group
     return found
 
 
-def _again(each: Pipeline, ways: StageWays, groups: int) -> Pipeline:
-    """The same stages with the costs of another table."""
+def again(each: Pipeline, ways: StageWays, groups: int) -> Pipeline | None:
+    """The same stages with the costs of another table; None where that one lacks a way."""
     old = each.ways
     index = {(int(g), way): i for i, (g, way) in enumerate(zip(ways.group, ways.ways, strict=True))}
-    spans = [Span(index[int(old.group[s.way]), old.ways[s.way]], s.start, s.stop) for s in each.stages]
+    found = [index.get((int(old.group[span.way]), old.ways[span.way])) for span in each.stages]
+    if None in found:
+        return None
+    spans = [Span(way, s.start, s.stop) for way, s in zip(found, each.stages, strict=True) if way is not None]
     return pipeline(ways, spans, groups)
 
 

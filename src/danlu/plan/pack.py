@@ -18,7 +18,6 @@ from danlu.plan.stage_ways import Floats, Ints
 
 WHOLE = 6_000  # of larger knapsacks, what lies beyond is filled with the pipeline that does most per card
 EXCHANGES = 60
-NOTHING = -1  # a place of a knapsack at which one card stays unused
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +30,11 @@ class Packing:
 
 @dataclass(frozen=True, slots=True)
 class Knapsack:
-    """Of one group: best (cards in `unit`s + 1,) sequences on at most so many cards, and the column taken last."""
+    """Of one group: best (cards in `unit`s + 1,) sequences on at most so many cards; `each` of its columns'."""
 
     unit: int
     best: Floats
-    last: Ints
+    each: Floats
     columns: Ints
     size: Ints
     bulk: int
@@ -52,13 +51,16 @@ class Knapsack:
         found: dict[int, int] = {}
         if beyond:
             found[int(self.columns[self.bulk])] = beyond
-        while at > 0:
-            if self.last[at] == NOTHING:
+        while at > 0 and self.best[at] > 0:
+            fits = self.size <= at
+            rest = np.where(fits, self.best[np.maximum(at - self.size, 0)] + self.each, -np.inf)
+            taken = int(np.argmax(rest))
+            if rest[taken] < self.best[at] - 1e-6:
                 at -= 1
                 continue
-            column = int(self.columns[self.last[at]])
+            column = int(self.columns[taken])
             found[column] = found.get(column, 0) + 1
-            at -= int(self.size[self.last[at]])
+            at -= int(self.size[taken])
         return found
 
     def _split(self, cards: Ints) -> tuple[Ints, Ints]:
@@ -75,21 +77,20 @@ def knapsack(value: Floats, size: Ints, columns: Ints, cards: int) -> Knapsack:
     keep = _undominated(value, size)
     value, size, columns = value[keep], size[keep], columns[keep]
     if not len(columns):
-        return Knapsack(1, np.zeros(1), np.full(1, NOTHING), columns, size, 0, 0.0)
+        return Knapsack(1, np.zeros(1), np.zeros(0), columns, size, 0, 0.0)
     unit = int(np.gcd.reduce(size))
     size = size // unit
     bulk = int(np.argmax(value / size))
     places = min(cards // unit, max(WHOLE, 2 * int(size.max())))
-    best, last = np.zeros(places + 1), np.full(places + 1, NOTHING)
-    for at in range(1, places + 1):
-        fits = int(np.searchsorted(size, at, side="right"))
-        best[at], last[at] = best[at - 1], NOTHING
-        if fits:
-            each = value[:fits] + best[at - size[:fits]]
-            found = int(np.argmax(each))
-            if each[found] > best[at]:
-                best[at], last[at] = each[found], found
-    return Knapsack(unit, best, last, columns, size, bulk, float(value[bulk]))
+    best = np.zeros(places + 1)
+    for each, long in zip(value, size, strict=True):
+        # As many as wanted of one pipeline: the best of every `long`-th place before, less what each costs in between.
+        rows = -(-(places + 1) // int(long))
+        table = np.full(rows * int(long), -np.inf)
+        table[: places + 1] = best
+        steps = each * np.arange(rows)[:, None]
+        best = (np.maximum.accumulate(table.reshape(rows, int(long)) - steps, axis=0) + steps).ravel()[: places + 1]
+    return Knapsack(unit, np.maximum.accumulate(best), value, columns, size, bulk, float(value[bulk]))
 
 
 def _undominated(value: Floats, size: Ints) -> Ints:

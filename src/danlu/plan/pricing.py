@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from danlu.plan.covers import covers
+from danlu.plan.covers import Tried, covers
 from danlu.plan.linear import Optimum, most
 from danlu.plan.pipelines import Pipeline, Span, pipeline
 from danlu.plan.stage_ways import Floats, Ints, StageWays, memory_ends
 
 MOST_STAGES = 64  # of one pipeline
 STEP = 1.04  # from one tried bottleneck to the next
+LENIENT = 1.3  # pipelines that cost so much more than they do are kept while prices are guesses
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +68,13 @@ def worth(where: Space, prices: Floats, seconds: float, tried: Floats) -> list[P
         return []
     many = np.maximum(seconds / tried - 1.0, 1.0)
     weight = ways.micro_batch / tried
-    budget = float((ways.micro_batch * (1.0 + seconds / tried)).max())
+    most_done = ways.micro_batch * (1.0 + seconds / tried)
     price = prices[ways.group] * ways.cards
-    found = covers(ways, where.memory, price, tried, many, weight, budget)
-    gain = ways.micro_batch * (1.0 + seconds / tried)[None, :] - found.whole
-    best = np.argmax(gain, axis=1)
-    chosen: list[tuple[Span, ...]] = []
-    for count in range(1, len(gain)):
-        if np.isfinite(found.whole[count, best[count]]):
-            chosen.append(found.stages(count, int(best[count])))
+    found = covers(ways, where.memory, Tried(price, tried, many, weight, LENIENT * most_done))
+    gain = most_done[:, None] - found.whole
+    best = np.argmax(gain, axis=0)
+    wanted = sorted((int(best[n]), n) for n in range(1, gain.shape[1]) if np.isfinite(found.whole[best[n], n]))
+    chosen = found.stages(wanted)
     return [pipeline(ways, stages, where.groups) for stages in chosen]
 
 
@@ -107,6 +106,12 @@ class Columns:
         count = np.floor((left / time).min(axis=1) + 1e-9) + 1.0
         count -= ((count - 1.0)[:, None] * time + step).max(axis=1) + fill > seconds
         return np.where(left.min(axis=1) < 0, 0.0, np.maximum(count, 0.0)) * size
+
+    def fluid(self, seconds: float) -> Floats:
+        """The same as if a micro-batch could be had in parts."""
+        time, step, fill, size, _ = self._stacked()
+        left = (((seconds - fill)[:, None] - step) / time).min(axis=1)
+        return np.asarray(np.where(left < 0, 0.0, 1.0 + left) * size)
 
     def cards(self) -> Ints:
         """(groups, pipelines) cards each takes."""

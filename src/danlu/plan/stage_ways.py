@@ -72,14 +72,16 @@ def rated(group: Group) -> Rated:
 
 
 def stage_ways(
-    spec: ModelSpec, fleet: GroupedFleet, *, micro_batch: int, seq: int, replicas: int, schedule: str = "1f1b",
-    stack: Stack | None = None, constants: Constants | None = None,
+    spec: ModelSpec, fleet: GroupedFleet, *, micro_batch: int, seq: int, replicas: int, most: int | None = None,
+    schedule: str = "1f1b", stack: Stack | None = None, constants: Constants | None = None,
 ) -> StageWays:  # fmt: skip
     """All ways of all groups in which a card holds at least one unit.
 
-    replicas  data-parallel pipelines that share optimizer states, at the least
+    replicas  data-parallel pipelines that share optimizer states and sum gradients
+    most      where the number of them is open, up to this: bytes and seconds are the least that any of them has
     """
-    parts = [_of_group(spec, fleet, at, micro_batch, seq, replicas, schedule, stack, constants)
+    open_ = replicas, replicas if most is None else most
+    parts = [_of_group(spec, fleet, at, micro_batch, seq, open_, schedule, stack, constants)
              for at in range(len(fleet.groups))]  # fmt: skip
     arrays = (np.concatenate([part[i] for part in parts]) for i in range(1, 10))
     whole = StageWays(micro_batch, tuple(way for part in parts for way in part[0]), *arrays)
@@ -87,7 +89,7 @@ def stage_ways(
 
 
 def _of_group(
-    spec: ModelSpec, fleet: GroupedFleet, at: int, micro_batch: int, seq: int, replicas: int, schedule: str,
+    spec: ModelSpec, fleet: GroupedFleet, at: int, micro_batch: int, seq: int, replicas: tuple[int, int], schedule: str,
     stack: Stack | None, constants: Constants | None,
 ) -> tuple[Any, ...]:  # fmt: skip
     group = fleet.groups[at]
@@ -96,14 +98,17 @@ def _of_group(
                  plain.seq_parallel, plain.overlap_dp, plain.overlap_tp, plain.zero)  # fmt: skip
     ways = [Way(tp, micro_batch, recompute) for tp in splits(spec, group) for recompute in RECOMPUTE]
     table = unit_table(spec, card, ways, seq=seq, stack=here, constants=constants)
-    once = np.array([step_seconds(spec, card, way, 1e9, replicas, seq=seq, stack=here, constants=constants) / 1e9
-                     for way in ways])  # fmt: skip
+    once = np.array([
+        min(step_seconds(spec, card, way, 1e9, each, seq=seq, stack=here, constants=constants)
+            for each in _telling(replicas, max(1, group.per_host // way.tp))) / 1e9
+        for way in ways
+    ])  # fmt: skip
     kinds = np.array([KINDS.index(unit.rsplit(".", 1)[-1]) for unit in spec.units])
     time = table.forward_s + table.backward_s
     moment = table.moment_bytes.copy()
     body = moment[:, [ATTN, MLP]].max(axis=1)
     room = USABLE * group.mem_bytes - CONTEXT_BYTES - np.stack([body, np.maximum(body, moment[:, HEAD])], axis=1)
-    held = table.params * state_bytes(here, replicas)
+    held = table.params * state_bytes(here, replicas[1])
 
     def summed(each: Any) -> Floats:
         return np.concatenate([np.zeros((len(ways), 1)), np.cumsum(each[:, kinds], axis=1)], axis=1)
@@ -111,6 +116,15 @@ def _of_group(
     return (ways, np.full(len(ways), at), np.array([way.tp for way in ways]), summed(time),
             summed(time - 2 * _weight_gradient(spec, table, seq) if schedule == "zb-h1" else time), table.sent_s,
             summed(table.params * once[:, None]), summed(held), summed(table.kept_bytes), room)  # fmt: skip
+
+
+def _telling(replicas: tuple[int, int], inside: int) -> set[int]:
+    """Numbers of replicas among which one has the least seconds once a step.
+
+    Those are linear in 1 / replicas, for as many as fit `inside` a host and for more.
+    """
+    fewest, most = replicas
+    return {fewest, most, *(n for n in (inside, inside + 1) if fewest < n < most)}
 
 
 def splits(spec: ModelSpec, group: Group) -> tuple[int, ...]:

@@ -1,0 +1,11 @@
+// The arguments of danlu_covers; src/danlu/plan/covers.py holds the other end. All arrays lie row by row.
+#pragma once
+#include <cstdint>
+
+struct danlu_covers_in {
+    int64_t ways, places, depth, count;  // places: units + 1
+    const double *time, *fill, *step;    // (ways, places) sums over the first units
+    const double *hop, *price;           // (ways)
+    const int64_t* memory;               // (depth, ways, places) furthest stop
+    const double *limit, *many, *weight, *budget;  // (count)
+};

@@ -1,0 +1,105 @@
+"""A plan's gap is proved, the proof is checked by other code, and one that was touched is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from functools import cache
+from typing import Any
+
+import pytest
+from provoke import provoke
+
+from danlu import families
+from danlu.cli.app import main
+from danlu.fleet.groups import shorthand
+from danlu.nouns import ModelSpec
+from danlu.plan import certificate, large, verify
+
+MODEL = ModelSpec("llama", 12, 4096, 32, 8, 128, 11008, 32000, 4096)
+
+
+@cache
+def proved() -> tuple[certificate.Proved, str]:
+    found = large.search(MODEL, shorthand("24xA100-80+40xH20"), batch=1536, seq=4096)
+    gap = certificate.prove_gap(found)
+    return gap, certificate.dumps(gap)
+
+
+def text() -> dict[str, Any]:
+    return dict(json.loads(proved()[1]))
+
+
+def test_the_checker_finds_the_gap_that_the_search_claims():
+    assert verify.checked(text()) == pytest.approx(proved()[0].gap, rel=1e-6)
+    assert 0 <= proved()[0].gap < 0.05
+
+
+def test_the_command_says_what_a_certificate_proves(tmp_path, capsys):
+    path = tmp_path / "cert.json"
+    path.write_text(proved()[1])
+    assert main(["plan", "verify", str(path)]) == 0
+    assert "holds" in capsys.readouterr().out
+    path.write_text(proved()[1][:-9])
+    assert main(["plan", "verify", str(path)]) == 5
+
+
+def test_a_large_fleet_is_planned_from_the_command_line(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(families.config(MODEL)))
+    words = ["plan", "fleet", str(tmp_path), "24xA100-80+40xH20", "--batch", "256", "--json", str(tmp_path / "f.json")]
+    assert main([*words, "--certificate", str(tmp_path / "cert.json")]) == 0
+    assert "U_sum" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert verify.checked(json.loads((tmp_path / "cert.json").read_text())) == pytest.approx(figures["gap"], rel=1e-6)
+
+
+def change(where: str, found: dict[str, Any]) -> None:
+    first, bound = found["plan"]["replicas"][0], found["bounds"][-1]
+    match where:
+        case "a faster plan":
+            found["plan"]["seconds"] *= 0.9
+        case "a better bound":
+            bound["seconds"] *= 1.1
+        case "cheaper cards":
+            bound["prices"] = [price * 0.97 for price in bound["prices"]]
+        case "dearer cards":
+            bound["prices"] = [price * 1.01 for price in bound["prices"]]
+        case "a bottleneck left out":
+            bound["intervals"][0] = bound["intervals"][0][:-1]
+        case "wide intervals":
+            bound["intervals"] = [[ends[0], None] for ends in bound["intervals"]]
+        case "a number of pipelines left out":
+            bound["fewest"] += 1
+        case "a stage that is not there":
+            first["stages"] = first["stages"][1:] or [[0, 1, 2]]
+        case "more cards than there are":
+            first["copies"] += 40
+        case "less work":
+            first["micro_batches"] -= 1
+        case "too much memory":
+            for table in found["plan"]["tables"]:
+                table["held"] = [[1e9 * size for size in row] for row in table["held"]]
+        case "a newer version":
+            found["certificate"] = 2
+
+
+CHANGES = (
+    "a faster plan", "a better bound", "cheaper cards", "dearer cards", "a bottleneck left out", "wide intervals",
+    "a number of pipelines left out", "a stage that is not there", "more cards than there are", "less work",
+    "too much memory", "a newer version",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("where", CHANGES)
+def test_a_certificate_that_was_touched_proves_nothing(where):
+    found = copy.deepcopy(text())
+    change(where, found)
+    with provoke("DL-DATA-030"):
+        verify.checked(found)
+
+
+def test_a_lost_host_leaves_a_plan_over_the_rest():
+    found = large.search(MODEL, shorthand("24xA100-80+40xH20"), batch=128, seq=4096)
+    then = large.replan(found, shorthand("24xA100-80+32xH20"))
+    assert then.plan.seconds > found.plan.seconds * 0.99
+    assert all(n <= group.count for n, group in zip(then.plan.used, then.ask.fleet.groups, strict=True))

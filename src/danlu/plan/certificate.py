@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from danlu.nouns import ModelSpec
+from danlu.plan.assemble import Ask, again
 from danlu.plan.bound import HUGE, Bound, bound
 from danlu.plan.grouped import GroupedPlan, GroupStage
-from danlu.plan.large import Ask, Found, again
+from danlu.plan.large import Found
 from danlu.plan.pipelines import Pipeline
 from danlu.plan.pricing import MOST_STAGES
 from danlu.plan.stage_ways import StageWays

@@ -9,12 +9,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from danlu.fleet import measure
+from danlu.model.halves import Halves
 from danlu.model.net import Causal, Decoder, init
 from danlu.nouns import Card, ModelSpec, Rate
 from danlu.plan import operators
 from danlu.plan.cost import interpolate, unit_costs
 from danlu.plan.flop import unit_flop
 from danlu.plan.memory import stage_bytes, unit_activation_bytes
+from danlu.train.optim import AdamW
 
 SPEC = ModelSpec("llama", 2, 96, 6, 3, 16, 160, 320, 256)
 SHAPES = [(SPEC, 2, 32), (replace(SPEC, qk_norm=True, kv_heads=6), 3, 16), (replace(SPEC, head_dim=32), 1, 64)]
@@ -51,6 +53,8 @@ def test_activation_bytes_are_those_autograd_keeps(spec, batch, seq):
         state = Causal(batch, seq)
         rows = batch * seq
         x = torch.randint(0, spec.vocab, (rows,)) if start == 0 else torch.randn(rows, spec.hidden, requires_grad=True)
+        AdamW(decoder, weight_decay=0.1)
+        decoder.halve(Halves())
         weights = {p.untyped_storage().data_ptr() for p in decoder.parameters()}
         held = {}
 

@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from danlu.fleet.passes import passes
+
 POOL = 4 * 2**20  # fp32 numbers
 TOKENS = 512  # of a micro-batch that attention is timed on: one short sequence alone is mostly the cost of calling
 TABLE = 2048  # rows of the embedding that `gather` looks up
 FORWARD = {"matmul", "attention", "norm", "gate", "rotate", "gather", "loss", "add", "copy", "angles"}
-CHAIN = 8  # operators of one autograd graph: its engine starts once, as it does in a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def points(grid: Grid) -> Iterator[Point]:
     for seq, head_dim in itertools.product(grid.seqs, grid.head_dims):
         yield from attention(pool, seq, head_dim)
     for rows, columns in itertools.product(grid.rows, grid.widths):
-        if rows * columns * CHAIN < POOL:
+        if 8 * rows * columns < POOL:
             yield from rowwise(pool, rows, columns)
     for rows, head_dim in itertools.product(grid.rows, grid.head_dims):
         yield angles(rows, head_dim)
@@ -166,22 +167,9 @@ def rowwise(pool: Pool, rows: int, columns: int) -> Iterator[Point]:
     import torch
     import torch.nn.functional as F
 
-    head = min(columns, 32)
-
-    def norm(x: Any) -> Any:
-        return F.rms_norm(x, (columns,), weight, 1e-5)
-
-    def gate(x: Any) -> Any:
-        return F.silu(x) * other
-
-    def rotate(x: Any) -> Any:
-        y = x.view(rows, -1, head)
-        return torch.addcmul(y * angle, y.roll(head // 2, -1), angle).view(rows, columns)
-
-    weight, other, angle = pool.learn(columns), pool.learn(rows, columns), pool.take(rows, 1, head)
-    for name, body in (("norm", norm), ("gate", gate), ("rotate", rotate)):
-        yield from chained(pool, name, (rows, columns), body)
     shape, work = (rows, columns), float(rows * columns)
+    for name, (given, run) in passes(rows, columns).items():
+        yield Point(name, shape, work, lambda given=given: [pool.take(*each) for each in given], run)  # type: ignore[misc]
     ids, labels = torch.randint(0, TABLE, (rows,)), torch.randint(0, columns, (rows,))
     yield Point("gather", shape, work, lambda: pool.learn(TABLE, columns), lambda table: F.embedding(ids, table))
 
@@ -190,22 +178,6 @@ def rowwise(pool: Pool, rows: int, columns: int) -> Iterator[Point]:
 
     yield Point("loss", shape, work, lambda: pool.learn(rows, columns), loss)
     yield Point("loss_back", shape, work, lambda: loss(pool.learn(rows, columns)), lambda out: out.backward())
-
-
-def chained(pool: Pool, op: str, shape: tuple[int, ...], body: Callable[[Any], Any]) -> Iterator[Point]:
-    """`body` CHAIN times in a row, forward (recorded for the backward) and backward."""
-
-    def forward(x: Any) -> Any:
-        for _ in range(CHAIN):
-            x = body(x)
-        return x
-
-    def draw() -> Any:
-        return pool.learn(*shape)
-
-    work = float(CHAIN * math.prod(shape))
-    yield Point(op, shape, work, draw, forward)
-    yield Point(f"{op}_back", shape, work, lambda: forward(draw()), lambda y: y.backward(pool.take(*shape)))
 
 
 def angles(rows: int, head_dim: int) -> Point:

@@ -21,6 +21,7 @@ OPERATORS = {
     "dequantize_nf4": (*BEST_FIRST, "ref"),
     "linear_q4": BEST_FIRST,
     "dequantize_q4": ("ref",),
+    **{name: (*BEST_FIRST, "ref") for name in ("norm", "norm_back", "gate", "gate_back", "turn")},
     "engine_run": BEST_FIRST,
     "engine_scratch": BEST_FIRST,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from danlu import recipe
 from danlu.model.experts import Experts
 from danlu.model.filtered import FilteredAttention
+from danlu.model.fused import Run, fused
 from danlu.model.halves import Halves
 from danlu.model.layers import Attention, Embed, Head, Mlp
 from danlu.model.parallel import Reduce
@@ -58,6 +60,7 @@ class Decoder(nn.Module):
         self.embed = Embed(made) if "embed" in self.units else None
         self.layers = nn.ModuleDict()
         self._body: list[nn.Module] = []
+        self._runs: Sequence[Run] = self._body
         for unit in self.units:
             if unit.startswith("layers."):
                 _, layer, kind = unit.split(".")
@@ -77,17 +80,18 @@ class Decoder(nn.Module):
             x = self.embed(x)
         cos, sin = self._angles(meta.positions_T) if self.rotates else (None, None)
         context = Context(state, meta, cos, sin)
-        for unit in self._body:
+        for unit in self._runs if torch.is_grad_enabled() else self._body:
             x = unit(x, context)
         if self.head is not None:
             x = self.head(x, meta.rows_R, self.embed.weight if self.embed is not None else None)
         return x
 
     def halve(self, halves: Halves) -> None:
-        """Let a trainer's `halves` add the gradients of all matrices but the embedding; each must have its `grad`."""
+        """Run as a trainer does (fused.py), weights' gradients where `halves` says; each must have its `grad`."""
         for module in self.modules():
             if isinstance(module, (Linear, Head)):
                 module.halves = halves
+        self._runs = [fused(unit, halves) for unit in self._body]
 
     def _angles(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         half = positions_T[:, None, None].float() * self.frequencies

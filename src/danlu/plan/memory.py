@@ -7,6 +7,7 @@ from functools import lru_cache
 from itertools import accumulate
 
 from danlu.nouns import DTYPE_BYTES, ModelSpec
+from danlu.plan.operators import fused
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,9 @@ def copied_params(spec: ModelSpec, start: int, stop: int) -> int:
 def unit_activation_bytes(spec: ModelSpec, unit: str, micro_batch: int, seq: int, dtype: str) -> int:
     """Bytes of the tensors a unit's forward keeps for its backward (tests hold them to what autograd keeps).
 
-    attn  its input, the norm's output (twice: before and after its weight), q and k after rotation, v, the heads'
-          output (twice: as attention gave it and in token order)
-    mlp   its input, the norm's output (twice), gate, up, silu(gate), their product
+    attn  its input, the norm's output, q and k after rotation, v, the heads' output, the angles; one that is not fused
+          (model/fused.py) keeps the norm's output and the heads' twice
+    mlp   its input, the norm's output, gate, up
     lfa   attn's; the shifted input; the channels inside the filter, the same shifted; u + h, and its norm (twice)
     moe   its input, the norm's output (twice), router's probabilities; per expert that runs: its tokens, what mlp keeps
           inside, its result before and after weighing, five indices and weights; for the shared
@@ -92,13 +93,15 @@ def unit_activation_bytes(spec: ModelSpec, unit: str, micro_batch: int, seq: int
         case "embed":
             numbers = 0.0
         case "head":
-            numbers = rows * (3 * hidden + spec.vocab)
+            numbers = rows * (3 * hidden + spec.vocab + 4)
+        case "attn" if fused(spec):
+            numbers = rows * (2 * (hidden + q) + 2 * kv + spec.heads + 1 + 2 * spec.head_dim)
         case "attn" | "lfa" as kind:
             extra = 2 * (q + kv) if spec.qk_norm else 0
             filtered = 4 * hidden + 2 * (hidden // 2) if kind == "lfa" else 0
             numbers = rows * (3 * hidden + 3 * q + 2 * kv + extra + filtered)
         case "mlp":
-            numbers = rows * (3 * hidden + 4 * spec.ffn)
+            numbers = rows * (2 * hidden + 2 * spec.ffn + 1)
         case "moe":
             shared = 4 * spec.shared_ffn + hidden + 2 if spec.shared_ffn else 0
             each = 3 * hidden + 4 * spec.ffn + 9

@@ -27,6 +27,14 @@ class Operator(NamedTuple):
     times: int = 1
 
 
+GLUE = 12  # calls of torch around the operators of attention: views, transposes, autograd's records
+
+
+def fused(spec: ModelSpec) -> bool:
+    """True when attention runs as model/fused.py has it: nothing beside its four matrices and its norm."""
+    return not (spec.qkv_bias or spec.out_bias or spec.qk_norm)
+
+
 def forward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator, ...]:
     """Operators of a unit's forward on `batch` sequences of `seq` tokens, recorded for a backward."""
     rows, hidden = batch * seq, spec.hidden
@@ -36,7 +44,13 @@ def forward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator,
         case "head":
             return (_rows("norm", rows, hidden, 3), *_linear(rows, hidden, spec.vocab), loss(spec, batch, seq))
         case "mlp":
-            return (_rows("norm", rows, hidden, 3), *_gated(rows, hidden, spec.ffn), _flat("add", rows * hidden, 3))
+            return (_rows("norm", rows, hidden, 2), *_linear(rows, hidden, 2 * spec.ffn),
+                    _rows("gate", rows, spec.ffn, 3), *_linear(rows, spec.ffn, hidden))  # fmt: skip
+        case "attn" if fused(spec):
+            q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+            return (_rows("norm", rows, hidden, 2), *_linear(rows, hidden, q + 2 * kv),
+                    _rows("rotate", rows, q + kv, 2), _attention(spec, batch, seq, ""), *_linear(rows, q, hidden),
+                    Operator("call", (), 1, 0, GLUE))  # fmt: skip
         case "moe":
             return _moe(spec, rows)
         case "attn" | "lfa" as kind:
@@ -60,8 +74,14 @@ def backward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator
             end = loss(spec, batch, seq, "_back")
             return (end, *_linear_back(rows, hidden, spec.vocab), _rows("norm_back", rows, hidden, 8))
         case "mlp":
-            return (*_gated_back(rows, hidden, spec.ffn), _flat("add_", rows * hidden, 3),
-                    _rows("norm_back", rows, hidden, 8))  # fmt: skip
+            return (*_linear_back(rows, spec.ffn, hidden), _rows("gate_back", rows, spec.ffn, 6),
+                    *_linear_back(rows, hidden, 2 * spec.ffn), _rows("norm_back", rows, hidden, 4))  # fmt: skip
+        case "attn" if fused(spec):
+            q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+            return (*_linear_back(rows, q, hidden), _attention(spec, batch, seq, "_back"),
+                    _rows("rotate", rows, q + kv, 2), _flat("copy", rows * kv, 2),
+                    *_linear_back(rows, hidden, q + 2 * kv), _rows("norm_back", rows, hidden, 4),
+                    Operator("call", (), 1, 0, GLUE))  # fmt: skip
         case "moe":
             return _moe_back(spec, rows)
         case "attn" | "lfa" as kind:
@@ -69,7 +89,7 @@ def backward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator
             inputs = (*_linear_back(rows, hidden, q), *_linear_back(rows, hidden, kv), *_linear_back(rows, hidden, kv))
             filtered = _filter_back(rows, hidden) if kind == "lfa" else ()
             return (*_linear_back(rows, q, hidden), _flat("copy", rows * q, 2), _attention(spec, batch, seq, "_back"),
-                    _rows("rotate_back", rows, q, 9), _rows("rotate_back", rows, kv, 9),
+                    _rows("rotate", rows, q, 9), _rows("rotate", rows, kv, 9),
                     *_head_norms(spec, rows, "_back"), *inputs, *filtered,
                     _flat("add_", rows * hidden, 3, 3), _rows("norm_back", rows, hidden, 8))  # fmt: skip
     raise KeyError(unit)

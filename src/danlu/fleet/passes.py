@@ -1,0 +1,96 @@
+"""The row operators of a training step as a probe times them: the native library's, torch's where there is none.
+
+They are those of danlu/kernels/rows.py, called here by their C names, since the fleet's room imports no other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+from danlu import native
+
+Shape = tuple[int, ...]
+Pass = tuple[tuple[Shape, ...], Callable[[Any], Any]]  # shapes of its operands; what to run on them
+
+
+def passes(rows: int, columns: int) -> dict[str, Pass]:
+    """By operator (docs/formats.md), what it needs and how it is run, on tensors of (rows, columns)."""
+    isa = next((each for each in ("avx2", "ref") if native.runs(each)), None)
+    one, two = (rows, columns), (rows, 2 * columns)
+    ways = _torch(columns) if isa is None or columns % 8 else _native(isa, rows, columns)
+    needs = {"norm": (one, (columns,)), "norm_back": (one, one, (columns,)), "gate": (two,), "gate_back": (two, one),
+             "rotate": (one, one)}  # fmt: skip
+    return {name: (needs[name], way) for name, way in ways.items()}
+
+
+def _native(isa: str, rows: int, columns: int) -> dict[str, Callable[[Any], Any]]:
+    """The library's functions; rotation turns heads of 32, or of the whole row where that is shorter."""
+    import torch
+
+    scale, sums, half = torch.ones(rows), torch.zeros(columns), min(columns, 32) // 2
+
+    def call(name: str, tensors: tuple[Any, ...], *sizes: int, last: float | None = None) -> None:
+        real = [ctypes.c_float(last)] if last is not None else []
+        pointers = (ctypes.c_void_p(each.data_ptr()) for each in tensors)
+        getattr(native.library(), f"danlu_{name}_{isa}")(*pointers, *(ctypes.c_int64(each) for each in sizes), *real)
+
+    def norm(given: Any) -> Any:
+        x, w = given
+        made = torch.empty_like(x)
+        call("norm", (x, w, made, scale), rows, columns, last=1e-5)
+        return made
+
+    def norm_back(given: Any) -> Any:
+        x, g, w = given
+        made = torch.empty_like(x)
+        call("norm_back", (x, w, scale, g, g, made, sums), rows, columns)
+        return made
+
+    def gate(given: Any) -> Any:
+        made = given[0].new_empty(rows, columns)
+        call("gate", (given[0], made), rows, columns)
+        return made
+
+    def gate_back(given: Any) -> Any:
+        ab, g = given
+        made = torch.empty_like(ab), torch.empty_like(g)
+        call("gate_back", (ab, g, *made), rows, columns)
+        return made
+
+    def rotate(given: Any) -> Any:
+        x, angle = given
+        made = torch.empty_like(x)
+        call("turn", (x, made, angle, angle), rows, columns // (2 * half), half, columns, columns, columns, last=1.0)
+        return made
+
+    return {"norm": norm, "norm_back": norm_back, "gate": gate, "gate_back": gate_back, "rotate": rotate}
+
+
+def _torch(columns: int) -> dict[str, Callable[[Any], Any]]:
+    """What kernels/rows.py does without a library."""
+    import torch
+    import torch.nn.functional as F
+
+    def norm_back(given: Any) -> Any:
+        x, g, w = given
+        scaled = g * w
+        return g + scaled - x * (scaled * x).mean(-1, keepdim=True), (g * x).sum(0)
+
+    def gate_back(given: Any) -> Any:
+        (a, b), g = given[0].chunk(2, 1), given[1]
+        s, silu = torch.sigmoid(a), F.silu(a)
+        return torch.cat((g * b * (s + silu * (1 - s)), g * silu), 1), silu * b
+
+    def gate(given: Any) -> Any:
+        a, b = given[0].chunk(2, 1)
+        return F.silu(a) * b
+
+    return {
+        "norm": lambda given: F.rms_norm(given[0], (columns,), given[1]),
+        "norm_back": norm_back,
+        "gate": gate,
+        "gate_back": gate_back,
+        "rotate": lambda given: torch.addcmul(given[0] * given[1], given[0].roll(1, -1), given[1]),
+    }

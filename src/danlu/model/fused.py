@@ -1,0 +1,157 @@
+"""The sub-layers as a trainer runs them: few products, few passes over memory, backward by hand.
+
+The clear version is layers.py, and tests hold the two equal. Here q, k and v are one product, so are gate and up; the
+residual rides on the last product; norms, gate and rotation are the row operators of danlu/kernels/rows.py; gradients
+of weights go where `Halves` says. A sub-layer that has more than that (biases, norms of heads, shares of other cards)
+runs as layers.py has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from danlu.kernels import rows
+from danlu.model.halves import Halves, Left
+from danlu.model.layers import Attention, Mlp
+from danlu.model.parts import Context, Linear, Norm
+
+Run = Callable[[Tensor, Context], Tensor]
+
+
+def fused(unit: nn.Module, halves: Halves) -> Run:
+    """The unit as a trainer runs it; itself where this file has nothing for it. Its weights must have their `grad`."""
+    if type(unit) is Mlp and unit.sums.reduce is None:
+        gate, up, down = unit.gate, unit.up, unit.down
+        assert isinstance(gate, Linear) and isinstance(up, Linear) and isinstance(down, Linear)
+        if (gate_up := joined([gate.weight, up.weight])) is not None:
+            return _FusedMlp(unit.norm, gate_up, down.weight, halves)
+    if type(unit) is Attention and unit.sums.reduce is None and unit.q_norm is None:
+        linears = (unit.q, unit.k, unit.v, unit.o)
+        qkv = joined([unit.q.weight, unit.k.weight, unit.v.weight])
+        if qkv is not None and all(type(each) is Linear and each.bias is None for each in linears):
+            return _FusedAttention(unit, qkv, halves)
+    return unit
+
+
+def joined(weights: Sequence[Tensor]) -> Tensor | None:
+    """Matrices of one width that lie one after the other in memory as one, with its `grad`; None where they do not."""
+
+    def one(parts: Sequence[Tensor]) -> Tensor | None:
+        end = parts[0].data_ptr()
+        for each in parts:
+            if each.data_ptr() != end or not each.is_contiguous():
+                return None
+            end += each.nbytes
+        return torch.as_strided(parts[0].detach(), (sum(map(len, parts)), parts[0].shape[1]), (parts[0].shape[1], 1))
+
+    grads = [weight.grad for weight in weights if weight.grad is not None]
+    if len(grads) < len(weights):
+        return None
+    whole, grad = one(weights), one(grads)
+    if whole is None or grad is None:
+        return None
+    whole.grad = grad
+    return whole
+
+
+class _FusedMlp:
+    def __init__(self, norm: Norm, gate_up: Tensor, down: Tensor, halves: Halves) -> None:
+        self.norm, self.gate_up, self.down, self.halves = norm, gate_up, down, halves
+
+    def __call__(self, x_TD: Tensor, context: Context) -> Tensor:
+        found: Tensor = _MlpPass.apply(x_TD, self)  # type: ignore[no-untyped-call]
+        return found
+
+
+class _MlpPass(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, unit: _FusedMlp) -> Tensor:
+        h, rstd = rows.norm(x, unit.norm.weight, unit.norm.eps)
+        ab = h @ unit.gate_up.t()
+        ctx.save_for_backward(x, h, rstd, ab)
+        ctx.unit = unit
+        return torch.addmm(x, rows.gate(ab), unit.down.t())
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        (x, h, rstd, ab), unit = ctx.saved_tensors, ctx.unit
+        g = g.contiguous()
+        dab, p = rows.gate_back(ab, g @ unit.down)
+        unit.halves.end(Left(unit.down, None, p, g))
+        unit.halves.end(Left(unit.gate_up, None, h, dab))
+        return _through_norm(unit.norm, x, rstd, dab @ unit.gate_up, g), None
+
+
+class _FusedAttention:
+    def __init__(self, unit: Attention, qkv: Tensor, halves: Halves) -> None:
+        self.norm, self.qkv, self.o, self.halves = unit.norm, qkv, unit.o.weight, halves
+        self.layer, self.window, self.size = unit.layer, unit.window, unit.size
+        self.widths = [len(each.weight) for each in (unit.q, unit.k, unit.v)]
+
+    def __call__(self, x_TD: Tensor, context: Context) -> Tensor:
+        assert context.cos_T1K is not None and context.sin_T1K is not None
+        half = self.size // 2
+        cos, sin = context.cos_T1K[:, 0, :half], context.sin_T1K[:, 0, half:]  # the first half of sin is negated
+        q, k, v, residual = _Heads.apply(x_TD, cos, sin, self)  # type: ignore[no-untyped-call]
+        o = context.state.attend(self.layer, q, k, v, context.meta, scale=self.size**-0.5, window=self.window)
+        found: Tensor = _Output.apply(o.reshape(len(x_TD), -1), residual, self)  # type: ignore[no-untyped-call]
+        return found
+
+
+class _Heads(torch.autograd.Function):
+    """Norm, projections and rotation: q, k, v by heads. x goes through it as the residual, whose gradient the norm's
+    backward adds in the same pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, unit: _FusedAttention
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        h, rstd = rows.norm(x, unit.norm.weight, unit.norm.eps)
+        qkv = h @ unit.qkv.t()
+        ctx.save_for_backward(x, h, rstd, cos, sin)
+        ctx.unit = unit
+        turned = qkv[:, : unit.widths[0] + unit.widths[1]].view(len(x), -1, unit.size)  # q and k lie side by side
+        rows.turn(turned, turned, cos, sin)
+        q, k, v = (each.view(len(x), -1, unit.size) for each in torch.split(qkv, unit.widths, 1))
+        return q, k, v, x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (x, h, rstd, cos, sin), unit = ctx.saved_tensors, ctx.unit
+        dq, dk, dv, residual = grads
+        dqkv = x.new_empty(len(x), sum(unit.widths))
+        for g, part in zip((dq, dk, dv), torch.split(dqkv, unit.widths, 1), strict=True):
+            part = part.view(g.shape)
+            if g is dv:
+                part.copy_(g)
+            else:
+                g = g if g.stride(1) == unit.size and g.stride(2) == 1 else g.contiguous()
+                rows.turn(g, part, cos, sin, back=True)
+        unit.halves.end(Left(unit.qkv, None, h, dqkv))
+        return _through_norm(unit.norm, x, rstd, dqkv @ unit.qkv, residual), None, None, None
+
+
+class _Output(torch.autograd.Function):
+    """The projection of the heads' outputs, and the residual."""
+
+    @staticmethod
+    def forward(ctx: Any, o: Tensor, residual: Tensor, unit: _FusedAttention) -> Tensor:
+        ctx.save_for_backward(o)
+        ctx.unit = unit
+        return torch.addmm(residual, o, unit.o.t())
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
+        (o,), unit = ctx.saved_tensors, ctx.unit
+        g = g.contiguous()
+        unit.halves.end(Left(unit.o, None, o.detach(), g.view_as(g)))
+        return g @ unit.o, g, None
+
+
+def _through_norm(norm: Any, x: Tensor, rstd: Tensor, g: Tensor, residual: Tensor) -> Tensor:
+    assert norm.weight.grad is not None
+    return rows.norm_back(x, norm.weight, rstd, g, residual.contiguous(), norm.weight.grad)

@@ -1,0 +1,101 @@
+"""What a trainer runs equals the clear version: sub-layers, row operators native and in torch, halves or whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from danlu.kernels import ops, rows
+from danlu.model.halves import Halves
+from danlu.model.net import Causal, Decoder, init
+from danlu.nouns import ModelSpec
+from danlu.train.optim import AdamW
+
+torch.set_num_threads(1)
+SPEC = ModelSpec("llama", layers=2, hidden=48, heads=4, kv_heads=2, head_dim=16, ffn=40, vocab=61, positions=64)
+KINDS = {"plain": SPEC, "head norms": replace(SPEC, qk_norm=True), "biases": replace(SPEC, qkv_bias=True),
+         "window": replace(SPEC, window=5), "odd width": replace(SPEC, hidden=36, ffn=44)}  # fmt: skip
+
+
+def gradients(spec, halves: Halves | None, dtype=torch.float32):
+    decoder = Decoder(spec, 1, len(spec.units), dtype=dtype)
+    init(decoder, 3)
+    optimizer = AdamW(decoder, weight_decay=0.1)
+    if halves is not None:
+        decoder.halve(halves)
+    state = Causal(2, 12)
+    random = torch.Generator().manual_seed(5)
+    x = torch.randn(24, spec.hidden, generator=random).to(dtype).requires_grad_()
+    logits = decoder(x, state, state.meta())
+    F.cross_entropy(logits.float(), torch.randint(0, spec.vocab, (24,), generator=random)).backward()
+    for left in halves.take() if halves is not None else ():
+        left.run()
+    return logits.detach(), x.grad, {name: optimizer.grad_of(name).clone() for name in optimizer.slots}
+
+
+def close(ours, theirs, tolerance):
+    return float((ours.float() - theirs.float()).norm() / theirs.float().norm()) < tolerance
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["whole", "halves"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trainer_s_decoder_has_the_gradients_of_the_clear_one(kind, later):
+    halves = Halves()
+    halves.later = later
+    ours, theirs = gradients(KINDS[kind], halves), gradients(KINDS[kind], None)
+    assert close(ours[0], theirs[0], 1e-6) and close(ours[1], theirs[1], 1e-5)
+    assert ours[2].keys() == theirs[2].keys()
+    for name, grad in theirs[2].items():
+        assert close(ours[2][name], grad, 1e-5), name
+
+
+def test_another_dtype_runs_in_torch():
+    ours, theirs = (gradients(SPEC, halves, torch.bfloat16) for halves in (Halves(), None))
+    assert all(close(ours[2][name], grad, 0.05) for name, grad in theirs[2].items())
+
+
+def test_halves_wait_until_they_are_run_and_only_once():
+    halves = Halves()
+    halves.later = True
+    decoder = Decoder(SPEC, 1, 3)
+    init(decoder, 3)
+    optimizer = AdamW(decoder, weight_decay=0.1)
+    decoder.halve(halves)
+    state = Causal(2, 12)
+    decoder(torch.randn(24, 48).requires_grad_(), state, state.meta()).sum().backward()
+    assert not optimizer.grad_of("layers.0.mlp.down.weight").any()
+    left = halves.take()
+    assert len(left) == 4 and not halves.take(), "gate and up are one, and so are q, k and v"
+    for each in left:
+        each.run()
+    assert optimizer.grad_of("layers.0.mlp.down.weight").any()
+
+
+@pytest.mark.parametrize("columns", [8, 64, 520])
+def test_native_row_operators_equal_torch(columns, monkeypatch):
+    random = torch.Generator().manual_seed(columns)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=random)
+
+    x, w, g, other, ab = draw(7, columns), draw(columns), draw(7, columns), draw(7, columns), 6 * draw(7, 2 * columns)
+    ab[0, :4] = torch.tensor([-200.0, 200.0, 0.0, -87.5])
+    heads, cos, sin = draw(7, 3, columns), draw(7, columns // 2), draw(7, columns // 2)
+
+    def every():
+        h, rstd = rows.norm(x, w, 1e-5)
+        dw, turned, back = torch.ones(columns), torch.empty_like(heads), torch.empty_like(heads)
+        dx = rows.norm_back(x, w, rstd, g, other, dw)
+        rows.turn(heads, turned, cos, sin)
+        rows.turn(turned, back, cos, sin, back=True)
+        return h, rstd, dx, dw, rows.gate(ab), *rows.gate_back(ab, g), turned, back
+
+    if ops.find("norm") is None:
+        pytest.skip("no native library here")
+    native = every()
+    monkeypatch.setattr(rows, "native", lambda x, columns: False)
+    for ours, theirs in zip(native, every(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5)

@@ -31,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="smaller inputs, where the area has them")
     parser.add_argument("--peers", action="store_true", help="first install the peers it compares with into .peers/")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of every measurement (median is taken)")
+    parser.add_argument("--quick", action="store_const", const=1, dest="rounds", help="one round, fewer cases")
 
 
 def load(area: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""One card alone: tokens/s of our training loop against a plain torch loop of transformers' Llama, and what halves cost.
+"""One card alone: tokens/s of our training loop against a plain torch loop of transformers' Llama; what halves cost.
 
 Same sizes, dtype (fp32), batch and length, one thread, forward + backward + AdamW (torch's fused), interleaved.
 """

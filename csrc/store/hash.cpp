@@ -14,9 +14,8 @@ __attribute__((always_inline)) inline void four(const uint8_t* data, const int64
     Four h[8], m[16], total;
     for (int lane = 0; lane < 4; lane++) {
         const int64_t begin = first + lane ? ends[first + lane - 1] : 0, count = ends[first + lane] - begin;
-        uint8_t block[kBlakeBlock] = {};
-        std::memcpy(block, data + begin, count);
-        for (int i = 0; i < 16; i++) std::memcpy(&words[i][lane], block + 8 * i, 8);
+        for (int64_t i = 0; i < count / 8; i++) std::memcpy(&words[i][lane], data + begin + 8 * i, 8);
+        if (count % 8) std::memcpy(&words[count / 8][lane], data + begin + (count & -8), count % 8);
         total[lane] = count;
     }
     for (int i = 0; i < 8; i++) h[i] = Four{} + kBlakeStart[i];

@@ -20,6 +20,8 @@ records = st.dictionaries(st.binary(max_size=300), st.one_of(st.none(), st.binar
 def test_hashes_are_blake2b(keys):
     truth = [int.from_bytes(blake2b(key, digest_size=8).digest(), "big") for key in keys]
     assert hashing.hash_many(keys).tolist() == truth == [hashing.hash_of(key) for key in keys]
+    ends = np.cumsum([len(key) for key in keys], dtype=np.int64)
+    assert hashing.hash_spans(b"".join(keys), ends).tolist() == truth
 
 
 @given(st.binary(max_size=3000))

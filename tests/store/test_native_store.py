@@ -7,16 +7,18 @@ from hashlib import blake2b
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from danlu.store import batch, bucket, clib, hashing, pack
 
 pytestmark = pytest.mark.skipif(clib.library() is None, reason="no native library")
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)  # on a busy machine
 records = st.dictionaries(st.binary(max_size=300), st.one_of(st.none(), st.binary(max_size=90)), max_size=40)
 
 
-@given(st.lists(st.binary(max_size=400)))
+@calm
+@given(st.lists(st.binary(max_size=400), max_size=12))
 def test_hashes_are_blake2b(keys):
     truth = [int.from_bytes(blake2b(key, digest_size=8).digest(), "big") for key in keys]
     assert hashing.hash_many(keys).tolist() == truth == [hashing.hash_of(key) for key in keys]
@@ -24,12 +26,14 @@ def test_hashes_are_blake2b(keys):
     assert hashing.hash_spans(b"".join(keys), ends).tolist() == truth
 
 
+@calm
 @given(st.binary(max_size=3000))
 def test_checksums_are_those_of_zlib(data):
     library = clib.library()
     assert library.danlu_store_crc(data, len(data)) & 0xFFFFFFFF == zlib.crc32(data)
 
 
+@calm
 @given(records, st.integers(1, 20))
 def test_buckets_are_those_of_python_and_are_read_back(given_records, of):
     made = batch.gather(given_records)
@@ -42,6 +46,7 @@ def test_buckets_are_those_of_python_and_are_read_back(given_records, of):
     assert {r.key: r.value for r in one.records()} == {key: value or b"" for key, value in given_records.items()}
 
 
+@calm
 @given(records.filter(len), st.integers(0, 2**64), st.integers(1, 255))
 def test_both_find_every_damage(given_records, where, change):
     made = batch.gather(given_records)
@@ -53,6 +58,7 @@ def test_both_find_every_damage(given_records, where, change):
         assert edges[caught.value.args[0]] <= where % len(data) < edges[caught.value.args[0] + 1]
 
 
+@calm
 @given(st.integers(0, 12), st.data())
 def test_a_bucket_begins_at_its_lowest_hash(bits, draw):
     of = draw.draw(st.integers(1, 2**31))

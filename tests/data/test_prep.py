@@ -18,7 +18,8 @@ import pytest
 from provoke import provoke
 
 from danlu.cli import prep as command
-from danlu.data import loader
+from danlu.cli import prep_why as why_command
+from danlu.data import loader, why
 from danlu.data.ingest import ingest
 from danlu.data.prep import prep
 from danlu.data.read import PIECE, Refused, Source, default_text, listing, read
@@ -182,9 +183,28 @@ def test_the_command_prints_the_funnel_and_writes_the_figures(tmp_path, capsys):
     text, out = messy(tmp_path / "text"), tmp_path / "out"
     words = ["--out", str(out), "--data.text", f"[{text}]", "--data.vocab", "400", "--data.seq", "16",
              "--plan.micro_batch", "2", "--plan.micro_batches", "2"]  # fmt: skip
-    arguments = argparse.Namespace(config=None, overrides=words, json=tmp_path / "prep.json")
+    arguments = argparse.Namespace(
+        config=None, overrides=words, json=tmp_path / "prep.json", report=tmp_path / "p.html"
+    )
     assert command.run(arguments) == 0
     printed = capsys.readouterr()
+    said = (tmp_path / "p.html").read_text()
+    (twin,) = (each["key"] for each in why.drops(out) if each["rule"] == "near")
+    assert twin in said and said.count("<svg") == 6 and "http" not in said.split("<svg")[0]
+    asked = argparse.Namespace(config=None, overrides=["--out", str(out)], doc=twin, sample=None, json=None)
+    assert why_command.run(asked) == 0
+    told = capsys.readouterr().out
+    assert "dropped by near" in told and "the same as" in told and "gopher_quality.stop_words" in told
+    asked.doc = "text/part0/0.txt"
+    assert why_command.run(asked) == 0 and "kept" in capsys.readouterr().out
+    asked.doc, asked.sample = "near", 2
+    assert why_command.run(asked) == 0 and f"== {twin}" in capsys.readouterr().out
+    asked.doc, asked.sample = "text/nearlx.txt", None
+    with provoke("DL-DATA-064"):
+        why_command.run(asked)
+    asked.overrides = ["--out", str(tmp_path / "absent")]
+    with provoke("DL-DATA-064"):
+        why_command.run(asked)
     assert "- binary" in printed.out and "kept" in printed.out and "encode" in printed.err
     figures = json.loads((tmp_path / "prep.json").read_text())
     assert figures["data.docs_in"] > figures["data.docs_kept"] > 0 and figures["data.unigram_entropy"] > 1

@@ -41,12 +41,13 @@ COMMANDS = {
     "version": "print versions of what matters",
 }
 
-UNDER = {
+UNDER = {  # commands of two words; the first is one of COMMANDS
     "plan check": "score the predictor on published runs",
     "plan fit": "calibrate cards by the logs of your own runs",
     "plan fleet": "split a model over a large fleet of unlike cards, with a proved gap",
     "plan verify": "check the certificate of a plan's gap",
-}  # commands of two words; the first is one of COMMANDS
+    "prep why": "why a document was dropped or kept, with the numbers",
+}
 
 
 def module_of(name: str) -> ModuleType:

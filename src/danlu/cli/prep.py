@@ -2,8 +2,12 @@
 
 Without data.text it takes what every machine has: the Python library, documentation and licences of installed packages.
 
+`data.steps` says what cleans it: html, language, ads, pii, gopher_quality, gopher_repetition, c4, fineweb,
+decontaminate, shared_lines, mix and more are files of danlu/data/steps.
+
 example:
   danlu prep --out runs/notes --data.text "[~/notes]" --json prep.json
+  danlu prep --out runs/notes --data.steps "[normalise, exact, gopher_quality, near]" --report prep.html
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Which run, and where its figures go."""
     parser.add_argument("config", type=Path, nargs="?", help="run.yaml; the defaults without it")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write a page: funnel, histograms, examples")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat JSON object")
 
 
@@ -27,8 +32,13 @@ def run(args: argparse.Namespace) -> int:
     """Prepare and print the funnel."""
     from danlu.cli import config, output
 
-    made = prepare(config.load(args.config, args.overrides))
+    run = config.load(args.config, args.overrides)
+    made = prepare(run)
     print(funnel(made))
+    if args.report is not None:
+        from danlu.cli import prep_page
+
+        output.write_text(args.report, prep_page.render(made, run.out))
     output.write_json(args.json, made.figures)
     return 0
 

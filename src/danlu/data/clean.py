@@ -14,8 +14,10 @@ from danlu.data import rules
 from danlu.data.document import Document, Drop, Funnel, Step, from_record, to_record
 from danlu.data.ingest import PACK_BYTES, Tell
 from danlu.errors import BadValue, NoText
+from danlu.store import atomic
 from danlu.store.packs import Store, Writer
 
+DROPPED = "dropped.jsonl"  # beside the stores: every document a step took out, by name and rule
 Spec = str | Mapping[str, Any]  # of a step: its name, or its name with options
 
 # Cheap and sharp steps first; what they drop need not be compared. Others by name: danlu/data/steps.
@@ -73,10 +75,12 @@ def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[Spec] = STEPS
         writer.clear()
         funnel = Funnel()
         store = Store(raw)
-        for document in pipeline(_counting(store, funnel, tell), steps, funnel):
-            funnel.docs_kept += 1
-            if writer.add(*to_record(document)):
-                writer.commit({"made_by": made_by})
+        with atomic.replacing(folder.parent / DROPPED) as log:
+            funnel.log = log
+            for document in pipeline(_counting(store, funnel, tell), steps, funnel):
+                funnel.docs_kept += 1
+                if writer.add(*to_record(document)):
+                    writer.commit({"made_by": made_by})
         writer.commit({"made_by": made_by, "funnel": funnel.as_dict()}, done=True)
         store.close()
     if not funnel.docs_kept:

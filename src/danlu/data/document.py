@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 COPY = "#copy"  # what the name of a document taken more than once has before its number
 EXAMPLES = 3  # dropped documents remembered per rule
@@ -90,6 +90,7 @@ class Funnel:
     docs_kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    log: BinaryIO | None = field(default=None, compare=False)  # where every drop is written too, one JSON object a line
 
     def drop(self, name: str, key: str, why: str) -> None:
         """Count one dropped document."""
@@ -97,6 +98,9 @@ class Funnel:
         kept = self.examples.setdefault(name, [])
         if len(kept) < EXAMPLES:
             kept.append(f"{key}: {why}")
+        if self.log is not None:
+            line = {"key": key, "rule": name, "why": why}
+            self.log.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON."""

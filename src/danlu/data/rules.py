@@ -36,12 +36,20 @@ class Rule:
     most_chinese: float | None = None
     chinese: bool = True  # whether the rule means anything for Chinese
 
+    def limits(self, chinese: bool) -> tuple[float | None, float | None]:
+        """The least and the most that are allowed; None twice where the rule means nothing."""
+        if not chinese:
+            return self.least, self.most
+        if not self.chinese:
+            return None, None
+        least = self.least if self.least_chinese is None else self.least_chinese
+        return least, self.most if self.most_chinese is None else self.most_chinese
+
     def breach(self, counts: Counts, chinese: bool) -> str | None:
         """Why a document with these counts goes, with value and limit; None if it stays."""
-        if chinese and not self.chinese:
+        least, most = self.limits(chinese)
+        if least is None and most is None:
             return None
-        least = self.least_chinese if chinese and self.least_chinese is not None else self.least
-        most = self.most_chinese if chinese and self.most_chinese is not None else self.most
         value = self.value(counts)
         if least is not None and value < least:
             return f"{value:.4g} {self.what}, fewer than {least:g}"

@@ -366,6 +366,12 @@ class Bug(Broken):
     code = "DL-BUG-001"
 
 
+class PartFailed(Broken):
+    """A process that cleaned a part of the text ended without having done it."""
+
+    code = "DL-RUN-014"
+
+
 class ServerRefused(Broken):
     """A server we asked did not answer, or answered with an error."""
 

@@ -48,6 +48,7 @@ def prepare(run: Run) -> Prepared:
 
     Raises what `data.prep` raises, and TooFewTokens.
     """
+    from danlu.cli import spread
     from danlu.cli.output import Progress
     from danlu.data.clean import STEPS
     from danlu.data.ingest import Tell
@@ -70,7 +71,8 @@ def prepare(run: Run) -> Prepared:
 
     whole = Progress("prep")
     made = prep(run.data.text, run.out, vocab=run.data.vocab, limit_bytes=int(run.data.limit_mb * 1e6),
-                steps=run.data.steps or STEPS, tell=tell)  # fmt: skip
+                steps=run.data.steps or STEPS,
+                execute=spread.local(run.data.workers) if run.data.workers > 1 else None, tell=tell)  # fmt: skip
     Loader(made.tokens, seq=run.data.seq, batch=run.plan.micro_batch * run.plan.micro_batches, seed=run.train.seed)
     rate = made.bytes_in / 1e6 / max(made.seconds, 1e-9)
     for line, words in stages[-1:]:

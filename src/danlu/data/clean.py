@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,8 +21,9 @@ from danlu.store.packs import Store, Writer
 DROPPED = "dropped.jsonl"  # beside the stores: every document a step took out, by name and rule
 Spec = str | Mapping[str, Any]  # of a step: its name, or its name with options
 
-# Cheap and sharp steps first; what they drop need not be compared. Others by name: danlu/data/steps.
-STEPS = ("normalise", "exact", "length", "alphabetic", "symbols", "long_words", "repeated_lines", "near")
+# Cheap and sharp steps first, those that compare documents last: what stands before them can be done in
+# parts. Others by name: danlu/data/steps.
+STEPS = ("normalise", "length", "alphabetic", "symbols", "long_words", "repeated_lines", "exact", "near")
 
 
 def pipeline(documents: Iterable[Document], steps: Sequence[Spec], funnel: Funnel) -> Iterator[Document]:
@@ -61,28 +63,32 @@ def _step(name: str, module: ModuleType, options: Any) -> Step:
     raise BadValue(f"step {name!r} takes no options", why=f"it was given {options!r}", fix=f"write it as: - {name}")
 
 
-def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[Spec] = STEPS, tell: Tell) -> Funnel:
+def is_whole(spec: Spec) -> bool:
+    """Whether a step must see every document: its file says `WHOLE = True`. Raises UnknownPlugin, BadValue."""
+    return bool(getattr(plugins.load("danlu.data.steps", _parsed(spec)[0]), "WHOLE", False))
+
+
+def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[Spec] = STEPS, tell: Tell,
+          run: Callable[[Path, Tell], tuple[Funnel, Iterator[Document], Path]] | None = None) -> Funnel:  # fmt: skip
     """Fill the store `folder` with what the steps leave of the store `raw`.
 
     source  fingerprint of what is in `raw`; a finished store of the same source and steps is taken as it is
-    A killed call is done again from its start: it takes seconds, and the steps' memory (what was seen) is not on disk.
-    Raises NoText if nothing is left, StoreInUse, DiskFull, DamagedPack.
+    run     given `raw`, makes the steps that look at one document alone in parts (parts.py); None: this process does
+    Without `run` a killed call is done again from its start: the steps' memory (what was seen) is not on disk.
+    Raises NoText if nothing is left, StoreInUse, DiskFull, DamagedPack, PartFailed.
     """
-    made_by = {"source": source, "steps": list(steps), "version": 1}
+    made_by = {"source": source, "steps": list(steps), "version": 2}
     with Writer(folder, pack_bytes=PACK_BYTES) as writer:
         if writer.done and writer.cursor["made_by"] == made_by:
             return Funnel.from_dict(writer.cursor["funnel"])
-        writer.clear()
-        funnel = Funnel()
-        store = Store(raw)
-        with atomic.replacing(folder.parent / DROPPED) as log:
-            funnel.log = log
-            for document in pipeline(_counting(store, funnel, tell), steps, funnel):
-                funnel.docs_kept += 1
-                if writer.add(*to_record(document)):
-                    writer.commit({"made_by": made_by})
-        writer.commit({"made_by": made_by, "funnel": funnel.as_dict()}, done=True)
-        store.close()
+    store = Store(raw)
+    if run is None:
+        funnel = cleaned(store, folder, steps, made_by, tell=tell)
+    else:
+        before, documents, log = run(raw, tell)
+        rest = [*dropwhile(lambda spec: not is_whole(spec), steps)]
+        funnel = cleaned(store, folder, rest, made_by, tell=tell, after=(before, documents, log))
+    store.close()
     if not funnel.docs_kept:
         first = next((f"{name}: {found[0]}" for name, found in funnel.examples.items()), "")
         raise NoText(
@@ -94,9 +100,38 @@ def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[Spec] = STEPS
     return funnel
 
 
-def _counting(store: Store, funnel: Funnel, tell: Tell) -> Iterator[Document]:
+def cleaned(store: Store, folder: Path, steps: Sequence[Spec], made_by: Mapping[str, Any], *, low: int = 0,
+            high: int = 1 << 64, tell: Tell = lambda words, share: None,
+            after: tuple[Funnel, Iterator[Document], Path] | None = None) -> Funnel:  # fmt: skip
+    """Fill the store `folder` with what steps leave of the records with low <= hash < high, unless that is done.
+
+    after  the funnel, the documents and the list of dropped ones of the steps before these, if some ran elsewhere
+    """
+    with Writer(folder, pack_bytes=PACK_BYTES) as writer:
+        if writer.done and writer.cursor["made_by"] == made_by:
+            return Funnel.from_dict(writer.cursor["funnel"])
+        writer.clear()
+        funnel = Funnel()
+        with atomic.replacing(folder.parent / DROPPED) as log:
+            if after is None:
+                documents = _counting(store, funnel, low, high, tell)
+            else:
+                funnel, documents = replace(after[0], docs_kept=0), after[1]
+                log.write(after[2].read_bytes())
+            funnel.log = log
+            for document in pipeline(documents, steps, funnel):
+                funnel.docs_kept += 1
+                if writer.add(*to_record(document)):
+                    writer.commit({"made_by": made_by})
+                if after is not None and funnel.docs_kept % 64 == 0:
+                    tell(f"{funnel.docs_kept:,} documents kept", funnel.docs_kept / max(after[0].docs_kept, 1))
+        writer.commit({"made_by": made_by, "funnel": funnel.as_dict()}, done=True)
+    return funnel
+
+
+def _counting(store: Store, funnel: Funnel, low: int, high: int, tell: Tell) -> Iterator[Document]:
     total = store.records or 1
-    for record in store.scan():
+    for record in takewhile(lambda record: record.hash < high, store.scan(low)):
         funnel.docs_in += 1
         funnel.bytes_in += len(record.value)
         if funnel.docs_in % 64 == 0:

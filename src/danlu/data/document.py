@@ -102,6 +102,15 @@ class Funnel:
             line = {"key": key, "rule": name, "why": why}
             self.log.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
 
+    def join(self, other: Funnel) -> None:
+        """Add the counts of documents that come after these."""
+        self.docs_in += other.docs_in
+        self.bytes_in += other.bytes_in
+        self.docs_kept += other.docs_kept
+        self.dropped.update(other.dropped)
+        for name, found in other.examples.items():
+            self.examples[name] = [*self.examples.get(name, ()), *found][:EXAMPLES]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON."""
         return {"docs_in": self.docs_in, "bytes_in": self.bytes_in, "docs_kept": self.docs_kept,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from danlu.data import bpe
+from danlu.data import bpe, parts
 from danlu.data.clean import STEPS, Spec, clean
-from danlu.data.document import Document, from_record
+from danlu.data.document import Document, Funnel, from_record
 from danlu.data.encode import encode, held_out
 from danlu.data.ingest import Tell, ingest
 from danlu.data.loader import manifest_of
@@ -54,26 +55,33 @@ class Prepared:
 
 
 def prep(text: Sequence[Path], out: Path, *, vocab: int, limit_bytes: int, steps: Sequence[Spec] = STEPS,
+         execute: parts.Run | None = None,
          tell: Callable[[str], Tell] = lambda stage: lambda words, share: None) -> Prepared:  # fmt: skip
     """Prepare the text in OUT/store and OUT/tokens.
 
     text         folders and files; empty means the documents every machine has (`default_text`)
     limit_bytes  reading stops after so many; with the same files always at the same ones
     steps        what cleans, in this order: names of danlu/data/steps, or {name: options}
+    execute      runs what looks at one document alone in parts, each in a process of its own; None: this one does all
     tell         given a stage's name, what to call with its progress
     The tokens depend on names and bytes of the files alone.
-    Raises NoText, StoreInUse, DiskFull, MissingPackage, DamagedPack, UnknownPlugin, BadValue.
+    Raises NoText, StoreInUse, DiskFull, MissingPackage, DamagedPack, UnknownPlugin, BadValue, PartFailed.
     """
     began = time.monotonic()
     reading, source = ingest(text or default_text(), out / "store" / "raw", limit=limit_bytes, tell=tell("read"))
-    cleaning = clean(out / "store" / "raw", out / "store" / "clean", source=source, steps=steps,
-                     tell=tell("clean"))  # fmt: skip
+    cleaning = clean(out / "store" / "raw", out / "store" / "clean", source=source, steps=steps, tell=tell("clean"),
+                     run=None if execute is None else partial(_parted, out, source, steps, execute))  # fmt: skip
     made_by = {"source": source, "steps": list(steps), "vocab": vocab, "sample": SAMPLE, "version": VERSION}
     manifest = _encoded(out / "store" / "clean", out / "tokens", made_by, vocab, tell)
     return Prepared(
         out / "tokens", reading.docs_in, cleaning.docs_kept, reading.bytes_in, dict(reading.dropped + cleaning.dropped),
         reading.examples | cleaning.examples, manifest, time.monotonic() - began,
     )  # fmt: skip
+
+
+def _parted(out: Path, source: str, steps: Sequence[Spec], execute: parts.Run, raw: Path,
+            tell: Tell) -> tuple[Funnel, Iterator[Document], Path]:  # fmt: skip
+    return parts.run(parts.prepare(raw, out / "store" / "parts", source, steps), execute, tell)
 
 
 def _encoded(clean_store: Path, folder: Path, made_by: dict[str, Any], vocab: int,

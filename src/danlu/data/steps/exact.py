@@ -7,6 +7,8 @@ from hashlib import blake2b
 
 from danlu.data.document import Document, Drop
 
+WHOLE = True  # must see every document
+
 
 def step(documents: Iterable[Document], drop: Drop) -> Iterator[Document]:
     """Drop a text that was seen before, blanks at its ends aside."""

@@ -16,6 +16,7 @@ from danlu.data import minhash
 from danlu.data.document import Document, Drop, batches
 from danlu.data.sign import sign
 
+WHOLE = True  # must see every document
 LEAST = 0.8
 BATCH = 1 << 20  # characters hashed at once: the arrays stay near the cache
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from danlu.data.document import Document, Drop
 
+WHOLE = True  # must see every document
 MOST = 3  # documents that keep a line
 LEAST = 20  # characters of a line that is counted: a brace or "Example:" is nobody's boilerplate
 LEAST_LEFT = 0.5  # of the characters; a document that loses more was boilerplate

@@ -1,0 +1,93 @@
+"""Cleaning in parts: the same bytes with any number of processes, killed or not, and whoever runs a part."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from hashlib import blake2b
+from pathlib import Path
+
+import pytest
+from provoke import provoke
+
+from danlu.cli import spread
+from danlu.data import parts
+from danlu.data.prep import Prepared, prep
+
+STEPS = ["normalise", "length", {"language": ["en", "und"]}, "gopher_repetition", "exact", "near"]
+WORDS = ["amber", "river", "stone", "calls", "under", "seven", "quiet", "lamps", "of", "the", "to", "and"]
+
+
+def fill(folder: Path, count: int = 60) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        rng = random.Random(number // 2 if number % 20 == 1 else number)
+        text = "".join(f"{' '.join(rng.choices(WORDS, k=9))}, {line} of {rng.random()}.\n" for line in range(12))
+        (folder / f"{number}.txt").write_text(text if number % 15 else "menu\n" * 90)
+    return folder
+
+
+def done(text: Path, out: Path, workers: int) -> Prepared:
+    execute = spread.local(workers) if workers > 1 else None
+    return prep([text], out, vocab=400, limit_bytes=10**8, steps=STEPS, execute=execute)
+
+
+def seen(made: Prepared, out: Path) -> tuple[str, list[str], dict[str, int], dict[str, list[str]]]:
+    names = ("train.bin", "held.bin", "tokenizer.json")
+    tokens = blake2b(b"".join((made.tokens / name).read_bytes() for name in names)).hexdigest()
+    log = sorted((out / "store" / "dropped.jsonl").read_text().splitlines())
+    return tokens, log, made.dropped, made.examples
+
+
+@pytest.mark.procs
+def test_any_number_of_processes_makes_the_same_bytes_and_counts(tmp_path, monkeypatch):
+    text = fill(tmp_path / "text")
+    monkeypatch.setattr(parts, "PART_BYTES", 9000)
+    truth = seen(done(text, tmp_path / "one", 1), tmp_path / "one")
+    assert truth[2]["gopher_repetition.paragraphs" if "gopher_repetition.paragraphs" in truth[2] else "exact"]
+    made = done(text, tmp_path / "two", 2)
+    assert seen(made, tmp_path / "two") == truth
+    (job,) = (tmp_path / "two" / "store" / "parts").iterdir()
+    assert json.loads((job / parts.JOB).read_text())["parts"] > 3 and parts.left(job) == []
+
+
+@pytest.mark.procs
+def test_a_killed_prep_goes_on_with_the_parts_that_are_left(tmp_path):
+    text, out = fill(tmp_path / "text", 150), tmp_path / "out"
+    code = (
+        "import sys; from pathlib import Path; from danlu.data import parts; parts.PART_BYTES = 4000\n"
+        "sys.path.insert(0, sys.argv[3]); import test_parts\n"
+        "test_parts.done(Path(sys.argv[1]), Path(sys.argv[2]), 2)"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    argv = [sys.executable, "-c", code, str(text), str(out), str(Path(__file__).parent)]
+    with subprocess.Popen(argv, env=env) as child:
+        deadline = time.monotonic() + 60
+        while not list(out.glob("store/parts/*/*/store/manifest.json")):
+            assert time.monotonic() < deadline and child.poll() is None
+            time.sleep(0.005)
+        child.send_signal(signal.SIGKILL)
+    (job,) = (out / "store" / "parts").iterdir()
+    kept = {path: path.stat().st_mtime_ns for path in job.glob("*/store/*.pack") if not parts.left(job)[:0]}
+    subprocess.run(argv, env=env, check=True)
+    assert all(path.stat().st_mtime_ns == kept[path] for path in kept if path.parent.parent.name == "0000")
+    assert seen(done(text, out, 2), out) == seen(done(text, tmp_path / "whole", 1), tmp_path / "whole")
+
+
+def test_a_part_that_fails_says_why_and_where(tmp_path):
+    text = fill(tmp_path / "text")
+    with provoke("DL-RUN-014") as caught:
+        prep([text], tmp_path / "out", vocab=400, limit_bytes=10**8, steps=[{"language": ["klingon"]}],
+             execute=spread.local(2))  # fmt: skip
+    assert "klingon" in caught.error.why or "language" in caught.error.why
+
+
+def test_an_executor_that_leaves_parts_out_is_noticed(tmp_path):
+    with provoke("DL-RUN-014"):
+        prep([fill(tmp_path / "text")], tmp_path / "out", vocab=400, limit_bytes=10**8, steps=STEPS,
+             execute=lambda folder, numbers, tell: None)  # fmt: skip

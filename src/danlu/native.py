@@ -142,7 +142,7 @@ def main() -> int:
         built = build()
         open_library(built.path)
     except NotBuilt as error:
-        print(f"no native kernels, torch runs instead (several times slower): {error}", file=sys.stderr)
+        print(f"no native code, torch or Python runs instead (several times slower): {error}", file=sys.stderr)
         return 0
     took = f"built in {built.seconds:.1f} s" if built.seconds else "already built"
     print(f"native kernels: {built.path.name}, {took}", file=sys.stderr)

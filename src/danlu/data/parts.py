@@ -25,7 +25,7 @@ from danlu.store import atomic
 from danlu.store.packs import Store
 
 JOB = "job.json"
-PART_BYTES = 8 << 20  # of the store: about a second of work, so that the last part does not keep the others waiting
+PART_BYTES = 4 << 20  # of the store: under a second of work, so that shares are even
 END = 1 << 64
 
 Run = Callable[[Path, Sequence[int], Tell], None]  # makes the named parts of a job; returns when each is done

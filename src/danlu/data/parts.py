@@ -25,7 +25,7 @@ from danlu.store import atomic
 from danlu.store.packs import Store
 
 JOB = "job.json"
-PART_BYTES = 4 << 20  # of the store: under a second of work, so that shares are even
+PART_BYTES = 16 << 20  # of the store: a second or two of work; each part waits for the disk a few times
 END = 1 << 64
 
 Run = Callable[[Path, Sequence[int], Tell], None]  # makes the named parts of a job; returns when each is done

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from danlu import native
 from danlu.data import bpe
 from danlu.data.encoder import Encoder
 
@@ -60,3 +65,39 @@ def test_transformers_loads_the_folder(tokenizer, tmp_path):
     assert theirs.eos_token == bpe.END
     assert theirs(TEXT[3])["input_ids"] == Encoder(tokenizer).encode(TEXT[3:4])[0]
     assert theirs.decode(theirs(WORDS)["input_ids"]) == WORDS
+
+
+SANITIZED = """
+import pathlib, random, sys
+from danlu import native
+from danlu.data import encoder
+library = native.open_library(pathlib.Path(sys.argv[1]))
+vocab = {each: number for number, each in enumerate(encoder._WRITTEN.values())}
+pairs = [("a", "b"), ("ab", "ab"), ("e", "\\u0120"), ("abab", "a")]
+vocab |= {a + b: 256 + number for number, (a, b) in enumerate(pairs)}
+made = encoder._Native(library, {"vocab": vocab, "merges": [list(pair) for pair in pairs]})
+rng = random.Random(4)
+parts = [b"ab", b"abab", b" ", b"\\n", b"'", b"'s", b"'r", b"7", b"\\xe4", b"\\xe4\\xb8\\xad", b"\\xf4\\x90\\x80\\x80"]
+parts += [b"\\xf0\\x9f", b"\\x80"]
+for size in range(200):
+    made.encode([b"".join(rng.choices(parts, k=size)), rng.randbytes(size), b"", b"ab" * size, b"'", b" "])
+for number in range(300_000):
+    if number % 1000 == 0:
+        words = [b"w%d" % each for each in range(number, number + 1000)]
+        (ids,) = made.encode([b" ".join(words)])
+        assert bytes(ids.tolist()) == b" ".join(words)
+"""
+
+
+@pytest.mark.procs
+def test_the_native_encoder_is_clean_under_sanitizers():
+    if not native.runs("ref"):
+        pytest.skip("no native library")
+    built = native.build(extra=("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
+    asked = [native.compiler() or "", "-print-file-name=libasan.so"]
+    asan = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    env = {**os.environ, "LD_PRELOAD": asan, "ASAN_OPTIONS": "detect_leaks=0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", SANITIZED, str(built.path)], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -67,7 +67,10 @@ AVX2 inline void tile(const __m256i* panel, const Ready<float>& in, int64_t b, i
         for (int i = 0; i < T; i++) {
             const __m256 four = _mm256_broadcast_ps((const __m128*)(x + i * kQ4Block));
 #pragma GCC unroll 4
-            for (int r = 0; r < 4; r++) sum[i][r] = _mm256_fmadd_ps(_mm256_load_ps(row + 8 * r), four, sum[i][r]);
+            for (int r = 0; r < 4; r++) {
+                sum[i][r] = _mm256_fmadd_ps(_mm256_load_ps(row + 8 * r), four, sum[i][r]);
+                KEEP(sum[i][r]);
+            }
         }
     }
 #pragma GCC unroll 3

@@ -65,6 +65,8 @@ AVX2 inline void tile(const __m256i* panel, const Ready<int16_t>& in, int64_t b,
             const __m256i four = _mm256_castpd_si256(_mm256_broadcast_sd((const double*)(x + i * kQ4Block)));
             sum[i][0] = _mm256_add_epi32(sum[i][0], _mm256_madd_epi16(first, four));
             sum[i][1] = _mm256_add_epi32(sum[i][1], _mm256_madd_epi16(second, four));
+            KEEP(sum[i][0]);
+            KEEP(sum[i][1]);
         }
     }
 #pragma GCC unroll 6

@@ -22,6 +22,7 @@ OPERATORS = {
     "linear_q4": BEST_FIRST,
     "dequantize_q4": ("ref",),
     **{name: (*BEST_FIRST, "ref") for name in ("norm", "norm_back", "gate", "gate_back", "turn")},
+    "quantize_q4": ("avx2", "ref"),
     "engine_run": BEST_FIRST,
     "engine_scratch": BEST_FIRST,
 }

@@ -1,4 +1,4 @@
-"""llama.cpp's own product of one 4-bit matrix, through ggml's C API: weights in its repacked layout, inputs prepared inside.
+"""llama.cpp's own product of one 4-bit matrix through ggml's C API, with the weights in its repacked layout.
 
 The library is built once by `danlu bench kernels --peers` into .peers/llama.cpp.
 """
@@ -25,7 +25,7 @@ class Params(ctypes.Structure):
 
 
 def library() -> Any:
-    """ggml with its CPU backend, or None when it was not built. Every function takes and gives pointers, unless said."""
+    """ggml and its CPU backend, or None when they were not built."""
     if not (BUILD / "libggml-cpu.so").exists():
         return None
     base = ctypes.CDLL(str(BUILD / "libggml-base.so"), mode=ctypes.RTLD_GLOBAL)
@@ -101,6 +101,15 @@ def quantize(weight: Tensor, kind: str) -> Tensor:
     weight = weight.float().contiguous()
     size = call(base.ggml_row_size, ctypes.c_int(TYPES[kind]), k, gives=ctypes.c_size_t)
     packed = torch.empty(n * size, dtype=torch.uint8)
-    call(base.ggml_quantize_chunk, ctypes.c_int(TYPES[kind]), P(weight.data_ptr()), P(packed.data_ptr()), 0, n, k, None,
-         gives=ctypes.c_size_t)
+    call(
+        base.ggml_quantize_chunk,
+        ctypes.c_int(TYPES[kind]),
+        P(weight.data_ptr()),
+        P(packed.data_ptr()),
+        0,
+        n,
+        k,
+        None,
+        gives=ctypes.c_size_t,
+    )
     return packed

@@ -40,13 +40,13 @@ def call(function: Any, *args: Any, gives: Any = P) -> Any:
 
 
 class Product:
-    """out (R, N) = x (R, K) @ W.T with W (N, K) in a type of ggml's; R is fixed."""
+    """out (R, N) = x (R, K) @ W.T with W (N, K) given as the bytes of a type of ggml's; R is fixed."""
 
-    def __init__(self, weight: Tensor, kind: str, rows: int, threads: int) -> None:
+    def __init__(self, packed: Tensor, kind: str, shape: tuple[int, int], rows: int, threads: int) -> None:
         found = library()
         assert found is not None, "ggml is not built"
         base, cpu = found
-        self._base, (n, k) = base, weight.shape
+        self._base, (n, k) = base, shape
         base.ggml_init.argtypes = (Params,)
         weights, others = (call(base.ggml_init, Params(1 << 20, None, True)) for _ in range(2))
         w = call(base.ggml_new_tensor_2d, P(weights), ctypes.c_int(TYPES[kind]), k, n)
@@ -58,7 +58,6 @@ class Product:
         call(cpu.ggml_backend_cpu_set_n_threads, P(self._backend), ctypes.c_int(threads), gives=None)
         self.layout = self._place(base, cpu, weights)
         call(base.ggml_backend_alloc_ctx_tensors, P(others), P(self._backend))
-        packed = quantize(weight, kind)
         call(base.ggml_backend_tensor_set, P(w), P(packed.data_ptr()), 0, packed.numel(), gives=None)
         self._shape = rows, n
 

@@ -140,6 +140,15 @@ DANLU_API int danlu_shm_allreduce(danlu_shm* shm, int number, void* data, int64_
     return DANLU_OK;
 }
 
+DANLU_API int danlu_shm_repeat(danlu_shm* shm, int number, void* data, int64_t count, int64_t times, int64_t timeout_ns,
+                               int* late) {
+    for (int64_t i = 0; i < times; i++) {
+        const int status = danlu_shm_allreduce(shm, number, data, count, timeout_ns, late);
+        if (status) return status;
+    }
+    return DANLU_OK;
+}
+
 DANLU_API void danlu_shm_close(danlu_shm* shm) {
     for (int r = 0; r < shm->ranks; r++) shm_forget(shm->watched[r]);
 }

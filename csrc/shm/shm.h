@@ -35,5 +35,9 @@ DANLU_API int danlu_shm_open(danlu_shm* shm, void* segment, int64_t segment_byte
 // milliseconds; the segment is then of no more use.
 DANLU_API int danlu_shm_allreduce(danlu_shm* shm, int number, void* data, int64_t count, int64_t timeout_ns, int* late);
 
+// The same sum so many times in a row, as a step of a model makes them: what a benchmark times without its own calls.
+DANLU_API int danlu_shm_repeat(danlu_shm* shm, int number, void* data, int64_t count, int64_t times, int64_t timeout_ns,
+                               int* late);
+
 // Let go of what the end holds beside the segment.
 DANLU_API void danlu_shm_close(danlu_shm* shm);

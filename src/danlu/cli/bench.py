@@ -70,7 +70,7 @@ def commit() -> str:
 
 
 def install(area: ModuleType) -> None:
-    """Put an area's PEER_PACKAGES into .peers/ of the checkout. Raises MissingPackage where pip cannot."""
+    """Put an area's PEER_PACKAGES into .peers/ of the checkout; an area that must build has peers(). Raises MissingPackage where pip cannot."""
     from danlu.errors import MissingPackage
 
     wanted = list(getattr(area, "PEER_PACKAGES", ()))
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     began = time.monotonic()
     area = load(args.area)
     if args.peers:
-        install(area)
+        area.peers() if hasattr(area, "peers") else install(area)
     quick = {"quick": True} if args.quick and "quick" in inspect.signature(area.measure).parameters else {}
     found = area.measure(args.rounds, **quick)
     seconds = round(time.monotonic() - began, 1)

@@ -22,6 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="Hugging Face folder")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; a model folder there is replaced")
     parser.add_argument("--tokens", type=Path, metavar="DIR", help="token file folder whose held-out part is scored")
+    parser.add_argument("--scale-search", action="store_true", help="scales of least error: 0.7 dB better, same bits")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat JSON object")
 
 
@@ -30,15 +31,18 @@ def run(args: argparse.Namespace) -> int:
     from danlu.cli import config, output
 
     seq = config.load(None, args.overrides).data.seq
-    figures = quantize_folder(args.model, args.out, args.tokens, seq)
+    figures = quantize_folder(args.model, args.out, args.tokens, seq, search=args.scale_search)
     print(output.table(["figure", "value", "of"], rows_of(figures)))
     output.write_json(args.json, figures)
     return 0
 
 
-def quantize_folder(model: Path, out: Path, tokens: Path | None, seq: int) -> dict[str, Any]:
+def quantize_folder(
+    model: Path, out: Path, tokens: Path | None, seq: int, *, search: bool = False
+) -> dict[str, Any]:
     """Quantize a model folder with a progress line; returns the command's JSON.
 
+    search  scales of least error instead of each block's largest weight
     tokens  token file folder whose held-out part scores both models, in sequences of `seq` tokens; None: no score
     """
     from danlu.cli import output
@@ -49,6 +53,7 @@ def quantize_folder(model: Path, out: Path, tokens: Path | None, seq: int) -> di
         model,
         out,
         lambda name, done, size: line.show(f"{done / size:4.0%}  {output.size(done)} of {output.size(size)}  {name}"),
+        search=search,
     )
     figures = quantize.as_keys(report)
     words = f"{output.size(report.bytes_before)} -> {output.size(report.bytes_after)}"

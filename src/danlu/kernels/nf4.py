@@ -125,14 +125,18 @@ def nearest(values: Tensor, levels: Tensor) -> Tensor:
     return torch.bucketize(values, (levels[1:] + levels[:-1]) / 2).to(torch.uint8)
 
 
-def quantize_nf4(weight_NK: Tensor) -> Nf4:
+def quantize_nf4(weight_NK: Tensor, scales_NB: Tensor | None = None) -> Nf4:
     """Quantize a matrix of any float dtype; each block by its own absmax, each absmax to 8 bits.
 
+    scales_NB  what blocks are scaled by instead, float32: codebooks.nf4_scales searches better ones
     Raises WeightsNotFinite on NaN or Inf. Works on panels of rows, so beside the result it needs 300 MB at most.
     """
     rows, columns = weight_NK.shape
     step = max(1, PANEL_FLOATS // columns)
-    panels = [_quantize_panel(weight_NK[n : n + step].detach().float()) for n in range(0, rows, step)]
+    panels = [
+        _quantize_panel(weight_NK[n : n + step].detach().float(), None if scales_NB is None else scales_NB[n : n + step])
+        for n in range(0, rows, step)
+    ]
     bad = sum(panel[2] for panel in panels)
     if bad:
         raise WeightsNotFinite(f"{bad} weights of {rows * columns} are NaN or infinite", why="no scale can hold them",
@@ -142,13 +146,14 @@ def quantize_nf4(weight_NK: Tensor) -> Nf4:
     return Nf4(torch.cat([panel[0] for panel in panels]), code.view(absmax.shape), scale, offset, (rows, columns))
 
 
-def _quantize_panel(weight_NK: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Packed levels and fp32 absmax of some rows, and how many of their weights are not finite."""
+def _quantize_panel(weight_NK: Tensor, scales_NB: Tensor | None) -> tuple[Tensor, Tensor, int]:
+    """Packed levels and fp32 scales of some rows (their absmax, unless given), and how many of their weights are not finite."""
     rows, columns = weight_NK.shape
     blocks = -(-columns // BLOCK)
     weight_NBk = torch.nn.functional.pad(weight_NK, (0, blocks * BLOCK - columns)).view(rows, blocks, BLOCK)
     absmax_NB = weight_NBk.abs().amax(-1)
     bad = 0 if bool(absmax_NB.isfinite().all()) else int((~weight_NK.isfinite()).sum())
+    absmax_NB = absmax_NB if scales_NB is None else scales_NB
     # A block of zeros has no scale; dividing by 1 sends it to the level 0.
     share_NBk = weight_NBk * (1 / absmax_NB.where(absmax_NB > 0, 1.0)).unsqueeze(-1)
     code_NBk = nearest(share_NBk, LEVELS.to(weight_NK.device))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from danlu import families, tensorfile, tokens
 from danlu.errors import BadValue, WeightsNotFinite
-from danlu.kernels import nf4
+from danlu.kernels import codebooks, nf4
 from danlu.model import load
 from danlu.model.folder import replacing
 from danlu.model.quantized import PARTS, VERSION, matrices, parts_of
@@ -47,9 +47,10 @@ class Report:
     sqnr_db: float
 
 
-def quantize(folder: Path, out: Path, progress: Progress | None = None) -> Report:
+def quantize(folder: Path, out: Path, progress: Progress | None = None, *, search: bool = False) -> Report:
     """Write the model of `folder` to `out` in 4 bits, whole or not at all; an older model folder there is replaced.
 
+    search  take the scale of every block that leaves the least error, instead of its largest weight
     One matrix is in memory at a time, so the model may be larger than memory. Raises what load raises, WeightsNotFinite
     naming the tensor, DiskFull, and BadValue when `folder` is quantized already or `out` is something else.
     """
@@ -64,7 +65,7 @@ def quantize(folder: Path, out: Path, progress: Progress | None = None) -> Repor
     entries = tensorfile.read_folder(folder)
     load.check(spec, entries, folder)
     with replacing(out) as draft:
-        report = _weights(spec, entries, draft / "model.safetensors", progress)
+        report = _weights(spec, entries, draft / "model.safetensors", progress, search)
         for name in tokens.FILES:
             if (folder / name).exists():
                 shutil.copyfile(folder / name, draft / name)
@@ -73,7 +74,9 @@ def quantize(folder: Path, out: Path, progress: Progress | None = None) -> Repor
     return report
 
 
-def _weights(spec: ModelSpec, entries: Mapping[str, Entry], path: Path, progress: Progress | None) -> Report:
+def _weights(
+    spec: ModelSpec, entries: Mapping[str, Entry], path: Path, progress: Progress | None, search: bool
+) -> Report:
     """Write every tensor of the model to one file, in order of the units."""
     theirs, shapes, small = families.names(spec), families.shapes(spec), set(matrices(spec))
     pieces = families.pieces(spec)
@@ -91,7 +94,7 @@ def _weights(spec: ModelSpec, entries: Mapping[str, Entry], path: Path, progress
         for ours, name in theirs.items():
             weight = load.joined(pieces[ours], entries)
             if ours in small:
-                matrix = _quantize(name, weight)
+                matrix = _quantize(name, weight, search)
                 for field, end in PARTS.items():
                     out.put(name + end, load.entry(getattr(matrix, field)).buffer)
                 packed += matrix.nbytes
@@ -108,10 +111,10 @@ def _weights(spec: ModelSpec, entries: Mapping[str, Entry], path: Path, progress
     return Report(packed * 8 / count, after * 8 / spec.params, before, after, sqnr_db)
 
 
-def _quantize(name: str, weight: Tensor) -> nf4.Nf4:
+def _quantize(name: str, weight: Tensor, search: bool) -> nf4.Nf4:
     """Quantize one matrix; an error names it."""
     try:
-        return nf4.quantize_nf4(weight)
+        return nf4.quantize_nf4(weight, codebooks.nf4_scales(weight) if search else None)
     except WeightsNotFinite as error:
         raise WeightsNotFinite(error.what, where=name, why=error.why, fix=error.fix) from error
 

@@ -97,10 +97,10 @@ AVX2 float largest_four(const float* x) {
 
 }  // namespace
 
-AVX2 void prepare_int8(const float* x, int64_t b, int64_t t, const Ready8& ready) {
+AVX2 void prepare_int8(const float* x, int64_t b, int64_t t, const Ready8& ready, float top_four) {
     const float most = largest(x);
     // Rounding may add a half to each of the four.
-    const float units = std::fmin(kTopInput / most, (kTopFour - 2) / largest_four(x));
+    const float units = std::fmin(kTopInput / most, (top_four - 2) / largest_four(x));
     const __m256 unit = _mm256_set1_ps(most > 1e-30f ? units : 0);  // false for NaN
     __m256i sum = _mm256_setzero_si256();
     for (int i = 0; i < kQ4Block; i += 16) {

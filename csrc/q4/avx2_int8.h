@@ -10,6 +10,7 @@ namespace q4 {
 
 constexpr int kTop = 127;                         // levels
 constexpr float kTopInput = 127, kTopFour = 258;  // one input; four that meet in one lane: 258 * 127 < 2^15
+constexpr float kNoLimit = 1e30f;                 // for a dot product that does not saturate
 constexpr int64_t kFew = 4;                       // tokens that multiply without a panel of unpacked weights
 
 struct Unit {
@@ -38,7 +39,8 @@ AVX2 inline __m256 add_block(__m256 total, __m256i sum, __m256 absmax, const Uni
     return _mm256_fmadd_ps(dot, _mm256_mul_ps(absmax, _mm256_set1_ps(unit.step)), total);
 }
 
-void prepare_int8(const float* x, int64_t b, int64_t t, const Ready8& ready);
+// top_four: what four magnitudes that meet in one lane may sum to.
+void prepare_int8(const float* x, int64_t b, int64_t t, const Ready8& ready, float top_four = kTopFour);
 void multiply_int8(const Work& work);
 void multiply_tiles8(const Work& work, const Ready8& in);
 

@@ -6,6 +6,7 @@
 extern const danlu_q4_kernels kQ4Ref;
 #if defined(__x86_64__)
 extern const danlu_q4_kernels kQ4Avx2;
+extern const danlu_q4_kernels kQ4Avx512;
 #endif
 
 // Row `row` as floats; absmax is that of its whole group, [blocks][16].

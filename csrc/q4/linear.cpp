@@ -86,6 +86,7 @@ const danlu_q4_kernels* danlu_q4_find(const char* isa) {
     if (!danlu_cpu_runs(isa)) return nullptr;
 #if defined(__x86_64__)
     if (!std::strcmp(isa, "avx2")) return &kQ4Avx2;
+    if (!std::strcmp(isa, "avx512")) return &kQ4Avx512;
 #endif
     return std::strcmp(isa, "ref") ? nullptr : &kQ4Ref;
 }
@@ -105,6 +106,7 @@ const danlu_q4_kernels* danlu_q4_best() {
     }
 DANLU_LINEAR_Q4(ref)
 DANLU_LINEAR_Q4(avx2)
+DANLU_LINEAR_Q4(avx512)
 
 // Rows [first, first + count) of w as floats, (count, cols).
 DANLU_API int danlu_dequantize_q4_ref(const danlu_q4* w, int64_t first, int64_t count, float* out, int64_t out_floats,

@@ -14,16 +14,11 @@ namespace q4 {
 
 namespace {
 
-// Bytes to fetch ahead. The hardware's own prefetch stops at every page and does not keep up with this loop: 16 GB/s
-// without, 18 at 512, 23.5 at 2048, 25 at 4096 and at 8192, where a plain read gives 26.5 (one Zen 3 core).
-#ifndef AHEAD
-#define AHEAD 4096
-#endif
-#ifndef STREAMS
-#define STREAMS 4
-#endif
-constexpr int64_t kAhead = AHEAD;
-constexpr int kStreams = STREAMS;
+// Groups of rows that are read in turn, and bytes to fetch ahead in each. The hardware's own prefetch stops at every
+// page and does not keep up with one stream: 16 GB/s with one and no fetching ahead, where a plain read gave 26 (one
+// Zen 3 core).
+constexpr int kStreams = 4;
+constexpr int64_t kAhead = 512;
 
 AVX2 inline __m256i four(const int8_t* at) {
     int32_t bytes;
@@ -56,8 +51,8 @@ AVX2 inline void block(const uint8_t* codes, __m256i levels, const int8_t* x, in
     }
 }
 
-// kStreams groups of rows from g times T tokens, block by block in turn: the hardware follows each group's codes by itself, and
-// several such streams bring more bytes than one.
+// kStreams groups of rows from g times T tokens, block by block in turn: the hardware follows each group's codes by
+// itself, and several such streams bring more bytes than one.
 template <int T, int S>
 AVX2 void groups(const Work& work, const Fitted& fitted, const Ready8& in, int64_t g) {
     const danlu_q4& w = *work.w;
@@ -73,15 +68,16 @@ AVX2 void groups(const Work& work, const Fitted& fitted, const Ready8& in, int64
         for (int64_t b = 0; b < count; b++) {
             for (int s = 0; s < S; s++) {
                 __m256i sum[T][2];
-                block<T>(w.codes + ((g + s) * blocks + from + b) * kQ4Bytes, levels, in.block(from + b, 0), kQ4Block, sum);
+                block<T>(w.codes + ((g + s) * blocks + from + b) * kQ4Bytes, levels, in.block(from + b, 0), kQ4Block,
+                         sum);
 #pragma GCC unroll 4
                 for (int t = 0; t < T; t++) {
                     const Unit unit = in.unit(from + b, t);
 #pragma GCC unroll 2
                     for (int half = 0; half < 2; half++)
-                        total[s][t][half] = add_block(total[s][t][half], sum[t][half],
-                                                      _mm256_load_ps(scale[s] + b * kQ4Rows + 8 * half), unit,
-                                                      fitted.zero);
+                        total[s][t][half] =
+                            add_block(total[s][t][half], sum[t][half],
+                                      _mm256_load_ps(scale[s] + b * kQ4Rows + 8 * half), unit, fitted.zero);
                 }
             }
         }

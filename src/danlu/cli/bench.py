@@ -70,7 +70,7 @@ def commit() -> str:
 
 
 def install(area: ModuleType) -> None:
-    """Put an area's PEER_PACKAGES into .peers/ of the checkout; an area that must build has peers(). Raises MissingPackage where pip cannot."""
+    """Put an area's PEER_PACKAGES into .peers/ of the checkout. Raises MissingPackage where pip cannot."""
     from danlu.errors import MissingPackage
 
     wanted = list(getattr(area, "PEER_PACKAGES", ()))

@@ -37,9 +37,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def quantize_folder(
-    model: Path, out: Path, tokens: Path | None, seq: int, *, search: bool = False
-) -> dict[str, Any]:
+def quantize_folder(model: Path, out: Path, tokens: Path | None, seq: int, *, search: bool = False) -> dict[str, Any]:
     """Quantize a model folder with a progress line; returns the command's JSON.
 
     search  scales of least error instead of each block's largest weight

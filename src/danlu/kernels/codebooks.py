@@ -98,7 +98,7 @@ def quantize(
 
 
 def nf4_scales(weight_NK: Tensor) -> Tensor:
-    """The scale of every block (N, B) that leaves the least error in NF4; for nf4.quantize_nf4, which bitsandbytes reads.
+    """The scale of every block (N, B) that leaves the least error in NF4, for nf4.quantize_nf4.
 
     21.4 dB on Gaussian weights where the absmax gives 20.7, at the same bits. Raises as `quantize` does.
     """

@@ -133,10 +133,10 @@ def quantize_nf4(weight_NK: Tensor, scales_NB: Tensor | None = None) -> Nf4:
     """
     rows, columns = weight_NK.shape
     step = max(1, PANEL_FLOATS // columns)
-    panels = [
-        _quantize_panel(weight_NK[n : n + step].detach().float(), None if scales_NB is None else scales_NB[n : n + step])
-        for n in range(0, rows, step)
-    ]
+    panels = []
+    for n in range(0, rows, step):
+        scales = None if scales_NB is None else scales_NB[n : n + step]
+        panels.append(_quantize_panel(weight_NK[n : n + step].detach().float(), scales))
     bad = sum(panel[2] for panel in panels)
     if bad:
         raise WeightsNotFinite(f"{bad} weights of {rows * columns} are NaN or infinite", why="no scale can hold them",
@@ -147,7 +147,7 @@ def quantize_nf4(weight_NK: Tensor, scales_NB: Tensor | None = None) -> Nf4:
 
 
 def _quantize_panel(weight_NK: Tensor, scales_NB: Tensor | None) -> tuple[Tensor, Tensor, int]:
-    """Packed levels and fp32 scales of some rows (their absmax, unless given), and how many of their weights are not finite."""
+    """Packed levels and fp32 scales of some rows (absmax unless given), and how many weights are not finite."""
     rows, columns = weight_NK.shape
     blocks = -(-columns // BLOCK)
     weight_NBk = torch.nn.functional.pad(weight_NK, (0, blocks * BLOCK - columns)).view(rows, blocks, BLOCK)

@@ -20,6 +20,7 @@ from train_world import SPEC, plan
 from danlu.fault.drill import Drill
 from danlu.launch import local
 from danlu.launch.nursery import Nursery
+from danlu.nouns import Replica
 from danlu.store import checkpoint
 from danlu.train import owner
 from danlu.train.job import TrainJob, dumps, loads
@@ -171,3 +172,19 @@ def test_a_job_file_comes_back_as_it_was(tmp_path):
     for text in ("{", "{}", dumps(job).replace('"job": 1', '"job": 9'), dumps(job).replace('"seed"', '"sead"')):
         with provoke("DL-DATA-080"):
             loads(text, "job.json")
+
+
+def test_cards_that_share_layers_and_copies_of_the_model_survive_a_kill(tmp_path):
+    """Two cards share every layer 1 to 1, beside a copy on one card with a third of the batch; one of each dies."""
+    a_plan = plan(SPEC, (), cards=SLOW)
+    stage = replace(a_plan.stages[0], cards=("card0", "card1"), shares=(2, 2))
+    other = Replica((replace(stage, cards=("card2",), shares=()),), 1)
+    shared = replace(a_plan, stages=(stage,), micro_batches=2, replicas=(other,))
+    whole, broken = (a_job(tmp_path / name, shared, steps=6, save_every=2) for name in ("whole", "broken"))
+    quiet = train(whole)
+    result = train(broken, drills=[Drill(1, 3), Drill(2, 5)], spares=1)
+    assert [fault.card for fault in result.faults] == ["card1", "card2"]
+    assert [(s.loss, s.norm) for s in result.steps] == [(s.loss, s.norm) for s in quiet.steps]
+    assert same(weights(broken), weights(whole)) and weights(whole).keys() >= {"embed.weight", "head.weight.m"}
+    alone = train(a_job(tmp_path / "alone", replace(a_plan, micro_batches=3), steps=6))
+    assert [s.loss for s in quiet.steps] == pytest.approx([s.loss for s in alone.steps], rel=1e-5)

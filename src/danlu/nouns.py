@@ -222,6 +222,7 @@ class Stage:
     start    index of the first unit; `stop` is one past the last
     shares   split vector over the cards (attention heads of each), empty for one card
     recompute  "none", "selective" or "full"
+    experts  whole experts of each card; empty where the cards share every expert's ffn
     """
 
     cards: tuple[str, ...]
@@ -229,6 +230,19 @@ class Stage:
     stop: int
     shares: tuple[int, ...] = ()
     recompute: str = "none"
+    experts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One more copy of the model: a pipeline of its own, that takes its own part of every step's micro-batches.
+
+    orders  as the plan's, where its schedule is "zb"
+    """
+
+    stages: tuple[Stage, ...]
+    micro_batches: int
+    orders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +272,7 @@ class Plan:
     orders        for "zb", what each stage computes in order, a letter each: F forward, B backward, I and W the two
                   halves of a backward (to the input, to the weights); the n-th of a letter is of micro-batch n, and
                   the n-th of B and I together
+    replicas      further copies of the model beside the one of `stages`, each with micro-batches of its own
     """
 
     model: ModelSpec
@@ -270,6 +285,17 @@ class Plan:
     dtype: str = "fp32"
     forecast: Forecast | None = None
     orders: tuple[str, ...] = ()
+    replicas: tuple[Replica, ...] = ()
+
+    @property
+    def pipelines(self) -> tuple[Replica, ...]:
+        """Every copy of the model: that of `stages` first, then `replicas`."""
+        return (Replica(self.stages, self.micro_batches, self.orders), *self.replicas)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of one step, over all copies of the model."""
+        return self.micro_batch * sum(each.micro_batches for each in self.pipelines)
 
     @property
     def layers_per_stage(self) -> tuple[float, ...]:

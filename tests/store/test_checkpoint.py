@@ -54,6 +54,25 @@ def test_tensors_are_found_in_any_shard_and_meta_comes_back(tmp_path):
     found[NAMES[0]][:] = 0  # ours to write on
 
 
+def test_parts_of_a_tensor_are_put_together(tmp_path):
+    whole = np.arange(24, dtype=np.float32).reshape(4, 6)
+    first = checkpoint.save_shard(tmp_path, 1, 0, {"a@1:0:2": whole[:, :2], "a@1:0:2.m": whole[:, :2] + 1, "b": whole})
+    second = checkpoint.save_shard(tmp_path, 1, 1, {"a@1:2:6": whole[:, 2:], "a@1:2:6.m": whole[:, 2:] + 1})
+    checkpoint.commit(tmp_path, 1, [first, second])
+    found = checkpoint.load(tmp_path, 1)
+    assert found.keys() == {"a", "a.m", "b"} and np.array_equal(found["a"], whole)
+    assert np.array_equal(checkpoint.load(tmp_path, 1, ["a.m"])["a.m"], whole + 1)
+    assert checkpoint.read(tmp_path, 1).shapes == {"a": (4, 6), "a.m": (4, 6), "b": (4, 6)}
+
+
+def test_parts_that_leave_a_hole_are_damage(tmp_path):
+    shard = checkpoint.save_shard(tmp_path, 1, 0, {"a@0:0:1": np.ones((1, 2)), "a@0:2:3": np.ones((1, 2))})
+    checkpoint.commit(tmp_path, 1, [shard])
+    with provoke("DL-DATA-060") as caught:
+        checkpoint.load(tmp_path, 1, ["a"])
+    assert "2:3 of a follows 1" in caught.error.why
+
+
 def test_a_shard_crosses_a_socket_as_json(tmp_path):
     shard = checkpoint.save_shard(tmp_path, 1, 0, tensors(1), {"rank": 0})
     assert checkpoint.shard_of(json.loads(json.dumps(asdict(shard)))) == shard
@@ -112,7 +131,7 @@ def test_a_tensor_the_snapshot_lacks_is_named(tmp_path):
 def test_a_newer_checkpoint_is_refused_by_version(tmp_path):
     save(tmp_path, 1)
     path = checkpoint.folder_of(tmp_path, 1) / checkpoint.MANIFEST
-    path.write_text(path.read_text().replace('"checkpoint": 1', '"checkpoint": 9'))
+    path.write_text(path.read_text().replace('"checkpoint": 2', '"checkpoint": 9'))
     with provoke("DL-DATA-062"):
         checkpoint.latest(tmp_path)
 

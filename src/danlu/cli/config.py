@@ -46,7 +46,10 @@ class ModelText(Section):
     heads: int = Field(6, gt=0, description="query heads")
     kv_heads: int = Field(3, gt=0, description="key-value heads; heads must be a multiple")
     head_dim: int | None = Field(None, gt=0, description="hidden / heads when not given")
-    ffn: int = Field(512, gt=0, description="width inside the gated MLP")
+    ffn: int = Field(512, gt=0, description="width inside the gated MLP; of one expert where there are experts")
+    experts: int = Field(8, gt=0, description="experts of a layer, in a family that has them")
+    experts_used: int = Field(2, gt=0, description="experts a token goes through")
+    shared_ffn: int = Field(512, gt=0, description="width of the expert every token goes through, in qwen2_moe")
     positions: int = Field(2048, gt=0, description="longest context in tokens")
     tied: bool = Field(False, description="the head shares the embedding's weights")
 

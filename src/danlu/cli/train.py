@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from danlu.cli.config import Run
     from danlu.fault.drill import Drill
     from danlu.nouns import Job, Plan
+    from danlu.plan.seats import Seat
     from danlu.store.checkpoint import Snapshot
     from danlu.train.crew import Running, Spawn
     from danlu.train.job import TrainJob
@@ -38,13 +39,14 @@ def run(args: argparse.Namespace) -> int:
     """Train, and say what came of it."""
     from danlu.cli import config, output, wiring
     from danlu.fault import drill
+    from danlu.plan.seats import seats
     from danlu.train.owner import start_of
 
     run = config.load(args.config, args.overrides)
     start_of(run.out.resolve(), run.train.resume)  # what is sure to be refused is refused before minutes of work
     wiring.spec_of(run)
     plan = planned(run)
-    drills = [drill.parse(args.kill, len(plan.stages), run.train.steps)] if args.kill else []
+    drills = [drill.parse(args.kill, len(seats(plan)), run.train.steps)] if args.kill else []
     result = train_run(run, plan, drills=drills)
     print(summary(plan, result))
     output.write_json(args.json, figures(run, plan, result))
@@ -60,11 +62,21 @@ def planned(run: Run) -> Plan:
     line = output.Progress("plan")
     spec = wiring.spec_of(run)
     plan = wiring.plan_of(run, spec, wiring.fleet_of(run, line.show))
-    layers = " + ".join(f"{each:g}" for each in plan.layers_per_stage)
-    cards = " + ".join(stage.cards[0] for stage in plan.stages)
     forecast = f", forecast {output.span(plan.forecast.step_s)} a step" if plan.forecast else ""
-    line.done(f"{layers} layers on {cards}{label(plan)}{forecast}")
+    line.done(f"{placed(plan)}{label(plan)}{forecast}")
     return plan
+
+
+def placed(plan: Plan) -> str:
+    """Who holds what: "4 + 2 layers on a + b"; cards that share a stage are joined by "|", copies of the model by ;."""
+    from danlu.plan.seats import alone
+
+    found = []
+    for number, each in enumerate(plan.pipelines):
+        layers = " + ".join(f"{count:g}" for count in alone(plan, number).layers_per_stage)
+        cards = " + ".join("|".join(stage.cards) for stage in each.stages)
+        found.append(f"{layers} layers on {cards}")
+    return "; ".join(found)
 
 
 def train_run(
@@ -82,6 +94,7 @@ def train_run(
 
     from danlu.cli import config, output
     from danlu.plan import text
+    from danlu.plan.seats import seats
     from danlu.store import atomic
     from danlu.train import owner
     from danlu.train.tensorboard import EventFile
@@ -99,7 +112,7 @@ def train_run(
         if on_step is not None:
             on_step(done)
 
-    line.show(f"starting {len(plan.stages)} ranks and a spare{label(plan)}", force=True)
+    line.show(f"starting {len(seats(plan))} ranks and a spare{label(plan)}", force=True)
     argv = (sys.executable, "-m", "danlu.cli.rank")
     try:
         with starter(run, plan) as (spawn, interface):
@@ -143,24 +156,29 @@ def starter(run: Run, plan: Plan) -> Iterator[tuple[Spawn, str | None]]:
 
 
 def job_of(run: Run, plan: Plan) -> TrainJob:
-    """The training job of a run. Raises OtherTokens, BadValue, RunExists, and what opening the token file raises."""
+    """The training job of a run. Raises OtherTokens, BadValue, RunExists, BadShares,
+    and what opening the token file raises."""
     import secrets
 
     from danlu import families
     from danlu.cli.wiring import tokens_of
     from danlu.data.loader import Loader
     from danlu.errors import BadValue
+    from danlu.plan.seats import shared
     from danlu.store import checkpoint
+    from danlu.train.cells import cells
     from danlu.train.job import TrainJob
     from danlu.train.owner import start_of
 
     tokens, train = tokens_of(run).resolve(), run.train
-    loader = Loader(tokens, seq=plan.seq, batch=plan.micro_batch * plan.micro_batches, seed=train.seed)
+    loader = Loader(tokens, seq=plan.seq, batch=plan.sequences, seed=train.seed)
     vocab = int(loader.manifest["vocab"])
     if vocab > plan.model.vocab:
         raise BadValue("the tokens are of another vocabulary", where=str(tokens),
                        why=f"token ids go up to {vocab - 1}, the model knows {plan.model.vocab}",
                        fix="encode the text with the model's own tokenizer, or train a new one")  # fmt: skip
+    if shared(plan):
+        cells(plan)  # shares that cut a head are refused before any process starts
     out = run.out.resolve()
     start = start_of(out, train.resume)
     if start:
@@ -187,10 +205,7 @@ def _check_model(plan: Plan, folder: Path, snapshot: Snapshot) -> None:
     from danlu import families
     from danlu.errors import OtherModel
 
-    held = {
-        name: tuple(entry.shape)
-        for shard in snapshot.shards for name, entry in shard.tensors.items() if not name.endswith((".m", ".v"))
-    }  # fmt: skip
+    held = {name: shape for name, shape in snapshot.shapes.items() if not name.endswith((".m", ".v"))}
     wanted = families.shapes(plan.model)
     if other := sorted(name for name in held.keys() | wanted.keys() if held.get(name) != wanted.get(name)):
         raise OtherModel(f"the snapshot of step {snapshot.step} is of another model", where=str(folder),
@@ -273,14 +288,15 @@ def figures(run: Run, plan: Plan, result: Result) -> dict[str, Any]:
 def summary(plan: Plan, result: Result) -> str:
     """What a person wants to know at the end."""
     from danlu.cli.output import size, span, table
+    from danlu.plan.seats import alone, seats
 
     if not result.steps:
         return f"nothing to do: the run is already at step {result.began_at}"
+    every = seats(plan)
+    layers = [alone(plan, seat.replica).layers_per_stage[seat.stage] for seat in every]
     rows = [
-        [stage.cards[0], f"{layers:g}", span(busy), f"{busy / result.step_s:.0%}", size(peak)]
-        for stage, layers, busy, peak in zip(
-            plan.stages, plan.layers_per_stage, result.busy_s, result.peak_bytes, strict=True
-        )
+        [seat.card, f"{held:g}" + _part(plan, seat), span(busy), f"{busy / result.step_s:.0%}", size(peak)]
+        for seat, held, busy, peak in zip(every, layers, result.busy_s, result.peak_bytes, strict=True)
     ]
     forecast = f", forecast {span(plan.forecast.step_s)}" if plan.forecast else ""
     lines = [
@@ -294,3 +310,9 @@ def summary(plan: Plan, result: Result) -> str:
         for fault in result.faults
     ]
     return "\n".join(lines)
+
+
+def _part(plan: Plan, seat: Seat) -> str:
+    """What share of its stage a card holds, where it is not alone."""
+    shares = plan.pipelines[seat.replica].stages[seat.stage].shares
+    return f" x {shares[seat.part]}/{sum(shares)}" if len(shares) > 1 else ""

@@ -36,7 +36,9 @@ def spec_of(run: Run) -> ModelSpec:
         "num_attention_heads": model.heads, "num_key_value_heads": model.kv_heads,
         "head_dim": model.head_dim or model.hidden // model.heads, "intermediate_size": model.ffn,
         "vocab_size": vocab_of(run), "max_position_embeddings": model.positions, "tie_word_embeddings": model.tied,
-        "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10_000.0,
+        "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 10_000.0, "norm_topk_prob": True,
+        "num_local_experts": model.experts, "num_experts": model.experts, "num_experts_per_tok": model.experts_used,
+        "moe_intermediate_size": model.ffn, "shared_expert_intermediate_size": model.shared_ffn,
     })  # fmt: skip
 
 
@@ -97,9 +99,11 @@ def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
     """
     from danlu.plan import search, text
     from danlu.plan.forecast import forecast
+    from danlu.plan.seats import shared
 
     if run.plan.path is not None:
-        return forecast(text.loads(_text(run.plan.path), str(run.plan.path)))
+        given = text.loads(_text(run.plan.path), str(run.plan.path))
+        return given if shared(given) else forecast(given)  # nobody has measured what sharing a layer costs yet
     split = search.even if run.plan.split == "even" else search.search
     return split(spec, fleet, micro_batch=run.plan.micro_batch, micro_batches=run.plan.micro_batches, seq=run.data.seq)
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from danlu.errors import UnreadablePlan
-from danlu.nouns import Plan
+from danlu.nouns import Plan, Stage
 
-VERSION = 1
+VERSION = 2
+READ = (1, 2)  # 2 added replicas, and the experts of a stage
 FIX = "danlu plan run.yaml writes it anew"
 
 
@@ -33,7 +34,7 @@ def loads(text: str, where: str = "plan") -> Plan:
     except ValueError as error:
         raise UnreadablePlan("the plan is not JSON", where=where, why=str(error), fix=FIX) from error
     version = tree.pop("plan", None) if isinstance(tree, dict) else None
-    if version != VERSION:
+    if version not in READ:
         raise UnreadablePlan(
             "the plan has another version", where=where, why=f"plan: {version}, this danlu reads {VERSION}", fix=FIX
         )
@@ -91,17 +92,28 @@ def _dataclass(kind: Any, value: Any, path: str) -> Any:
 
 
 def _check(plan: Plan) -> None:
-    """Stages must follow each other over all units, on cards of the fleet."""
+    """The stages of every copy must follow each other over all units, on cards of the fleet, each card once."""
+    for pipeline in plan.pipelines:
+        _check_stages(plan, pipeline.stages)
+    sizes = [plan.micro_batch, plan.seq, *(each.micro_batches for each in plan.pipelines)]
+    if min(sizes) < 1:
+        raise ValueError("micro_batch, micro_batches and seq must be at least 1")
+    held = [name for each in plan.pipelines for stage in each.stages for name in stage.cards]
+    if twice := sorted({name for name in held if held.count(name) > 1}):
+        raise ValueError(f"card {twice[0]!r} is given more than one place")
+
+
+def _check_stages(plan: Plan, stages: tuple[Stage, ...]) -> None:
     at = 0
-    for number, stage in enumerate(plan.stages):
+    for number, stage in enumerate(stages):
         if stage.start != at or stage.stop <= stage.start or not stage.cards:
             held = f"units {stage.start}..{stage.stop} on {stage.cards}"
             raise ValueError(f"stage {number} holds {held}; the next unit is {at}")
+        if len(stage.shares) != (len(stage.cards) if len(stage.cards) > 1 else len(stage.shares)):
+            raise ValueError(f"stage {number} has {len(stage.cards)} cards and {len(stage.shares)} shares")
         at = stage.stop
         for name in stage.cards:
             if name not in {card.name for card in plan.fleet.cards}:
                 raise ValueError(f"stage {number} wants card {name!r}; the fleet has none of that name")
     if at != len(plan.model.units):
         raise ValueError(f"the stages hold {at} of the model's {len(plan.model.units)} units")
-    if min(plan.micro_batch, plan.micro_batches, plan.seq) < 1:
-        raise ValueError("micro_batch, micro_batches and seq must be at least 1")

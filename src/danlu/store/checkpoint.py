@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from danlu.errors import DamagedSnapshot, NewerFormat, NoSuchTensor
 from danlu.events import fallback
 from danlu.store import atomic
 
-VERSION = 1
+VERSION = 2  # 1 had no parts of tensors
 KEEP = 2  # committed snapshots that stay; the one before the newest is there in case the newest is damaged
 MANIFEST = "manifest.json"
 _TAGS = {"float64": "F64", "float32": "F32", "float16": "F16", "uint16": "BF16", "int64": "I64", "int32": "I32",
@@ -63,8 +63,43 @@ class Snapshot:
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of all tensors of all shards."""
-        return frozenset(name for shard in self.shards for name in shard.tensors)
+        """Names of all tensors, whole or in parts."""
+        return frozenset(part_of(name).name for shard in self.shards for name in shard.tensors)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all tensors; parts are as long together as they reach."""
+        found: dict[str, tuple[int, ...]] = {}
+        for shard in self.shards:
+            for name, entry in shard.tensors.items():
+                part, shape = part_of(name), list(entry.shape)
+                if part.axis is not None:
+                    shape[part.axis] = max(part.stop, found.get(part.name, entry.shape)[part.axis])
+                found[part.name] = tuple(shape)
+        return found
+
+
+class Part(NamedTuple):
+    """What an entry's name says: "NAME" is a tensor, "NAME@axis:start:stop" a part of one, a mark (".m") follows.
+
+    axis  None for a whole tensor
+    """
+
+    name: str
+    axis: int | None = None
+    start: int = 0
+    stop: int = 0
+
+
+def part_of(name: str) -> Part:
+    """The parts of an entry's name. A name that only looks like a part's is its own."""
+    base, at, rest = name.partition("@")
+    place, dot, mark = rest.partition(".")
+    numbers = place.split(":")
+    if not at or len(numbers) != 3 or not all(each.isdecimal() for each in numbers):
+        return Part(name)
+    axis, start, stop = map(int, numbers)
+    return Part(base + dot + mark, axis, start, stop)
 
 
 def shard_of(record: Mapping[str, Any]) -> Shard:
@@ -180,7 +215,26 @@ def load(folder: Path, step: int, names: Iterable[str] | None = None) -> dict[st
         )
     found: dict[str, Array] = {}
     for shard in snapshot.shards:
-        found |= _tensors(folder_of(folder, step), shard, [name for name in shard.tensors if name in wanted])
+        held = [name for name in shard.tensors if part_of(name).name in wanted]
+        found |= _tensors(folder_of(folder, step), shard, held)
+    return _joined(found, folder)
+
+
+def _joined(found: dict[str, Array], folder: Path) -> dict[str, Array]:
+    """Parts put together. Raises DamagedSnapshot when they leave a hole or overlap."""
+    parts: dict[str, list[tuple[Part, Array]]] = {}
+    for name in [name for name in found if part_of(name).axis is not None]:
+        part = part_of(name)
+        parts.setdefault(part.name, []).append((part, found.pop(name)))
+    for name, held in parts.items():
+        held.sort(key=lambda each: each[0].start)
+        at = 0
+        for part, array in held:
+            assert part.axis is not None
+            if part.start != at or array.ndim <= part.axis or array.shape[part.axis] != part.stop - part.start:
+                raise _damaged(folder / MANIFEST, f"part {part.start}:{part.stop} of {name} follows {at}")
+            at = part.stop
+        found[name] = np.concatenate([array for _, array in held], axis=held[0][0].axis)
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from danlu.errors import UnreadableJob
 from danlu.nouns import Card, Plan
 from danlu.plan import text as plan_text
+from danlu.plan.seats import seats
 
 VERSION = 1
 
@@ -51,7 +52,7 @@ class TrainJob:
     @property
     def batch(self) -> int:
         """Sequences of one optimizer step."""
-        return self.plan.micro_batch * self.plan.micro_batches
+        return self.plan.sequences
 
     @property
     def tokens_per_step(self) -> int:
@@ -63,9 +64,9 @@ class TrainJob:
         """Where the snapshots are."""
         return self.out / "checkpoints"
 
-    def card(self, stage: int) -> Card:
-        """The card of a stage."""
-        return self.plan.fleet.card(self.plan.stages[stage].cards[0])
+    def card(self, rank: int) -> Card:
+        """The card of a rank."""
+        return self.plan.fleet.card(seats(self.plan)[rank].card)
 
     def saves(self, step: int) -> bool:
         """True when a snapshot follows this step."""

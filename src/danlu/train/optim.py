@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 Array = npt.NDArray[np.float32]
-_ALIGN = 16  # fp32 elements of a cache line
+ALIGN = 16  # fp32 elements of a cache line
 BETAS, EPS = (0.9, 0.95), 1e-8
 FLOOR = 0.1  # of the peak learning rate at the end of the cosine
 
@@ -43,11 +43,15 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """The state after one step, in host memory: weights and both moments, flat, and where each parameter lies."""
+    """The state after one step, in host memory: weights and both moments, flat, and where each parameter lies.
+
+    used  all weights a rank holds, where the flats are only those it updates
+    """
 
     step: int
     slots: Mapping[str, Slot]
     flats: tuple[Tensor, Tensor, Tensor]
+    used: Tensor | None = None
 
     def tensors(self, without: frozenset[str] = frozenset()) -> dict[str, Array]:
         """Arrays by name: weights, "<name>.m" and "<name>.v"; views, nothing is copied."""
@@ -69,7 +73,7 @@ class AdamW:
         at = matrices = 0
         for name in order:
             self.slots[name] = Slot(at, named[name].shape)
-            at += -(-named[name].numel() // _ALIGN) * _ALIGN
+            at += -(-named[name].numel() // ALIGN) * ALIGN
             matrices = at if named[name].ndim >= 2 else matrices
         first = named[order[0]]
         self.flat = torch.zeros(at, device=first.device)
@@ -103,20 +107,14 @@ class AdamW:
         return max(0.0, total) if math.isfinite(total) else total
 
     def update(self, rate: float, scale: float) -> None:
-        """One step with the gradient times `scale`; the gradient is zero afterwards.
-
-        The fused operator is called by its own name: torch.optim.AdamW loads torch's compiler, 1.9 s of CPU a process.
-        """
+        """One step with the gradient times `scale`; the gradient is zero afterwards."""
         if scale != 1.0:
             self.grad.mul_(scale)
         self._count += 1
         grad = self.grad.float()
         for start, stop, decay in self._cuts:
-            w, g, m, v = ([flat[start:stop]] for flat in (self.flat, grad, self.m, self.v))
-            torch._fused_adamw_(
-                w, g, m, v, [], [self._count], lr=rate, beta1=BETAS[0], beta2=BETAS[1], weight_decay=decay,
-                eps=EPS, amsgrad=False, maximize=False,
-            )  # fmt: skip
+            adamw_((self.flat[start:stop], grad[start:stop], self.m[start:stop], self.v[start:stop]), self._count, rate,
+                   decay)  # fmt: skip
         if self._mixed:
             self.used.copy_(self.flat)
         self.grad.zero_()
@@ -125,13 +123,13 @@ class AdamW:
         """The state now, in host memory."""
         return Copy(step, self.slots, (self.flat.cpu().clone(), self.m.cpu().clone(), self.v.cpu().clone()))
 
-    def restore(self, step: int, flats: tuple[Tensor, Tensor, Tensor]) -> None:
-        """Go to a state taken by `copy` after `step` steps; the gradient is zero afterwards."""
-        for mine, theirs in zip((self.flat, self.m, self.v), flats, strict=True):
+    def restore(self, copy: Copy) -> None:
+        """Go to a state taken by `copy`; the gradient is zero afterwards."""
+        for mine, theirs in zip((self.flat, self.m, self.v), copy.flats, strict=True):
             mine.copy_(theirs)
         self.used.copy_(self.flat)
         self.grad.zero_()
-        self._count.fill_(step)
+        self._count.fill_(copy.step)
 
     def restore_named(self, step: int, tensors: Mapping[str, Array]) -> None:
         """The same from arrays by name ("<name>", "<name>.m", "<name>.v"), as a snapshot keeps them."""
@@ -139,4 +137,16 @@ class AdamW:
         for mark, flat in zip(("", ".m", ".v"), flats, strict=True):
             for name, slot in self.slots.items():
                 slot.of(flat).copy_(torch.from_numpy(tensors[name + mark]))
-        self.restore(step, flats)
+        self.restore(Copy(step, self.slots, flats))
+
+
+def adamw_(flats: tuple[Tensor, Tensor, Tensor, Tensor], count: Tensor, rate: float, decay: float) -> None:
+    """One AdamW step in place, of weights, gradient and both moments, all flat fp32; `count` steps with this one.
+
+    The fused operator is called by its own name: torch.optim.AdamW loads torch's compiler, 1.9 s of CPU a process.
+    """
+    w, g, m, v = ([flat] for flat in flats)
+    torch._fused_adamw_(
+        w, g, m, v, [], [count], lr=rate, beta1=BETAS[0], beta2=BETAS[1], weight_decay=decay, eps=EPS, amsgrad=False,
+        maximize=False,
+    )  # fmt: skip

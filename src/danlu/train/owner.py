@@ -20,6 +20,7 @@ from danlu.errors import DanluError, RankLost
 from danlu.events import EventLog
 from danlu.fault import suspect
 from danlu.fault.drill import SIGNALS, Drill
+from danlu.plan.seats import seats
 from danlu.store import atomic, checkpoint
 from danlu.train import job as job_text
 from danlu.train.crew import Crew, Member, Spawn, tail
@@ -56,7 +57,7 @@ def run(
         (*argv, str(path)), job.out / "logs", spawn, key=job.key, patience_s=job.patience_s, start_s=job.limit_s,
         interface=interface,
     )  # fmt: skip
-    homes = [job.card(rank).host if interface else "local" for rank in range(len(job.plan.stages))]
+    homes = [job.card(rank).host if interface else "local" for rank in range(len(seats(job.plan)))]
     owner = _Owner(job, homes, crew, log, steps, job.start, on_step or (lambda step: None), list(drills))
     kindly = False
     try:
@@ -112,7 +113,7 @@ class _Owner:
             on_step,
             drills,
         )
-        self._ranks, self._homes = range(len(job.plan.stages)), homes
+        self._ranks, self._homes = range(len(seats(job.plan))), homes
         self._start = self._committed = start
         self._epoch, self._running = 1, False
         self._curve: list[Step] = []

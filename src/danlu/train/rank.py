@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from danlu.comm.mesh import Aborted, Door, PeerLost, join
 from danlu.comm.wire import Wire
@@ -29,13 +30,18 @@ from danlu.memory.arena import Arena
 from danlu.model.load import load
 from danlu.model.net import Decoder, init
 from danlu.nouns import Stage
-from danlu.plan.schedule import Instruction, instructions
+from danlu.plan.schedule import Instruction
+from danlu.plan.seats import Seat, group, instructions_of, seats, shared
+from danlu.recipe import weight_of
 from danlu.store import checkpoint
 from danlu.train import optim
+from danlu.train.cells import cells, share_of
 from danlu.train.control import Line
+from danlu.train.group import TORCH, Group
 from danlu.train.job import TrainJob
+from danlu.train.shared import SharedAdamW
 from danlu.train.snapshot import Place, Saver
-from danlu.train.stage import TORCH, Done, Interpreter, program
+from danlu.train.stage import Done, Interpreter, program
 
 Batches = Callable[[int], npt.NDArray[np.int64]]  # step, counted from 0 -> (sequences, seq + 1)
 BEAT_S = 0.25
@@ -66,7 +72,9 @@ def follow(line: Line, job: TrainJob, batches: Batches, name: str) -> None:
 def warm_up(job: TrainJob) -> None:
     """Make torch load and start what it starts at first use (0.3 s), so that a spare takes a place without it."""
     model = replace(job.plan.model, layers=1, hidden=16, heads=1, kv_heads=1, head_dim=16, ffn=16, vocab=16)
-    plan = replace(job.plan, model=model, stages=(Stage(job.plan.stages[0].cards, 0, len(model.units)),))
+    model = replace(model, experts=min(model.experts, 2), experts_used=min(model.experts_used, 1), shared_ffn=16)
+    card = job.plan.stages[0].cards[:1]
+    plan = replace(job.plan, model=model, stages=(Stage(card, 0, len(model.units)),), replicas=())
     tiny = build(replace(job, plan=plan), 0)
     init(tiny.decoder, job.seed)
     tiny.warm()
@@ -152,7 +160,7 @@ class _Member:
 
     def _train(self, stage: Interpreter, wire: Wire, rank: int, epoch: int, begun: int) -> None:
         job = self.job
-        listed = instructions(job.plan)[rank]
+        listed = instructions_of(job.plan, stage.seat)
         plain = program(listed)
         saving = program((*listed, Instruction("save", after=(len(listed) - 1,))))
         skipped = _held_twice(job, stage)
@@ -178,11 +186,11 @@ class _Member:
     def _restore(self, stage: Interpreter, rank: int, step: int) -> None:
         copy = self._saver.copy(step)
         if copy is not None:
-            stage.optimizer.restore(step, copy.flats)
+            stage.optimizer.restore(copy)
         elif step == 0:
             begin(self.job, stage)
         else:
-            stage.optimizer.restore_named(step, saved_tensors(self.job, stage, step))
+            restore(self.job, stage, step)
 
 
 class _Ahead:
@@ -202,26 +210,62 @@ class _Ahead:
 
 def build(job: TrainJob, rank: int) -> Interpreter:
     """The interpreter of a stage on its card, weights not yet set. Raises DoesNotFit when they do not fit the card."""
-    stage, card = job.plan.stages[rank], job.card(rank)
-    driver = vendor(card)
-    decoder = Decoder(job.plan.model, stage.start, stage.stop, dtype=TORCH[job.plan.dtype], device=driver.device(card))
-    optimizer = optim.AdamW(decoder, weight_decay=job.weight_decay)
-    return Interpreter(job.plan, rank, decoder, optimizer, driver.pace(card), Arena(card.name, card.mem_bytes))
+    plan, card = job.plan, job.card(rank)
+    every = seats(plan)
+    seat, driver = every[rank], vendor(card)
+    stage, ranks = stage_of(job, seat), group(every, seat)
+    share, together = share_of(plan, seat.replica, seat.stage, seat.part), Group(ranks) if len(ranks) > 1 else None
+    decoder = Decoder(plan.model, stage.start, stage.stop, dtype=TORCH[plan.dtype], device=driver.device(card),
+                      share=share, reduce=together)  # fmt: skip
+    optimizer: optim.AdamW | SharedAdamW = (
+        SharedAdamW(decoder, cells(plan), rank, weight_decay=job.weight_decay) if shared(plan)
+        else optim.AdamW(decoder, weight_decay=job.weight_decay)
+    )  # fmt: skip
+    return Interpreter(plan, rank, decoder, optimizer, driver.pace(card), Arena(card.name, card.mem_bytes), together)
+
+
+def stage_of(job: TrainJob, seat: Seat) -> Stage:
+    """The stage of a seat."""
+    return job.plan.pipelines[seat.replica].stages[seat.stage]
 
 
 def begin(job: TrainJob, stage: Interpreter) -> None:
     """Weights of step 0: from the job's model folder, else random by name and seed. Moments are zero."""
-    here = job.plan.stages[stage.index]
+    here, optimizer = stage_of(job, stage.seat), stage.optimizer
     if job.weights is None:
         init(stage.decoder, job.seed)
         source: Decoder = stage.decoder
     else:
-        source = load(job.weights, here.start, here.stop)
+        source = load(job.weights, here.start, here.stop, share=stage.decoder.share)
+    if isinstance(optimizer, SharedAdamW):
+        with torch.no_grad():
+            for name, parameter in source.named_parameters():
+                stage.decoder.get_parameter(name).copy_(parameter)
+        optimizer.begin()
+        return
     weights = {name: parameter.detach() for name, parameter in source.named_parameters()}
     zeros = {
         name + mark: np.zeros(weight.shape, np.float32) for name, weight in weights.items() for mark in (".m", ".v")
     }
-    stage.optimizer.restore_named(0, {**{n: w.float().cpu().numpy() for n, w in weights.items()}, **zeros})
+    optimizer.restore_named(0, {**{n: w.float().cpu().numpy() for n, w in weights.items()}, **zeros})
+
+
+def restore(job: TrainJob, stage: Interpreter, step: int) -> None:
+    """The state after `step` steps, from its snapshot, whatever plan wrote it. Raises OtherModel if it does not fit."""
+    optimizer = stage.optimizer
+    if not isinstance(optimizer, SharedAdamW):
+        optimizer.restore_named(step, saved_tensors(job, stage, step))
+        return
+    try:
+        found = checkpoint.load(
+            job.checkpoints, step, [name + mark for name in optimizer.names for mark in ("", ".m", ".v")]
+        )
+    except NoSuchTensor as error:
+        raise other_model(job, step, error.why) from error
+    for name in optimizer.names:
+        if found[name].shape != weight_of(job.plan.model, name).shape:
+            raise other_model(job, step, f"{name} has shape {found[name].shape} there")
+    optimizer.restore_whole(step, found)
 
 
 def saved_tensors(job: TrainJob, stage: Interpreter, step: int) -> dict[str, npt.NDArray[Any]]:
@@ -252,7 +296,7 @@ def other_model(job: TrainJob, step: int, why: str) -> OtherModel:
 def paced_links(job: TrainJob, rank: int) -> dict[int, Any]:
     """The links of a stage to all others that an emulated card must be made to wait for."""
     mine = job.card(rank)
-    others = {peer: job.card(peer) for peer in range(len(job.plan.stages)) if peer != rank}
+    others = {peer: job.card(peer) for peer in range(len(seats(job.plan))) if peer != rank}
     found = {peer: job.plan.fleet.link(mine.name, other.name) for peer, other in others.items()}
     return {peer: link for peer, link in found.items() if link is not None and (mine.emulated or others[peer].emulated)}
 

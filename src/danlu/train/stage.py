@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +27,14 @@ from danlu.fleet.pace import Pacer
 from danlu.memory.arena import Arena
 from danlu.model.halves import Halves, Left
 from danlu.model.net import Causal, Decoder
+from danlu.model.parallel import cross_entropy
 from danlu.nouns import Plan
 from danlu.plan.schedule import Instruction
+from danlu.plan.seats import receivers, seats, sender, shared
+from danlu.train.group import Group, as_buffer, as_tensor
 from danlu.train.optim import AdamW
 from danlu.train.result import Span
-
-TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from danlu.train.shared import SharedAdamW
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +98,27 @@ class _Half:
 
 
 class Interpreter:
-    """Owns one stage's decoder and optimizer, and what is in flight; used by one thread."""
+    """Owns one stage's decoder and optimizer, and what is in flight; used by one thread.
 
-    def __init__(self, plan: Plan, index: int, decoder: Decoder, optimizer: AdamW, pacer: Pacer, arena: Arena) -> None:
-        self.plan, self.index = plan, index
+    index  the rank, which in a plan that shares nothing is the stage's number
+    group  sums over the cards of the stage, where there are several; the decoder was built with it
+    """
+
+    def __init__(
+        self, plan: Plan, index: int, decoder: Decoder, optimizer: AdamW | SharedAdamW, pacer: Pacer, arena: Arena,
+        group: Group | None = None,
+    ) -> None:  # fmt: skip
+        self.plan, self.index, self._group, self._seats = plan, index, group, seats(plan)
+        self.seat = self._seats[index]
         self.decoder, self.optimizer, self.pacer, self.arena = decoder, optimizer, pacer, arena
         self.first, self.last = decoder.embed is not None, decoder.head is not None
         self._device = next(decoder.parameters()).device
         self._state = Causal(plan.micro_batch, plan.seq)
         self._meta = self._state.meta(device=self._device)
-        self._tokens = plan.micro_batches * plan.micro_batch * plan.seq
+        self._tokens = plan.sequences * plan.seq
+        self._before = plan.micro_batch * sum(each.micro_batches for each in plan.pipelines[: self.seat.replica])
         self._shape = (plan.micro_batch * plan.seq, plan.model.hidden)
-        apart = plan.model.tied and self.first != self.last
+        apart = plan.model.tied and self.first != self.last and not shared(plan)
         self._tied = "embed.weight" if apart and self.first else "head.weight" if apart and self.last else None
         self._activation_bytes = 0
         self._halves = Halves()
@@ -135,6 +145,8 @@ class Interpreter:
         rows = torch.from_numpy(batch).to(self._device)
         self._x, self._y = rows[:, :-1], rows[:, 1:]
         self._loss = torch.zeros((), device=self._device)
+        if self._group is not None:
+            self._group.begin(wire, step)
         self._live: dict[int, _Live] = {}
         self._left: dict[int, _Half] = {}
         self._came: dict[str, Message] = {}
@@ -154,6 +166,8 @@ class Interpreter:
         What autograd keeps of a micro-batch is counted here.
         """
         tokens, width = self._shape
+        if self._group is not None:
+            self._group.begin(None, 0)
         x = torch.zeros(tokens, dtype=torch.int64, device=self._device) if self.first else (
             torch.zeros(tokens, width, dtype=self.decoder.dtype, device=self._device).requires_grad_()
         )  # fmt: skip
@@ -177,7 +191,8 @@ class Interpreter:
         ready = 0.0
         for recv in work.waits:
             tag = Tag(recv.what, self._number, recv.mb)
-            self._came[recv.what] = found = self._wire.take(recv.peer, tag, self.plan.dtype, self._shape)
+            peer = sender(self._seats, self.seat, recv.peer)
+            self._came[recv.what] = found = self._wire.take(peer, tag, self.plan.dtype, self._shape)
             ready = max(ready, found.header.ready)
         if work.op == "reduce" and work.what == "tied":
             mine = self._tied_grad().clone()  # the sum is made in place while this is still being sent
@@ -185,6 +200,8 @@ class Interpreter:
             self._wire.post(work.peer, tag, as_buffer(mine), self.plan.dtype, tuple(mine.shape), self.pacer.clock)
             self._came["tied"] = found = self._wire.take(work.peer, tag, self.plan.dtype, tuple(mine.shape))
             ready = found.header.ready
+        elif work.op == "reduce" and work.what in ("data", "weights"):
+            ready = self._swap(work.what)
         elif work.op == "step":
             self._total, ready = gather_sum(self._wire, self._part, Tag("norm", self._number))
             self._norm = math.sqrt(self._total[0]) if self._total[0] >= 0 else math.nan
@@ -193,13 +210,41 @@ class Interpreter:
     def _post(self, work: Work) -> None:
         for send in work.posts:
             tag = Tag(send.what, self._number, send.mb)
-            self._wire.post(send.peer, tag, as_buffer(self._made), self.plan.dtype, self._shape, self.pacer.clock)
+            for peer in receivers(self._seats, self.seat, send.peer):
+                self._wire.post(peer, tag, as_buffer(self._made), self.plan.dtype, self._shape, self.pacer.clock)
         if work.op == "reduce" and work.what == "norm":
             share_all(self._wire, self._part, Tag("norm", self._number), self.pacer.clock)
 
+    def _swap(self, what: str) -> float:
+        """Send what other ranks need of this one's gradients or weights, and take theirs; returns when all was there.
+
+        The wait is before the instruction, the sums are in it.
+        """
+        optimizer = self.optimizer
+        assert isinstance(optimizer, SharedAdamW)
+        data = what == "data"
+        tag, ready, self._swapped = Tag(what, self._number), 0.0, list[Message]()
+        for peer, values in (optimizer.parts() if data else optimizer.news()).items():
+            self._wire.post(peer, tag, as_buffer(values), "fp32", tuple(values.shape), self.pacer.clock)
+        came = {}
+        for peer, count in sorted((optimizer.expected() if data else optimizer.expected_news()).items()):
+            found = self._wire.take(peer, tag, "fp32", (count,))
+            came[peer], ready = as_tensor(found, self._device), max(ready, found.header.ready)
+            self._swapped.append(found)
+        self._parts = came
+        return ready
+
+    def _swapped_in(self, what: str) -> None:
+        assert isinstance(self.optimizer, SharedAdamW)
+        (self.optimizer.gather if what == "data" else self.optimizer.take_over)(self._parts)
+        self._parts = {}
+        for each in self._swapped:
+            self._wire.recycle(each.body)
+
     def _forward(self, work: Work) -> None:
         message = self._came.pop("act", None)
-        rows = slice(work.mb * self.plan.micro_batch, (work.mb + 1) * self.plan.micro_batch)
+        begin = self._before + work.mb * self.plan.micro_batch
+        rows = slice(begin, begin + self.plan.micro_batch)
         if message is None:
             x = self._x[rows].reshape(-1)
         else:
@@ -207,11 +252,18 @@ class Interpreter:
         self.arena.reserve("activations", self._activation_bytes)
         out = self.decoder(x, self._state, self._meta)
         if self.last:
-            out = F.cross_entropy(out.float(), self._y[rows].reshape(-1), reduction="sum") / self._tokens
+            out = self._loss_of(out.float(), self._y[rows].reshape(-1)) / self._tokens
             self._loss += out.detach()
         else:
             self._made = out.detach()
         self._live[work.mb] = _Live(x, out, message)
+
+    def _loss_of(self, logits_TV: Tensor, targets_T: Tensor) -> Tensor:
+        """Sum over the tokens; logits may be this card's part of the vocabulary."""
+        if self._group is None:
+            return F.cross_entropy(logits_TV, targets_T, reduction="sum")
+        share = self.decoder.share
+        return cross_entropy(logits_TV, targets_T, share.vocab[0], share.card, share.cards, self._group)
 
     def _backward(self, work: Work) -> None:
         self._halves.later = False
@@ -248,27 +300,30 @@ class Interpreter:
             message = self._came.pop("tied")
             self._tied_grad().add_(as_tensor(message, self._device))
             self._wire.recycle(message.body)
+        elif work.what in ("data", "weights"):
+            self._swapped_in(work.what)
         else:
             counted_elsewhere = self._tied if self._tied and self.last else None
-            self._part = np.array([self.optimizer.norm_squared(counted_elsewhere), float(self._loss)])
+            loss = float(self._loss) if self.seat.part == 0 else 0.0  # cards of one stage all know it
+            self._part = np.array([self.optimizer.norm_squared(counted_elsewhere), loss])
 
     def _step(self, work: Work) -> None:
         if not np.isfinite(self._total).all():
             raise NotFinite(
                 f"step {self._number} has no finite gradient",
-                where=f"stage {self.index}",
+                where=f"rank {self.index}, stage {self.seat.stage}",
                 why=f"loss {self._total[1]:g}, gradient norm {self._norm:g}",
                 fix="go on from the last snapshot with a lower --train.lr: --train.resume true --train.lr LR",
             )
         self.optimizer.update(self._rate, min(1.0, self._clip / (self._norm + 1e-6)))
 
     def _tied_grad(self) -> Tensor:
-        assert self._tied is not None
+        assert self._tied is not None and isinstance(self.optimizer, AdamW)
         return self.optimizer.grad_of(self._tied)
 
 
 @contextmanager
-def counted(optimizer: AdamW) -> Iterator[dict[int, int]]:
+def counted(optimizer: AdamW | SharedAdamW) -> Iterator[dict[int, int]]:
     """Bytes that autograd keeps for the backward pass inside the block, by storage; weights do not count."""
     held: dict[int, int] = {}
     weights = {optimizer.flat.untyped_storage().data_ptr(), optimizer.grad.untyped_storage().data_ptr()}
@@ -282,16 +337,3 @@ def counted(optimizer: AdamW) -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield held
-
-
-def as_buffer(tensor: Tensor) -> Any:
-    """A contiguous tensor's bytes as something a socket can send; a copy only if it lies on a card."""
-    assert tensor.is_contiguous()
-    host = tensor.detach().cpu()
-    return (host.view(torch.uint16) if host.dtype == torch.bfloat16 else host).numpy()
-
-
-def as_tensor(message: Message, device: torch.device) -> Tensor:
-    """A message's body as a tensor; on the CPU it shares the body's memory."""
-    header = message.header
-    return torch.frombuffer(message.body, dtype=TORCH[header.dtype]).view(header.shape).to(device)

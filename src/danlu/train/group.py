@@ -1,0 +1,63 @@
+"""The ranks that share a stage: their sum, in rank order, so that all of them, and every run, get the same bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from danlu.comm.header import Tag
+from danlu.comm.wire import Message, Wire
+
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+TORCH = {name: dtype for dtype, name in NAMES.items()}
+
+
+class Group:
+    """Sums tensors over `ranks` by the wire of the step that runs; before there is one, it is the only member.
+
+    Everyone sends to everyone: for the few cards that share a layer one hop beats a ring's many. Used by one thread.
+    """
+
+    def __init__(self, ranks: tuple[int, ...]) -> None:
+        self.ranks = ranks
+        self._wire: Wire | None = None
+        self._step = self._count = 0
+
+    def begin(self, wire: Wire | None, step: int) -> None:
+        """Sums from now on belong to a step; every member begins it at its start."""
+        self._wire, self._step, self._count = wire, step, 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The sum over the group, added in fp32, in the dtype of x. Raises what Wire.take raises."""
+        wire = self._wire
+        if wire is None:
+            return x
+        tag, self._count = Tag("sum", self._step, self._count), self._count + 1
+        mine, name = x.detach().contiguous(), NAMES[x.dtype]
+        for peer in self.ranks:
+            if peer != wire.rank:
+                wire.post(peer, tag, as_buffer(mine), name, tuple(mine.shape))
+        total = torch.zeros_like(mine, dtype=torch.float32)
+        for rank in self.ranks:
+            if rank == wire.rank:
+                total += mine
+                continue
+            message = wire.take(rank, tag, name, tuple(mine.shape))
+            total += as_tensor(message, mine.device)
+            wire.recycle(message.body)
+        return total.to(x.dtype)
+
+
+def as_buffer(tensor: Tensor) -> Any:
+    """A contiguous tensor's bytes as something a socket can send; a copy only if it lies on a card."""
+    assert tensor.is_contiguous()
+    host = tensor.detach().cpu()
+    return (host.view(torch.uint16) if host.dtype == torch.bfloat16 else host).numpy()
+
+
+def as_tensor(message: Message, device: torch.device) -> Tensor:
+    """A message's body as a tensor; on the CPU it shares the body's memory."""
+    header = message.header
+    return torch.frombuffer(message.body, dtype=TORCH[header.dtype]).view(header.shape).to(device)

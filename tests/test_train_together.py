@@ -1,0 +1,103 @@
+"""Uneven tensor, pipeline and data parallelism together compute what one process computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from provoke import provoke
+from test_train_stage import relative
+from together import DENSE, MOE, TIED, YUAN, alone, gradient_error, job_of, plan_of, run, started, whole_of
+
+from danlu.plan import text
+from danlu.store import checkpoint
+from danlu.train import rank
+from danlu.train.cells import cells
+
+torch.set_num_threads(1)
+
+ONE, TWO = (6, (), ()), (6, (2, 2), ())
+CASES = {
+    "tp": (DENSE, [(((6, (2, 2), ()),), 2)]),
+    "tp x pp, unlike": (DENSE, [(((3, (), ()), (6, (2, 2), ())), 3)]),
+    "pp x tp, tied": (TIED, [(((2, (2, 2), ()), (6, (), ())), 3)]),
+    "dp, uneven": (DENSE, [((ONE,), 1), ((ONE,), 3)]),
+    "dp of unlike pipelines, tied": (TIED, [((ONE,), 1), (((2, (), ()), (6, (), ())), 2)]),
+    "dp of tp and pp": (DENSE, [(((6, (2, 2), ()),), 2), (((4, (), ()), (6, (), ())), 1)]),
+    "moe, ffn cut": (MOE, [(((3, (2, 2), ()), (6, (2, 2), ())), 2)]),
+    "moe, experts 1 + 4": (MOE, [(((6, (2, 2), (1, 4)),), 2)]),
+    "moe, experts against ffn": (MOE, [(((6, (2, 2), (4, 1)),), 1), (((6, (2, 2), ()),), 2)]),
+    "yuan 1 + 3": (YUAN, [(((6, (1, 3), ()),), 2), ((ONE,), 1)]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_one_process(case):
+    assert gradient_error(job_of(plan_of(*CASES[case]))) < 1e-5
+
+
+@pytest.mark.parametrize("case", ["pp x tp, tied", "moe, experts against ffn"])
+def test_losses_and_weights_of_many_steps_are_those_of_one_process(case):
+    job = job_of(plan_of(*CASES[case]))
+    ranks = started(job)
+    told = run(job, ranks, 0, 12)
+    losses, _, one = alone(job, 12)
+    np.testing.assert_allclose([loss for loss, _ in told], losses, rtol=1e-5)
+    for stage in ranks:
+        for cell in stage.optimizer._cells:
+            mine = [stage.optimizer._of(stage.optimizer.used, cell, h) for h in cell.holders if h.rank == stage.index]
+            owner = ranks[cell.owner].optimizer
+            assert all(torch.equal(each, owner.slots[cell.key].of(owner.flat)) for each in mine), cell.key
+    whole = {key: slot.of(stage.optimizer.flat) for stage in ranks for key, slot in stage.optimizer.slots.items()}
+    for name, slot in one.slots.items():
+        # Adam divides by the gradient's own size, so a number near zero may end a little elsewhere.
+        assert relative(whole_of(whole, name), slot.of(one.flat)) < 1e-4, name
+
+
+def test_moments_are_kept_once_and_evenly():
+    plan = plan_of(DENSE, [((ONE,), 1), ((ONE,), 1), ((ONE,), 2)])
+    owned = [stage.optimizer.flat.numel() for stage in started(job_of(plan))]
+    assert DENSE.params <= sum(owned) < 1.1 * DENSE.params and max(owned) < 1.3 * min(owned)
+
+
+def test_a_snapshot_of_one_plan_goes_on_under_another(tmp_path):
+    """Parts are written by their place in the parameter, so that any other plan finds them."""
+    first = job_of(plan_of(*CASES["dp of tp and pp"]), out=tmp_path)
+    ranks = started(first)
+    begun = run(first, ranks, 0, 2)
+    shards = [checkpoint.save_shard(first.checkpoints, 2, s.index, s.optimizer.copy(2).tensors()) for s in ranks]
+    checkpoint.commit(first.checkpoints, 2, shards)
+    rest = run(first, ranks, 2, 4)
+    for other in ([((ONE,), 3)], [(((5, (2, 2), ()), (6, (), ())), 2), ((ONE,), 1)]):
+        job = job_of(plan_of(DENSE, other), out=tmp_path)
+        again = started(job)
+        for stage in again:
+            rank.restore(job, stage, 2)
+        np.testing.assert_allclose(run(job, again, 2, 4), rest, rtol=1e-5)
+    assert begun[0] != rest[0]
+
+
+def test_a_copy_in_memory_is_gone_back_to_bit_for_bit():
+    job = job_of(plan_of(*CASES["moe, experts against ffn"]))
+    ranks = started(job)
+    run(job, ranks, 0, 1)
+    copies = [stage.optimizer.copy(1) for stage in ranks]
+    once = run(job, ranks, 1, 3)
+    for stage, copy in zip(ranks, copies, strict=True):
+        stage.optimizer.restore(copy)
+    assert run(job, ranks, 1, 3) == once
+
+
+def test_a_plan_with_copies_and_shares_survives_its_text():
+    plan = plan_of(*CASES["moe, experts against ffn"])
+    assert text.loads(text.dumps(plan)) == plan
+    old = text.dumps(plan_of(DENSE, [((ONE,), 2)])).replace('"plan": 2', '"plan": 1')
+    assert text.loads(old).stages[0].stop == 6
+
+
+@pytest.mark.parametrize(("spec", "pipe"), [
+    (DENSE, (6, (3, 1), ())), (DENSE, (6, (2, 4), ())), (MOE, (6, (2, 2), (5, 0))), (MOE, (6, (2, 2), (2, 2))),
+])  # fmt: skip
+def test_shares_that_do_not_fit_are_refused_before_any_weight_is_made(spec, pipe):
+    with provoke("DL-CFG-020"):
+        cells(plan_of(spec, [((pipe,), 1)]))

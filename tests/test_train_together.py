@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from provoke import provoke
-from test_train_stage import relative
-from together import DENSE, MOE, TIED, YUAN, alone, gradient_error, job_of, plan_of, run, started, whole_of
 
+from danlu.cli.bench import load
+from danlu.nouns import ModelSpec, Plan, Replica, Stage
 from danlu.plan import text
 from danlu.store import checkpoint
 from danlu.train import rank
@@ -16,7 +18,29 @@ from danlu.train.cells import cells
 
 torch.set_num_threads(1)
 
-ONE, TWO = (6, (), ()), (6, (2, 2), ())
+bench = load("together")
+alone, gradient_error, job_of, run, started = (
+    bench.alone, bench.gradient_error, bench.job_of, bench.run, bench.started,
+)  # fmt: skip
+DENSE = ModelSpec("llama", 2, 24, 4, 2, 6, 20, 37, 64, qkv_bias=True, qk_norm=True)
+MOE = replace(DENSE, family="qwen2_moe", experts=5, experts_used=2, shared_ffn=14, recipe=("attn", "moe"))
+TIED = replace(DENSE, tied=True)
+YUAN = replace(DENSE, family="yuan", kv_heads=4, qk_norm=False, recipe=("lfa", "mlp"))
+ONE = (6, (), ())
+
+
+def plan_of(spec: ModelSpec, pipes) -> Plan:
+    """A plan of copies ((last unit, shares of heads, shares of experts) per stage, micro-batches)."""
+    names, copies = (f"card{i}" for i in range(99)), []
+    for pipe, count in pipes:
+        starts = [0, *(stop for stop, _, _ in pipe)]
+        copies.append(Replica(tuple(
+            Stage(tuple(next(names) for _ in shares or (1,)), start, stop, shares, experts=experts)
+            for start, (stop, shares, experts) in zip(starts, pipe, strict=False)
+        ), count))  # fmt: skip
+    return bench.joined(spec, copies)
+
+
 CASES = {
     "tp": (DENSE, [(((6, (2, 2), ()),), 2)]),
     "tp x pp, unlike": (DENSE, [(((3, (), ()), (6, (2, 2), ())), 3)]),
@@ -41,7 +65,7 @@ def test_losses_and_weights_of_many_steps_are_those_of_one_process(case):
     job = job_of(plan_of(*CASES[case]))
     ranks = started(job)
     told = run(job, ranks, 0, 12)
-    losses, _, one = alone(job, 12)
+    losses, one = alone(job, 12)
     np.testing.assert_allclose([loss for loss, _ in told], losses, rtol=1e-5)
     for stage in ranks:
         for cell in stage.optimizer._cells:
@@ -51,7 +75,7 @@ def test_losses_and_weights_of_many_steps_are_those_of_one_process(case):
     whole = {key: slot.of(stage.optimizer.flat) for stage in ranks for key, slot in stage.optimizer.slots.items()}
     for name, slot in one.slots.items():
         # Adam divides by the gradient's own size, so a number near zero may end a little elsewhere.
-        assert relative(whole_of(whole, name), slot.of(one.flat)) < 1e-4, name
+        assert bench.relative(bench.whole_of(whole, name), slot.of(one.flat)) < 1e-4, name
 
 
 def test_moments_are_kept_once_and_evenly():
@@ -62,14 +86,14 @@ def test_moments_are_kept_once_and_evenly():
 
 def test_a_snapshot_of_one_plan_goes_on_under_another(tmp_path):
     """Parts are written by their place in the parameter, so that any other plan finds them."""
-    first = job_of(plan_of(*CASES["dp of tp and pp"]), out=tmp_path)
+    first = job_of(plan_of(*CASES["dp of tp and pp"]), tmp_path)
     ranks = started(first)
     begun = run(first, ranks, 0, 2)
     shards = [checkpoint.save_shard(first.checkpoints, 2, s.index, s.optimizer.copy(2).tensors()) for s in ranks]
     checkpoint.commit(first.checkpoints, 2, shards)
     rest = run(first, ranks, 2, 4)
     for other in ([((ONE,), 3)], [(((5, (2, 2), ()), (6, (), ())), 2), ((ONE,), 1)]):
-        job = job_of(plan_of(DENSE, other), out=tmp_path)
+        job = job_of(plan_of(DENSE, other), tmp_path)
         again = started(job)
         for stage in again:
             rank.restore(job, stage, 2)

@@ -37,7 +37,7 @@ class SharedAdamW:
         self._own = sorted((cell for cell in self._cells if cell.owner == rank), key=lambda cell: not cell.matrix)
         self.slots, size = _slots({cell.key: torch.Size(cell.shape) for cell in self._own})
         self.flat = torch.zeros(size, device=first.device)
-        self.m, self.v, self._sum = (torch.zeros_like(self.flat) for _ in range(3))
+        self.m, self.v, self.summed = (torch.zeros_like(self.flat) for _ in range(3))
         rest = [self.slots[cell.key].start for cell in self._own if not cell.matrix]
         edge = rest[0] if rest else size
         self._cuts = [cut for cut in ((0, edge, weight_decay), (edge, size, 0.0)) if cut[0] < cut[1]]
@@ -67,7 +67,7 @@ class SharedAdamW:
         for cell in self._cells:
             if cell.owner != self.rank:
                 continue
-            total, count = self.slots[cell.key].of(self._sum).zero_(), math.prod(cell.shape)
+            total, count = self.slots[cell.key].of(self.summed).zero_(), math.prod(cell.shape)
             for hold in cell.sources:
                 if hold.rank == self.rank:
                     total.add_(self._of(self.grad, cell, hold))
@@ -79,15 +79,15 @@ class SharedAdamW:
     def norm_squared(self, without: str | None = None) -> float:
         """Sum of squares of the summed gradient, of the own cells: over all ranks, each number counts once."""
         assert without is None
-        return float(torch.linalg.vector_norm(self._sum)) ** 2
+        return float(torch.linalg.vector_norm(self.summed)) ** 2
 
     def update(self, rate: float, scale: float) -> None:
         """One step of the own cells with the summed gradient times `scale`; all gradients are zero afterwards."""
         if scale != 1.0:
-            self._sum.mul_(scale)
+            self.summed.mul_(scale)
         self._count += 1
         for start, stop, decay in self._cuts:
-            w, g, m, v = (each[start:stop] for each in (self.flat, self._sum, self.m, self.v))
+            w, g, m, v = (each[start:stop] for each in (self.flat, self.summed, self.m, self.v))
             adamw_((w, g, m, v), self._count, rate, decay)
         self.grad.zero_()
         self._write()

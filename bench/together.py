@@ -1,0 +1,239 @@
+"""Uneven tensor, pipeline and data parallelism against one process: gradients of a step, losses of fifty.
+
+Every way to place up to four ranks: copies of the model, stages of a copy, cards of a stage; a dense model, one with
+experts cut by their ffn, and one whose experts are dealt out whole. Ranks are threads here, joined by real sockets;
+nothing is paced. Everything is fp32.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from danlu.cli.output import table
+from danlu.comm.wire import Wire
+from danlu.fleet.pace import Pacer
+from danlu.model.net import Causal, Decoder, init
+from danlu.nouns import Card, Fleet, ModelSpec, Plan, Replica, Stage
+from danlu.plan.seats import instructions_of, seats
+from danlu.train import rank
+from danlu.train.job import TrainJob
+from danlu.train.optim import AdamW, learning_rate
+from danlu.train.shared import SharedAdamW
+from danlu.train.stage import Interpreter, program
+
+DENSE = ModelSpec("llama", 3, 24, 12, 6, 4, 40, 53, 64, qkv_bias=True, qk_norm=True)
+MOE = replace(DENSE, family="qwen2_moe", experts=7, experts_used=2, ffn=20, shared_ffn=28, recipe=("attn", "moe"))
+GROUPS = {1: (), 2: (2, 4), 3: (1, 2, 3), 4: (1, 1, 1, 3)}  # key-value groups of each card of a stage
+EXPERTS = {1: (), 2: (2, 5), 3: (1, 2, 4), 4: (1, 1, 2, 3)}
+ENDS = {1: (8,), 2: (3, 8), 3: (2, 3, 8), 4: (2, 3, 5, 8)}  # last unit of each stage
+BATCHES = {1: (3,), 2: (1, 2), 3: (1, 2, 3), 4: (1, 1, 2, 3)}  # micro-batches of each copy
+STEPS = 50
+
+Widths = tuple[tuple[int, ...], ...]  # per copy, per stage: cards
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Keys: gradient_error_max (worst relative error of gradients and losses of any case), and both per kind."""
+    torch.set_num_threads(1)
+    rows, gradients, curves = [], [0.0], [0.0]
+    for name, plan in cases(4):
+        job = job_of(plan)
+        gradient, curve = gradient_error(job), curve_error(job)
+        gradients.append(gradient)
+        curves.append(curve)
+        rows.append([name, str(len(seats(plan))), f"{gradient:.1e}", f"{curve:.1e}"])
+    print(table(["case: cards of each stage + ..., ; copies", "ranks", "gradient error", f"loss error, {STEPS} steps"],
+                rows))  # fmt: skip
+    return {"gradient_error_max": max(*gradients, *curves), "gradient_error": max(gradients),
+            "curve_error": max(curves), "cases": len(rows)}  # fmt: skip
+
+
+def cases(ranks: int) -> Iterator[tuple[str, Plan]]:
+    """Every placement of two to `ranks` ranks, for each model."""
+    for widths in placements(ranks):
+        said = " ; ".join("+".join(map(str, copy)) for copy in widths)
+        yield f"dense {said}", plan_of(DENSE, widths)
+        yield f"moe {said}", plan_of(MOE, widths)
+        if max(itertools.chain(*widths)) > 1:
+            yield f"moe, whole experts {said}", plan_of(MOE, widths, whole_experts=True)
+
+
+def placements(ranks: int) -> Iterator[Widths]:
+    """Every multiset of copies, each an ordered row of stage widths, of two to `ranks` ranks in all."""
+    rows = [row for size in range(1, ranks + 1) for row in _rows(size)]
+    for copies in range(1, ranks + 1):
+        for found in itertools.combinations_with_replacement(rows, copies):
+            if 2 <= sum(map(sum, found)) <= ranks:
+                yield found
+
+
+def _rows(size: int) -> Iterator[tuple[int, ...]]:
+    """Every way to part `size` cards into a row of stages."""
+    if size == 0:
+        yield ()
+    for first in range(1, size + 1):
+        yield from ((first, *rest) for rest in _rows(size - first))
+
+
+def plan_of(spec: ModelSpec, widths: Widths, *, whole_experts: bool = False) -> Plan:
+    """The plan of a placement, every share of it uneven where it can be."""
+    names = (f"card{i}" for i in itertools.count())
+    group = spec.heads // spec.kv_heads
+    copies = []
+    for count, row in zip(BATCHES[len(widths)], widths, strict=True):
+        edges = (0, *ENDS[len(row)])
+        stages = tuple(
+            Stage(tuple(next(names) for _ in range(width)), *edges[i : i + 2], tuple(g * group for g in GROUPS[width]),
+                  experts=EXPERTS[width] if whole_experts else ())
+            for i, width in enumerate(row)
+        )  # fmt: skip
+        copies.append(Replica(stages, count))
+    return joined(spec, copies)
+
+
+def joined(spec: ModelSpec, copies: list[Replica], *, schedule: str = "1f1b") -> Plan:
+    """A plan of these copies on cards that are never paced."""
+    held = [name for copy in copies for stage in copy.stages for name in stage.cards]
+    cards = tuple(Card(name, "emulated", "test", {"fp32": 1e9}, 2**30, 1e9, cores=0.9) for name in held)
+    first, *rest = copies
+    return Plan(spec, Fleet("together", cards), first.stages, schedule, first.micro_batches, 2, 5, orders=first.orders,
+                replicas=tuple(rest))  # fmt: skip
+
+
+def job_of(plan: Plan, out: Path = Path("out")) -> TrainJob:
+    """A job of STEPS steps by a plan."""
+    return TrainJob(plan=plan, out=out, tokens=Path("tokens"), steps=STEPS, lr=1e-2, warmup=5, weight_decay=0.1,
+                    clip=1.0, seed=3, save_every=100, key="00" * 16, trace_step=2)  # fmt: skip
+
+
+def batch_at(job: TrainJob, step: int) -> npt.NDArray[np.int64]:
+    """Random runs of tokens, so that there is something to learn."""
+    random = np.random.default_rng((job.seed, step))
+    start = random.integers(0, job.plan.model.vocab, (job.batch, 1))
+    stride = random.integers(1, 4, (job.batch, 1))
+    found: npt.NDArray[np.int64] = (start + stride * np.arange(job.plan.seq + 1)) % job.plan.model.vocab
+    return found
+
+
+def started(job: TrainJob) -> list[Interpreter]:
+    """Every rank of a job, built as a process of it would, its weights set."""
+    found = []
+    for seat in seats(job.plan):
+        stage = rank.build(job, seat.rank)
+        stage.pacer = Pacer()
+        rank.begin(job, stage)
+        stage.warm()
+        found.append(stage)
+    return found
+
+
+def run(job: TrainJob, ranks: list[Interpreter], begin: int, end: int) -> list[tuple[float, float]]:
+    """Steps begin + 1 .. end on all ranks at once: (loss, norm) of each, which all ranks must agree on to the bit."""
+    lines = wires(len(ranks))
+
+    def one(index: int) -> list[tuple[float, float]]:
+        stage, told = ranks[index], []
+        work = program(instructions_of(job.plan, stage.seat))
+        stage.reset()
+        for step in range(begin + 1, end + 1):
+            done = stage.run(work, lines[index], step, batch_at(job, step - 1), _rate(job, step), job.clip, _nothing)
+            told.append((done.loss, done.norm))
+        return told
+
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        found = [each.result(300) for each in [pool.submit(one, i) for i in range(len(ranks))]]
+    for line in lines:
+        line.close()
+    assert all(each == found[0] for each in found)
+    return found[0]
+
+
+def wires(ranks: int) -> list[Wire]:
+    """A wire for every rank, each pair joined by a socket."""
+    lines: list[dict[int, socket.socket]] = [{} for _ in range(ranks)]
+    for a, b in itertools.combinations(range(ranks), 2):
+        lines[a][b], lines[b][a] = socket.socketpair()
+    return [Wire(number, 1, lines[number], limit_s=60) for number in range(ranks)]
+
+
+def alone(
+    job: TrainJob, steps: int, seen: Callable[[AdamW], None] = lambda optimizer: None
+) -> tuple[list[float], AdamW]:
+    """The same in one process over whole batches; `seen` is shown the first step's gradients before its update."""
+    decoder = Decoder(job.plan.model)
+    init(decoder, job.seed)
+    optimizer, losses, state = AdamW(decoder, weight_decay=job.weight_decay), [], Causal(job.batch, job.plan.seq)
+    for step in range(1, steps + 1):
+        rows = torch.from_numpy(batch_at(job, step - 1))
+        logits = decoder(rows[:, :-1].reshape(-1), state, state.meta())
+        loss = F.cross_entropy(logits, rows[:, 1:].reshape(-1))
+        loss.backward()  # type: ignore[no-untyped-call]
+        if step == 1:
+            seen(optimizer)
+        norm = optimizer.norm_squared(None) ** 0.5
+        optimizer.update(_rate(job, step), min(1.0, job.clip / (norm + 1e-6)))
+        losses.append(loss.item())
+    return losses, optimizer
+
+
+def gradient_error(job: TrainJob) -> float:
+    """Worst relative error, over parameters, of the gradients of the first step."""
+    found: dict[str, torch.Tensor] = {}
+    ranks = started(job)
+    for stage in ranks:
+        _watch(stage.optimizer, found)
+    run(job, ranks, 0, 1)
+    expected: dict[str, torch.Tensor] = {}
+    alone(job, 1, lambda optimizer: expected.update({n: optimizer.grad_of(n).clone() for n in optimizer.slots}))
+    return max(relative(whole_of(found, name), grad) for name, grad in expected.items())
+
+
+def curve_error(job: TrainJob) -> float:
+    """Worst relative error of the losses of all steps."""
+    told, (losses, _) = run(job, started(job), 0, job.steps), alone(job, job.steps)
+    return max(abs(loss / expected - 1) for (loss, _), expected in zip(told, losses, strict=True))
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Norm of the difference over the norm."""
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-12))
+
+
+def whole_of(parts: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    """A parameter put together from its cells, by their keys."""
+    if name in parts:
+        return parts[name]
+    keys = [key for key in parts if key.startswith(f"{name}@")]
+    places = sorted((tuple(map(int, key.partition("@")[2].split(":"))), key) for key in keys)
+    return torch.cat([parts[key] for _, key in places], places[0][0][0])
+
+
+def _watch(optimizer: AdamW | SharedAdamW, found: dict[str, torch.Tensor]) -> None:
+    """Have an optimizer's gradients copied at its next update."""
+    update = optimizer.update
+
+    def seen(rate: float, scale: float) -> None:
+        flat = optimizer.summed if isinstance(optimizer, SharedAdamW) else optimizer.grad
+        found.update({name: slot.of(flat).clone() for name, slot in optimizer.slots.items()})
+        update(rate, scale)
+
+    optimizer.update = seen  # type: ignore[method-assign]
+
+
+def _rate(job: TrainJob, step: int) -> float:
+    return learning_rate(step, peak=job.lr, warmup=job.warmup, steps=job.steps)
+
+
+def _nothing() -> None:
+    """No snapshot is taken here."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from danlu.cli.bench import load
 
-PARTS = ("card", "fleets")
+PARTS = ("card", "fleets", "together")
 
 
 def measure(rounds: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from danlu.train.cells import cells
 
 torch.set_num_threads(1)
 
-bench = load("together")
+bench = load("training/together")
 alone, gradient_error, job_of, run, started = (
     bench.alone, bench.gradient_error, bench.job_of, bench.run, bench.started,
 )  # fmt: skip
@@ -123,5 +123,6 @@ def test_a_plan_with_copies_and_shares_survives_its_text():
     (DENSE, (6, (3, 1), ())), (DENSE, (6, (2, 4), ())), (MOE, (6, (2, 2), (5, 0))), (MOE, (6, (2, 2), (2, 2))),
 ])  # fmt: skip
 def test_shares_that_do_not_fit_are_refused_before_any_weight_is_made(spec, pipe):
-    with provoke("DL-CFG-020"):
+    with provoke("DL-CFG-020") as caught:
         cells(plan_of(spec, [((pipe,), 1)]))
+    assert "stage 0 of copy 0, cards card0, card1" in caught.error.where

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from danlu.cli.config import Run
     from danlu.nouns import Plan
 
 
@@ -31,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     progress = output.Progress("plan")
     fleet = wiring.fleet_of(asked, progress.show)
     plan = wiring.plan_of(asked, wiring.spec_of(asked), fleet)
+    if plan.forecast is None:
+        return unforeseen(asked, plan, args.json)
     even = search.even(plan.model, fleet, micro_batch=plan.micro_batch, micro_batches=plan.micro_batches, seq=plan.seq,
                        dtype=plan.dtype)  # fmt: skip
     print(told(plan, even))
@@ -40,6 +43,19 @@ def run(args: argparse.Namespace) -> int:
     if args.svg is not None:
         output.write_text(args.svg, drawn(plan, even))
     output.write_json(args.json, figures(plan, even))
+    return 0
+
+
+def unforeseen(asked: Run, plan: Plan, figures: Path | None) -> int:
+    """Say and write a plan whose cards share layers or copies of the model: it can be run, not yet forecast."""
+    from danlu.cli import output
+    from danlu.cli.train import label, placed
+    from danlu.plan import text
+
+    print(f"{placed(plan)}{label(plan)}\nno forecast: what sharing a layer costs is not in the cost model yet")
+    output.write_text(asked.out / "plan.json", text.dumps(plan))
+    print(f"\nwritten to {asked.out / 'plan.json'}")
+    output.write_json(figures, {"cards": [n for each in plan.pipelines for s in each.stages for n in s.cards]})
     return 0
 
 

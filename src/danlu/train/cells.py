@@ -14,6 +14,7 @@ from itertools import pairwise
 from math import prod
 
 from danlu import recipe
+from danlu.errors import BadShares
 from danlu.model.shard import Share, cut, whole
 from danlu.nouns import ModelSpec, Plan
 from danlu.plan.seats import seats
@@ -61,7 +62,11 @@ def share_of(plan: Plan, replica: int, stage: int, part: int) -> Share:
     here = plan.pipelines[replica].stages[stage]
     if len(here.cards) == 1:
         return whole(plan.model)
-    return cut(plan.model, here.shares, experts=here.experts or None)[part]
+    try:
+        return cut(plan.model, here.shares, experts=here.experts or None)[part]
+    except BadShares as error:
+        where = f"stage {stage} of copy {replica}, cards {', '.join(here.cards)}"
+        raise BadShares(error.what, where=where, why=error.why, fix=error.fix) from error
 
 
 def cells(plan: Plan) -> tuple[Cell, ...]:

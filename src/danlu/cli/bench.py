@@ -28,10 +28,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The area and where its figures go."""
     parser.add_argument("area", help=f"one of: {', '.join(areas()) or 'none here; a wheel carries no benchmarks'}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write one flat JSON object")
-    parser.add_argument("--quick", action="store_true", help="smaller inputs, where the area has them")
+    parser.add_argument("--quick", action="store_true", help="one round, and smaller inputs where the area has them")
     parser.add_argument("--peers", action="store_true", help="first install the peers it compares with into .peers/")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of every measurement (median is taken)")
-    parser.add_argument("--quick", action="store_const", const=1, dest="rounds", help="one round, fewer cases")
 
 
 def load(area: str) -> ModuleType:
@@ -95,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if args.peers:
         area.peers() if hasattr(area, "peers") else install(area)
     quick = {"quick": True} if args.quick and "quick" in inspect.signature(area.measure).parameters else {}
-    found = area.measure(args.rounds, **quick)
+    found = area.measure(1 if args.quick else args.rounds, **quick)
     seconds = round(time.monotonic() - began, 1)
     write_json(args.json, {**found, "machine": machine(), "commit": commit(), "seconds": seconds})
     print(f"\n{machine()}, commit {commit()}, {seconds} s")

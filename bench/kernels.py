@@ -27,3 +27,8 @@ def measure(rounds: int) -> dict[str, Any]:
         found |= bench.load(f"kernels/{path.stem}").measure(max(rounds, 5))
         print()
     return found
+
+
+def profile(shape: str) -> None:
+    """Where the time of a model of that shape goes, by kind of operator."""
+    bench.load("engine").profile(shape)

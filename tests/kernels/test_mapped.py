@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from test_program import SPECS, cache, decoder, say, sequence, whole
 
+from danlu.kernels.huge import PAGE, parts, taken, together
 from danlu.kernels.lower import lower
 from danlu.kernels.runner import Runner
 from danlu.model.export import export
@@ -32,6 +34,24 @@ def test_a_folder_of_every_family(family, small, tmp_path):
     got = say(run, (tokens, [3, 1, 2, 0], 0, 50))
     want = whole(loaded, tokens)[-1:]
     assert float((got - want).norm() / want.norm()) < (1e-3 if small else 1e-5)
+
+
+def test_weights_side_by_side_are_the_same(tmp_path):
+    made = decoder(replace(SPECS["qwen3"], hidden=64))
+    export(dict(made.named_parameters()), made.spec, tmp_path / "model")
+    quantize(tmp_path / "model", tmp_path / "small")
+    apart = mapped(tmp_path / "small", torch.float32)
+    apart["again"] = apart["layers.0.attn.q.weight"]
+    close = together(apart)
+    assert close["again"] is close["layers.0.attn.q.weight"]
+    begins = sorted((part.data_ptr(), taken(part)) for weight in {id(w): w for w in close.values()}.values()
+                    for part in parts(weight))  # fmt: skip
+    assert all(a + size == b for (a, size), (b, _) in pairwise(begins)) and begins[0][0] % PAGE == 0
+    for name, weight in apart.items():
+        assert all(torch.equal(a, b) for a, b in zip(parts(weight), parts(close[name]), strict=True))
+    runs = [Runner(lower(made.spec), weights, cache(made.spec)) for weights in (apart, close)]
+    a, b = (say(run, (sequence(20, 1), [0, 1], 0, 20)) for run in runs)
+    assert torch.equal(a, b)
 
 
 def test_weights_of_a_folder_are_not_copied(tmp_path):

@@ -28,6 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The area and where its figures go."""
     parser.add_argument("area", help=f"one of: {', '.join(areas()) or 'none here; a wheel carries no benchmarks'}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write one flat JSON object")
+    parser.add_argument("--model", metavar="SHAPE", help="only show where the time of a model of this shape goes")
     parser.add_argument("--quick", action="store_true", help="one round, and smaller inputs where the area has them")
     parser.add_argument("--peers", action="store_true", help="first install the peers it compares with into .peers/")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of every measurement (median is taken)")
@@ -88,9 +89,16 @@ def install(area: ModuleType) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the area's `measure(rounds)`: it prints its table and returns its keys."""
     from danlu.cli.output import write_json
+    from danlu.errors import BadValue
 
     began = time.monotonic()
     area = load(args.area)
+    if args.model is not None:
+        if not hasattr(area, "profile"):
+            raise BadValue(f"bench {args.area} has no models", where="--model", why="it measures no single model",
+                           fix=f"danlu bench kernels --model {args.model}")  # fmt: skip
+        area.profile(args.model)
+        return 0
     if args.peers:
         area.peers() if hasattr(area, "peers") else install(area)
     quick = {"quick": True} if args.quick and "quick" in inspect.signature(area.measure).parameters else {}

@@ -13,6 +13,7 @@ from danlu import tensorfile
 from danlu.errors import BadValue, DoesNotFit
 from danlu.events import fallback
 from danlu.kernels import ops
+from danlu.kernels.huge import together
 from danlu.kernels.linear import Precision
 from danlu.kernels.lower import NotLowered, lower
 from danlu.kernels.runner import Runner
@@ -118,7 +119,7 @@ def open_engine(folder: Path, settings: Settings, free_bytes: int | None = None)
                                   f"more do not fit {settings.kv_bytes / 2**30:.3g} GiB of KV pages (serve.kv_gib)")
     try:
         kv = Paged(spec, count, dtype=dtype, device=card)
-        forward, weight_bytes = _forward(folder, kv, dtype, card, settings.precision)
+        forward, weight_bytes = _forward(folder, kv, dtype, card, settings, free_bytes)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise DoesNotFit("weights and KV pages do not fit", where=card, why=str(error),
                          fix="quantize the model: danlu quantize, or set a smaller --serve.kv_gib") from error
@@ -130,9 +131,12 @@ def open_engine(folder: Path, settings: Settings, free_bytes: int | None = None)
 
 
 def _forward(
-    folder: Path, kv: Paged, dtype: torch.dtype, card: str, precision: Precision
-) -> tuple[Forward, int]:  # fmt: skip
-    """What computes the steps, and the bytes of its weights: natively on a CPU where it can be, else torch modules."""
+    folder: Path, kv: Paged, dtype: torch.dtype, card: str, settings: Settings, free_bytes: int | None
+) -> tuple[Forward, int]:
+    """What computes the steps, and the bytes of its weights: natively on a CPU where it can be, else torch modules.
+
+    Native weights move to huge pages when they and the KV pages fit free memory; else they stay in the mapped file.
+    """
     if card == "cpu":
         try:
             if ops.find("engine_run") is None:
@@ -140,7 +144,10 @@ def _forward(
             spec = spec_of(folder)
             program = lower(spec)
             weights = mapped(folder, dtype)
-            runner = Runner(program, weights, kv.cache, precision=precision)
+            size = sum(weight.nbytes for weight in weights.values())
+            if free_bytes is None or size + settings.kv_bytes < free_bytes:
+                weights = together(weights)
+            runner = Runner(program, weights, kv.cache, precision=settings.precision)
             return Native(runner, spec), sum(weights[name].nbytes for name in program.weights)
         except NotLowered as error:
             fallback("engine", f"the model runs as torch modules, not natively (slower): {error}")

@@ -46,7 +46,7 @@ def test_the_command_says_what_a_certificate_proves(tmp_path, capsys):
 
 def test_a_large_fleet_is_planned_from_the_command_line(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(families.config(MODEL)))
-    words = ["plan", "fleet", str(tmp_path), "24xA100-80+40xH20", "--batch", "256", "--json", str(tmp_path / "f.json")]
+    words = ["plan", str(tmp_path), "24xA100-80+40xH20", "--batch", "256", "--json", str(tmp_path / "f.json")]
     assert main([*words, "--certificate", str(tmp_path / "cert.json")]) == 0
     assert "U_sum" in capsys.readouterr().out
     figures = json.loads((tmp_path / "f.json").read_text())

@@ -25,7 +25,7 @@ COMMANDS = {
     "probe": "measure this machine's cards and links",
     "prep": "turn text folders into clean, packed tokens",
     "store": "small files: add, get, ls, rm, merge, stat, verify",
-    "plan": "split a model over the cards, with a forecast",
+    "plan": "split a model over any mix of cards, with a forecast",
     "train": "train a model by its plan",
     "convert": "turn a GGUF file into a model folder, or back",
     "launch": "train over several hosts: ssh, Slurm, Ray, Kubernetes text",
@@ -44,7 +44,6 @@ COMMANDS = {
 UNDER = {  # commands of two words; the first is one of COMMANDS
     "plan check": "score the predictor on published runs",
     "plan fit": "calibrate cards by the logs of your own runs",
-    "plan fleet": "split a model over a large fleet of unlike cards, with a proved gap",
     "plan verify": "check the certificate of a plan's gap",
     "prep why": "why a document was dropped or kept, with the numbers",
 }

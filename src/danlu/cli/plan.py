@@ -1,6 +1,12 @@
-"""Split a model over the cards, with a forecast beside that of the even split. Writes OUT/plan.json.
+"""Split a model over any mix of cards: the best plan, why it is the best, and what it should cost.
+
+  danlu plan MODEL FLEET   a fleet of any size. MODEL is a Hugging Face folder, a config.json or a name (llama-3-70b,
+                           mixtral-8x7b, qwen2.5-72b, yuan2-102b, gpt3-175b, ...). FLEET is COUNTxCARD+COUNTxCARD, a
+                           file of groups, or one that `danlu probe` wrote.
+  danlu plan [RUN.yaml]    the run of `danlu train` over this machine's cards. Writes OUT/plan.json.
 
 example:
+  danlu plan llama-3-70b 128xA100-80+640xH20 --batch 1024 --seq 4096
   danlu plan run.yaml --svg step.svg
   danlu plan --fleet.emulate "[4, 2, 2]" --model.layers 12
 """
@@ -15,20 +21,62 @@ if TYPE_CHECKING:
     from danlu.cli.config import Run
     from danlu.nouns import Plan
 
+LARGE = {"batch": 1024, "seq": 4096, "goal": "time", "schedule": "zb-h1", "kg_per_kwh": 0.48}  # of MODEL FLEET alone
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `danlu plan`."""
-    parser.add_argument("config", nargs="?", type=Path, metavar="RUN.yaml", help="the run; defaults without it")
+    parser.add_argument("words", nargs="*", metavar="MODEL FLEET | RUN.yaml", help="two words, one, or none")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat JSON object")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the forecast step as a timeline")
+    fleet = parser.add_argument_group("with MODEL FLEET")
+    fleet.add_argument("--batch", type=int, help=f"sequences of one step ({LARGE['batch']})")
+    fleet.add_argument("--seq", type=int, help=f"tokens of a sequence ({LARGE['seq']})")
+    fleet.add_argument("--goal", choices=("time", "cost", "energy"), help="what is to be least (time)")
+    fleet.add_argument("--schedule", choices=("1f1b", "zb-h1"), help="order of a pipeline's work (zb-h1)")
+    fleet.add_argument("--price", action="append", metavar="CARD=N", help="a card for an hour, in any currency")
+    fleet.add_argument("--watts", action="append", metavar="CARD=N", help="a card at work")
+    fleet.add_argument("--kg-per-kwh", type=float, metavar="KG", help=f"CO2 of a kWh ({LARGE['kg_per_kwh']})")
+    fleet.add_argument("--certificate", type=Path, metavar="FILE", help="write the proof of the gap")
 
 
 def run(args: argparse.Namespace) -> int:
+    """The plan of a large fleet with two words, of a run with one or none."""
+    from danlu.errors import BadValue
+
+    if len(args.words) > 2 or (len(args.words) == 1 and not args.words[0].endswith((".yaml", ".yml"))):
+        why = f"{len(args.words)} words were given: {' '.join(args.words)}"
+        raise BadValue("danlu plan takes MODEL FLEET or RUN.yaml", why=why,
+                       fix="danlu plan llama-3-70b 128xA100-80+640xH20")  # fmt: skip
+    if len(args.words) == 2:
+        return _of_fleet(args)
+    beyond = [name for name in (*LARGE, "price", "watts", "certificate") if getattr(args, name) is not None]
+    if beyond:
+        raise BadValue(f"--{beyond[0].replace('_', '-')} belongs to danlu plan MODEL FLEET", why="a run says it itself",
+                       fix="danlu config explain plan, for what run.yaml takes")  # fmt: skip
+    return _of_run(args, Path(args.words[0]) if args.words else None)
+
+
+def _of_fleet(args: argparse.Namespace) -> int:
+    from danlu.cli import plan_fleet
+    from danlu.errors import BadValue
+
+    if args.overrides:
+        raise BadValue(f"{args.overrides[0]} is a key of run.yaml", why="MODEL FLEET reads no run.yaml",
+                       fix="danlu plan --help")  # fmt: skip
+    for name, value in LARGE.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    args.price, args.watts = args.price or [], args.watts or []
+    return plan_fleet.run(args, *args.words)
+
+
+def _of_run(args: argparse.Namespace, path: Path | None) -> int:
     """Plan, show the table, write what was asked for."""
     from danlu.cli import config, output, wiring
     from danlu.plan import search, text
 
-    asked = config.load(args.config, args.overrides)
+    asked = config.load(path, args.overrides)
     progress = output.Progress("plan")
     fleet = wiring.fleet_of(asked, progress.show)
     plan = wiring.plan_of(asked, wiring.spec_of(asked), fleet)

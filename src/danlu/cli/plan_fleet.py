@@ -1,87 +1,108 @@
-"""Split a model over a large fleet of unlike cards: the best plan found, and how far from the best there is it can be.
-
-MODEL is a Hugging Face folder; FLEET is 128xA100-80+640xH20, or a file of groups or measured cards (docs/formats.md).
-
-example:
-  danlu plan fleet ./Llama-3-70B 128xA100-80+640xH20 --batch 1024 --seq 4096 --certificate cert.json
-"""
+"""`danlu plan MODEL FLEET`: what is read, what is searched, what is written. plan.py has its options."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from danlu.errors import BadModel, BadValue
+
 if TYPE_CHECKING:
-    from danlu.plan.grouped import GroupedPlan, Replicas
-    from danlu.plan.large import Found
+    from danlu.nouns import GroupedFleet, ModelSpec
+    from danlu.plan.choose import Chosen
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `danlu plan fleet`."""
-    parser.add_argument("model", type=Path, help="a Hugging Face folder; its config.json is enough")
-    parser.add_argument("fleet", help="128xA100-80+640xH20, or a fleet file")
-    parser.add_argument("--batch", type=int, default=1024, help="sequences of one step (default 1024)")
-    parser.add_argument("--seq", type=int, default=4096, help="tokens of a sequence (default 4096)")
-    parser.add_argument("--schedule", choices=("1f1b", "zb-h1"), default="zb-h1", help="order of a pipeline's work")
-    parser.add_argument("--certificate", type=Path, metavar="FILE", help="write the proof of the gap")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat JSON object")
-
-
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     """Plan, prove, print, write what was asked for."""
-    from danlu import families
-    from danlu.cli import output
-    from danlu.fleet import groups
-    from danlu.plan import certificate, large
+    from danlu.cli import output, plan_told
+    from danlu.plan import certificate, choose
 
-    spec = families.spec(families.read(args.model))
-    path = Path(args.fleet)
-    fleet = groups.load(path) if path.exists() else groups.shorthand(args.fleet)
+    spec = model_of(model)
+    fleet = fleet_of(fleet_words, args.price, args.watts)
     progress = output.Progress("plan")
-    found = large.search(spec, fleet, batch=args.batch, seq=args.seq, schedule=args.schedule, say=progress.show)
+    chosen = choose.best(spec, fleet, batch=args.batch, seq=args.seq, goal=args.goal, schedule=args.schedule,
+                         say=progress.show)  # fmt: skip
     progress.show("how far from the best it can be")
-    proved = certificate.prove_gap(found)
-    print(told(found, proved.bound_s, proved.gap))
+    proved = certificate.prove_gap(chosen.found) if chosen.proves else None
+    gap = None if proved is None else proved.gap
+    progress.done(f"{fleet.cards:,} cards of {len(fleet.groups)} kinds, {len(chosen.others) + 1} plans to choose from")
+    print(plan_told.told(chosen, fleet, gap, args.kg_per_kwh))
     if args.certificate is not None:
+        if proved is None:
+            raise BadValue("this plan has no certificate", why="a gap is proved for --goal time on one site",
+                           fix="leave --certificate out")  # fmt: skip
         output.write_text(args.certificate, certificate.dumps(proved))
-        print(f"\ncertificate: danlu plan verify {args.certificate}")
-    output.write_json(args.json, figures(found, proved.bound_s, proved.gap))
+        print(f"\ncertificate written: danlu plan verify {args.certificate}")
+    output.write_json(args.json, figures(chosen, fleet, gap, args.kg_per_kwh))
     return 0
 
 
-def told(found: Found, bound_s: float, gap: float) -> str:
-    """The plan, its alternatives, and where the time goes."""
-    from danlu.cli.output import table
+def model_of(words: str) -> ModelSpec:
+    """The model of a folder, a config.json or a preset. Raises BadModel, UnsupportedModel."""
+    from danlu import families
+    from danlu.plan.presets import preset
 
-    plan = found.plan
-    rows = [[each.copies, pipeline(plan, each), len(each.stages), f"{each.micro_batches} x {each.micro_batch}",
-             f"{each.seconds:.4g}"] for each in plan.replicas]  # fmt: skip
-    others = [[each.kind, f"{each.seconds:.4g}", f"{each.tokens_per_s:.0f}", f"{each.seconds / plan.seconds:.3f}x",
-               sum(each.used)] for each in found.alternatives]  # fmt: skip
-    terms = ", ".join(f"{name} {share:.1%}" for name, share in plan.terms.items())
-    return "\n".join([
-        table(["pipelines", "cards of each", "stages", "micro-batches", "seconds"], rows), "",
-        table(["plan (forecast)", "seconds a step", "tokens/s", "of the best", "cards"], others), "",
-        f"no plan of these classes has a step below {bound_s:.4g} s: proved gap {gap:.2%}",
-        f"U_sum {found.sum_share:.1%}, U_peak {plan.peak_share:.1%}; never run by us: a forecast on catalogue figures",
-        f"card-seconds: {terms}",
-    ])  # fmt: skip
-
-
-def pipeline(plan: GroupedPlan, each: Replicas) -> str:
-    """Cards of one of the pipelines, in the order of its stages."""
-    names = [group.card for group in plan.fleet.groups]
-    count = {at: each.cards(at) // each.copies for at in dict.fromkeys(stage.group for stage in each.stages)}
-    return " + ".join(f"{n} {names[at]}" for at, n in count.items())
+    path, fix = Path(words), "give a folder, its config.json or the name of a model"
+    if path.is_dir():
+        return families.spec(families.read(path))
+    if not path.exists():
+        return preset(words)
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadModel(f"cannot read {path}", why=str(error), fix=fix) from error
+    if not isinstance(config, dict):
+        raise BadModel(f"{path} is no config.json", why=f"its top level is {type(config).__name__}", fix=fix)
+    return families.spec(config)
 
 
-def figures(found: Found, bound_s: float, gap: float) -> dict[str, Any]:
+def fleet_of(words: str, prices: Sequence[str] = (), watts: Sequence[str] = ()) -> GroupedFleet:
+    """The fleet of a file or a shorthand, with what is said beside it. Raises BadFleet, UnknownCard, BadValue."""
+    from danlu.fleet import groups
+
+    path = Path(words)
+    fleet = groups.load(path) if path.exists() else groups.shorthand(words)
+    for name, said in (("price", prices), ("watts", watts)):
+        for each in said:
+            card, value = _said(each, name)
+            if card not in {group.card for group in fleet.groups}:
+                raise BadValue(f"--{name} {each}: the fleet has no {card}",
+                               why=f"it has {', '.join(group.card for group in fleet.groups)}",
+                               fix=f"--{name} {fleet.groups[0].card}={value:g}")  # fmt: skip
+            fleet = replace(fleet, groups=tuple(
+                group if group.card != card else replace(group, price=value) if name == "price"
+                else replace(group, watts=value) for group in fleet.groups
+            ))  # fmt: skip
+    return fleet
+
+
+def _said(each: str, name: str) -> tuple[str, float]:
+    card, _, text = each.rpartition("=")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not card or not 0 < value < 1e9:
+        raise BadValue(f"--{name} {each}", why="it is CARD=NUMBER with a number above 0", fix=f"--{name} A100-80=2.5")
+    return card, value
+
+
+def figures(chosen: Chosen, fleet: GroupedFleet, gap: float | None, kg_per_kwh: float) -> dict[str, Any]:
     """The command's flat JSON."""
-    plan = found.plan
+    best, plan = chosen.best, chosen.best.plan
     return {
-        "step_s": plan.seconds, "tokens_per_s": plan.tokens_per_s, "kind": plan.kind, "pipelines": plan.pipelines,
-        "used": list(plan.used), "u_sum": found.sum_share, "u_peak": plan.peak_share, "bound_s": bound_s, "gap": gap,
-        "kwh": plan.kwh, "price": plan.price, **{f"share.{name}": value for name, value in plan.terms.items()},
-        **{f"alternative.{each.kind}_s": each.seconds for each in found.alternatives},
+        "goal": chosen.goal, "kind": plan.kind, "pipelines": plan.pipelines, "step_s": best.seconds,
+        "step_low_s": best.low, "step_high_s": best.high, "tokens_per_s": best.tokens_per_s,
+        "search_s": plan.seconds, "gap": gap, "u_sum_simulated": chosen.found.sum_share, "u_peak": best.u_peak,
+        "cards": fleet.cards, "used": {group.card: n for group, n in zip(plan.fleet.groups, plan.used, strict=True)},
+        "dominant": best.dominant, "kwh_per_step": best.kwh, "price_per_step": best.price,
+        "co2_kg_per_step": None if best.kwh is None else best.kwh * kg_per_kwh,
+        "mem_bytes_most": max(stage.bytes for each in plan.replicas for stage in each.stages),
+        **{f"share.{name.replace(' ', '_')}": value for name, value in best.shares.items()},
+        **{f"cards.{name}": value for name, value in plan.terms.items()},
+        "alternatives": [[each.plan.kind, each.seconds, sum(each.plan.used)] for each in chosen.others],
     }  # fmt: skip

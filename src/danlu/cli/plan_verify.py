@@ -13,7 +13,7 @@ from pathlib import Path
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `danlu plan verify`."""
     parser.add_argument(
-        "certificate", type=Path, metavar="CERT.json", help="as danlu plan fleet --certificate wrote it"
+        "certificate", type=Path, metavar="CERT.json", help="as danlu plan MODEL FLEET --certificate wrote it"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat JSON object")
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         text = json.loads(args.certificate.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UnprovedPlan(f"cannot read {args.certificate}", why=str(error),
-                           fix="danlu plan fleet MODEL FLEET --certificate CERT.json") from error  # fmt: skip
+                           fix="danlu plan MODEL FLEET --certificate CERT.json") from error  # fmt: skip
     gap = checked(text)
     seconds, bound = text["plan"]["seconds"], text["bound_s"]
     print(

@@ -146,5 +146,5 @@ def _table(text: dict[str, Any], units: list[str]) -> Table:
 
 def _unproved(why: str) -> UnprovedPlan:
     return UnprovedPlan(
-        "the certificate proves nothing", why=why, fix="danlu plan fleet MODEL FLEET --certificate CERT.json"
+        "the certificate proves nothing", why=why, fix="danlu plan MODEL FLEET --certificate CERT.json"
     )

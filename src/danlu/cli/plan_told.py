@@ -1,0 +1,147 @@
+"""A plan over a large fleet as a person reads it: the pipelines, why, memory, what it costs, what else there is."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from danlu.cli.output import size, span, table
+
+if TYPE_CHECKING:
+    from danlu.nouns import GroupedFleet
+    from danlu.plan.choose import Chosen
+    from danlu.plan.grouped import GroupedPlan, Replicas
+    from danlu.plan.outlook import Outlook
+
+ROWS = 12  # of pipelines and of stages that are printed; --json and --html have all
+CARD_TERMS = {
+    "busy": "at work on micro-batches", "step": "gradients and optimizer", "fill": "filling, draining, waiting",
+    "spare": "done before the slowest pipeline", "unused": "left out",
+}  # fmt: skip
+
+
+def told(chosen: Chosen, fleet: GroupedFleet, gap: float | None, kg_per_kwh: float) -> str:
+    """All of it."""
+    from danlu.plan import advice
+
+    parts = [
+        headline(chosen), pipelines(chosen.best.plan), stages(chosen.best.plan), forecast(chosen, gap),
+        "why\n" + "\n".join(f"  {each}" for each in advice.why(chosen, fleet)), costs(chosen.best, kg_per_kwh),
+        alternatives(chosen),
+    ]  # fmt: skip
+    said = [*advice.warnings(chosen, fleet), *card_warnings(fleet)]
+    if said:
+        parts.append("read with care\n" + "\n".join(f"  {each}" for each in said))
+    return "\n\n".join(parts)
+
+
+def headline(chosen: Chosen) -> str:
+    """Model, fleet and batch in one line each."""
+    from danlu.plan.presets import active_params
+
+    plan, spec = chosen.best.plan, chosen.spec
+    active = active_params(spec)
+    running = f", {active / 1e9:.1f} G of them per token" if active < 0.99 * spec.params else ""
+    return (f"{spec.family}, {spec.params / 1e9:.1f} G parameters{running}, {spec.layers} layers; "
+            f"{plan.batch} sequences of {plan.seq} tokens a step\n"
+            f"best plan for {chosen.goal}: {plan.kind}, {plan.pipelines} pipelines on {sum(plan.used):,} cards, "
+            f"{plan.schedule}, bf16, optimizer sharded over replicas")  # fmt: skip
+
+
+def pipelines(plan: GroupedPlan) -> str:
+    """Which pipelines run how often."""
+    rows = [[each.copies, cards_of(plan, each), len(each.stages), f"{each.micro_batches} x {each.micro_batch}",
+             span(each.seconds)] for each in plan.replicas]  # fmt: skip
+    more = f"\n... and {len(rows) - ROWS} more kinds of pipelines" if len(rows) > ROWS else ""
+    return table(["pipelines", "cards of each", "stages", "micro-batches", "takes"], rows[:ROWS]) + more
+
+
+def stages(plan: GroupedPlan) -> str:
+    """The most frequent pipeline's stages with the memory of a card; of the others, the fullest card."""
+    first, per = plan.replicas[0], len(plan.model.recipe)
+    rows = []
+    for number, stage in enumerate(first.stages):
+        group = plan.fleet.groups[stage.group]
+        body = sum(unit.startswith("layers.") for unit in plan.model.units[stage.start : stage.stop]) / per
+        busy = first.micro_batches * stage.time_s / plan.seconds
+        rows.append([number, group.card, f"{stage.tp}", f"{body:g}", stage.recompute, size(stage.bytes),
+                     f"{stage.bytes / group.mem_bytes:.0%}", f"{busy:.0%}"])  # fmt: skip
+    shown = rows if len(rows) <= ROWS else [*rows[: ROWS // 2], *rows[-ROWS // 2 :]]
+    gap = "" if len(rows) <= ROWS else f" (first and last {ROWS // 2} of {len(rows)})"
+    fullest = max(stage.bytes / plan.fleet.groups[stage.group].mem_bytes for r in plan.replicas for stage in r.stages)
+    head = ["stage", "card", "tensor-parallel", "layers", "recompute", "memory a card", "of it", "busy"]
+    return (f"stages of the first kind{gap}\n" + table(head, shown)
+            + f"\nfullest card of the plan: {fullest:.0%} of its memory")  # fmt: skip
+
+
+def forecast(chosen: Chosen, gap: float | None) -> str:
+    """Seconds, their interval, the shares of what is possible."""
+    best, found = chosen.best, chosen.found
+    u_sum = "no type holds the model alone" if math.isinf(found.sum_share) else f"{found.sum_share:.1%}"
+    wait = best.seconds / best.plan.seconds
+    lines = [
+        f"forecast  {span(best.seconds)} a step, {span(best.low)} to {span(best.high)} in 8 of 10 published runs like "
+        f"it; {best.tokens_per_s:,.0f} tokens/s",
+        f"U_sum     {u_sum} (simulated: over the sum of the best of each card type alone, by this same predictor)",
+        f"U_peak    {best.u_peak:.1%} of the published dense 16-bit rate of all cards of the fleet",
+        f"waiting   x{wait:.3f} because {sum(best.plan.used):,} cards wait for the slowest; in the forecast, not in "
+        "the pipelines' seconds or the bound",
+    ]  # fmt: skip
+    if gap is not None:
+        lines.append(f"bound     no plan of these classes is faster by more than {gap:.2%}: this one has "
+                     f"{1 / (1 + gap):.1%} of its proved bound")  # fmt: skip
+    else:
+        lines.append("bound     none proved: that is done for --goal time on one site")
+    return "\n".join(lines)
+
+
+def costs(best: Outlook, kg_per_kwh: float) -> str:
+    """Energy, carbon dioxide and price of a step and of a billion tokens, with where the rates are from."""
+    from danlu.plan.outlook import KG_PER_KWH, KG_SOURCE
+
+    source = KG_SOURCE if kg_per_kwh == KG_PER_KWH else "--kg-per-kwh"
+    groups = [group for group, n in zip(best.plan.fleet.groups, best.plan.used, strict=True) if n]
+    rows = []
+    if best.kwh is not None:
+        energy, watts = best.per_billion(best.kwh), ", ".join(f"{g.card} {g.watts:g} W" for g in groups)
+        assert energy is not None
+        rows.append(["energy", f"{best.kwh:.3g} kWh", f"{energy:,.4g} kWh", f"board power: {watts}; no hosts, cooling"])
+        rows.append(["CO2", f"{best.kwh * kg_per_kwh:.3g} kg", f"{energy * kg_per_kwh:,.4g} kg",
+                     f"{kg_per_kwh:g} kg/kWh: {source}"])  # fmt: skip
+    else:
+        rows.append(["energy", "-", "-", f"say --watts {next(g.card for g in groups if not g.watts)}=400"])
+    if best.price is not None:
+        whole = best.per_billion(best.price)
+        rows.append(["price", f"{best.price:.4g}", f"{whole:,.5g}", "hours of the used cards at the fleet's `price`"])
+    else:
+        rows.append(["price", "-", "-", f"say --price {next(g.card for g in groups if not g.price)}=2.5 (an hour)"])
+    return table(["", "a step", "a billion tokens", "by"], rows)
+
+
+def alternatives(chosen: Chosen) -> str:
+    """Every other plan that was looked at, beside this one."""
+    best = chosen.best
+    rows = [[each.plan.kind, span(each.seconds), f"{each.tokens_per_s:,.0f}", f"{each.seconds / best.seconds:.3f}",
+             f"{sum(each.plan.used):,}", each.dominant, _short(each.kwh), _short(each.price)]
+            for each in (best, *chosen.others)]  # fmt: skip
+    return table(["plan", "a step", "tokens/s", "x this one", "cards", "largest term", "kWh", "price"], rows)
+
+
+def cards_of(plan: GroupedPlan, each: Replicas) -> str:
+    """Cards of one of the pipelines, in the order of its stages."""
+    names = [group.card for group in plan.fleet.groups]
+    count = {at: each.cards(at) // each.copies for at in dict.fromkeys(stage.group for stage in each.stages)}
+    return " + ".join(f"{n} {names[at]}" for at, n in count.items())
+
+
+def card_warnings(fleet: GroupedFleet) -> list[str]:
+    """What the catalogue's sources disagree about, of the cards of this fleet."""
+    from danlu.fleet import catalogue
+
+    known = catalogue.entries()
+    names = dict.fromkeys(group.card for group in fleet.groups)
+    return [f"{each}: planned with the middle" for name in names if name in known for each in known[name].warnings]
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

@@ -1,0 +1,86 @@
+"""Models by name: the published numbers of well-known ones, for planning before anything is downloaded.
+
+Facts of the public config.json of each model, typed from memory and held by a test to the parameters in their names.
+GPT-3's two-matrix MLP of four widths stands as a gated one of 8/3 widths: as many parameters, as many products.
+Yuan 2.0's MLP width follows from the published number of parameters.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from danlu import families
+from danlu.errors import BadModel
+from danlu.nouns import ModelSpec
+
+# name: family, layers, hidden, heads, key-value heads, MLP width, vocabulary, positions, and what else config.json says
+TABLE: Mapping[str, tuple[str, int, int, int, int, int, int, int, Mapping[str, Any]]] = {
+    "llama-2-7b": ("llama", 32, 4096, 32, 32, 11008, 32000, 4096, {}),
+    "llama-2-13b": ("llama", 40, 5120, 40, 40, 13824, 32000, 4096, {}),
+    "llama-2-70b": ("llama", 80, 8192, 64, 8, 28672, 32000, 4096, {}),
+    "llama-3-8b": ("llama", 32, 4096, 32, 8, 14336, 128256, 8192, {}),
+    "llama-3-70b": ("llama", 80, 8192, 64, 8, 28672, 128256, 8192, {}),
+    "llama-3-405b": ("llama", 126, 16384, 128, 8, 53248, 128256, 131072, {}),
+    "mistral-7b": ("mistral", 32, 4096, 32, 8, 14336, 32000, 32768, {}),
+    "mixtral-8x7b": ("mixtral", 32, 4096, 32, 8, 14336, 32000, 32768,
+                     {"num_local_experts": 8, "num_experts_per_tok": 2}),
+    "mixtral-8x22b": ("mixtral", 56, 6144, 48, 8, 16384, 32768, 65536,
+                      {"num_local_experts": 8, "num_experts_per_tok": 2}),
+    "qwen2.5-7b": ("qwen2", 28, 3584, 28, 4, 18944, 152064, 131072, {}),
+    "qwen2.5-14b": ("qwen2", 48, 5120, 40, 8, 13824, 152064, 131072, {}),
+    "qwen2.5-32b": ("qwen2", 64, 5120, 40, 8, 27648, 152064, 131072, {}),
+    "qwen2.5-72b": ("qwen2", 80, 8192, 64, 8, 29568, 152064, 131072, {}),
+    "qwen3-8b": ("qwen3", 36, 4096, 32, 8, 12288, 151936, 40960, {"head_dim": 128}),
+    "qwen3-32b": ("qwen3", 64, 5120, 64, 8, 25600, 151936, 40960, {"head_dim": 128}),
+    "qwen3-30b-a3b": ("qwen3_moe", 48, 2048, 32, 4, 6144, 151936, 40960,
+                      {"head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768}),
+    "qwen3-235b-a22b": ("qwen3_moe", 94, 4096, 64, 4, 12288, 151936, 40960,
+                        {"head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8,
+                         "moe_intermediate_size": 1536}),
+    "yuan2-2b": ("yuan", 24, 2048, 32, 32, 8192, 135040, 8192, {"tie_word_embeddings": True}),
+    "yuan2-51b": ("yuan", 42, 8192, 64, 64, 32768, 135040, 4096, {"tie_word_embeddings": True}),
+    "yuan2-102b": ("yuan", 84, 8192, 64, 64, 32768, 135040, 4096, {"tie_word_embeddings": True}),
+    "gpt3-175b": ("llama", 96, 12288, 96, 96, 32768, 51200, 2048, {}),
+    "mt-nlg-530b": ("llama", 105, 20480, 128, 128, 54613, 51200, 2048, {}),
+}  # fmt: skip
+
+
+def preset(name: str) -> ModelSpec:
+    """The model of that name; capitals and underscores do not matter. Raises BadModel with the nearest names."""
+    plain = name.strip().casefold().replace("_", "-")
+    if plain not in TABLE:
+        near = difflib.get_close_matches(plain, TABLE, 3, 0.4)
+        raise BadModel(f"{name!r} is no folder, no config.json and no preset",
+                       why=f"nearest presets: {', '.join(near) or 'none'}; all: {', '.join(TABLE)}",
+                       fix=f"danlu plan {near[0] if near else 'llama-3-8b'} FLEET, or a model folder")  # fmt: skip
+    family, layers, hidden, heads, kv_heads, ffn, vocab, positions, more = TABLE[plain]
+    return families.spec({
+        "model_type": family, "num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads, "intermediate_size": ffn, "vocab_size": vocab,
+        "max_position_embeddings": positions, "hidden_act": "silu", **more,
+    })  # fmt: skip
+
+
+def dense(spec: ModelSpec) -> ModelSpec:
+    """The model as the cost tables know it: attention and MLP in every layer, experts by their count.
+
+    What a local filter adds to attention stands as width of the MLP: as many parameters and as many products.
+    """
+    kinds = {"lfa": "attn", "moe": "mlp"}
+    recipe = tuple(kinds.get(kind, kind) for kind in spec.recipe)
+    if recipe == spec.recipe:
+        return spec
+    plain = ModelSpec(**{**{name: getattr(spec, name) for name in ModelSpec.__slots__}, "recipe": recipe})
+    if "lfa" not in spec.recipe:
+        return plain
+    extra = spec.unit_params("layers.0.lfa") - plain.unit_params("layers.0.attn")
+    wider = plain.ffn + round(extra / (3 * plain.hidden))
+    return ModelSpec(**{**{name: getattr(plain, name) for name in ModelSpec.__slots__}, "ffn": wider})
+
+
+def active_params(spec: ModelSpec) -> float:
+    """Parameters that one token meets: of experts only those that run."""
+    idle = 3.0 * spec.hidden * spec.ffn * (spec.experts - spec.experts_used) * spec.layers if spec.experts else 0.0
+    return spec.params - idle

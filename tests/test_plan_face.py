@@ -1,0 +1,130 @@
+"""`danlu plan MODEL FLEET` as an engineer meets it: presets, goals, sites, forecasts, what is said of them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from provoke import provoke
+
+from danlu.cli import app, plan_fleet
+from danlu.fleet.groups import loads, shorthand
+from danlu.nouns import ModelSpec
+from danlu.plan import advice, choose, presets
+from danlu.plan.outlook import outlook, seconds_of, terms
+from danlu.plan.stack_forecast import NAMES
+
+SMALL = ModelSpec("llama", 12, 2048, 16, 8, 128, 5632, 32000, 4096)
+TWO_HALLS = """
+fleet: 1
+name: two halls
+between_sites: {line}
+groups:
+  - {{card: A100-80, count: 32, site: north, price: 2.0}}
+  - {{card: A100-80, count: 24, site: south, price: 1.0}}
+"""
+
+
+@pytest.mark.parametrize("name", presets.TABLE)
+def test_a_preset_has_the_parameters_of_its_name(name):
+    spec, size = presets.preset(name), re.search(r"(?:(\d+)x)?(\d+)b", name)
+    assert size is not None
+    if size[1]:  # experts share attention and tables, so that "8x7b" is less than 56
+        assert 0.75 < spec.params / (int(size[1]) * int(size[2]) * 1e9) < 0.85
+    else:
+        assert spec.params / 1e9 == pytest.approx(int(size[2]), rel=0.1)
+    assert presets.dense(spec).recipe == ("attn", "mlp")
+    if spec.recipe == ("lfa", "mlp"):
+        assert presets.dense(spec).params == pytest.approx(spec.params, rel=1e-3)
+
+
+def test_active_parameters_of_a_mixture_are_the_published_ones():
+    assert presets.active_params(presets.preset("mixtral-8x7b")) == pytest.approx(12.9e9, rel=0.01)
+    assert presets.active_params(presets.preset("qwen3-235b-a22b")) == pytest.approx(22e9, rel=0.02)
+
+
+def test_every_second_of_a_plan_has_a_term():
+    chosen = choose.best(SMALL, shorthand("8xA100-80+8xH20"), batch=32, seq=2048)
+    shares = terms(chosen.best.plan)
+    assert set(shares) == set(NAMES) and sum(shares.values()) == pytest.approx(1.0)
+    assert chosen.best.low < chosen.best.seconds < chosen.best.high
+    assert chosen.best.seconds > chosen.best.plan.seconds
+    alone = shorthand("8xA100-80")
+    whole = choose.best(SMALL, alone, batch=32, seq=2048).best
+    assert whole.u_peak == pytest.approx(
+        6 * SMALL.params * 32 * 2048 / (8 * alone.groups[0].flops * seconds_of(whole.plan))
+    )
+    assert outlook(whole.plan, SMALL, shorthand("16xA100-80")).u_peak == pytest.approx(whole.u_peak / 2)
+
+
+@pytest.mark.parametrize(("line", "pays"), [(1e6, False), (2.5e10, True)])
+def test_a_far_site_pays_only_over_a_fast_line(line, pays):
+    chosen = choose.best(SMALL, loads(TWO_HALLS.format(line=line)), batch=512, seq=2048)
+    assert chosen.sites is not None and chosen.sites.pays is pays
+    said = " ".join(advice.why(chosen, loads(TWO_HALLS.format(line=line))))
+    assert ("the far site pays" in said) is pays and "GB/s" in said
+    alone = min(seconds for _, seconds in chosen.sites.alone)
+    assert chosen.best.seconds <= alone
+    assert (chosen.best.seconds < alone) is pays
+    together = chosen.sites.together_s + chosen.sites.gradient_s
+    assert chosen.sites.gradient_s == pytest.approx(chosen.sites.sent_bytes / line) and together > 0
+
+
+def test_the_cheapest_plan_costs_no_more_than_the_fastest():
+    fleet = loads(TWO_HALLS.format(line=2.5e10))
+    cheap, fast = (choose.best(SMALL, fleet, batch=64, seq=2048, goal=goal).best for goal in ("cost", "time"))
+    assert cheap.price is not None and fast.price is not None
+    assert cheap.price < fast.price and fast.seconds < cheap.seconds
+
+
+def test_a_goal_that_lacks_its_figures_says_which():
+    with provoke("DL-CFG-002") as caught:
+        choose.best(SMALL, shorthand("8xA100-80"), batch=8, seq=2048, goal="cost")
+    assert "--price A100-80" in caught.error.fix
+
+
+def test_the_command_prints_all_an_engineer_asks_for(capsys, tmp_path):
+    words = ["plan", "llama-3-8b", "8xA100-80+16xH20", "--batch", "32", "--json", str(tmp_path / "f.json"),
+             "--price", "A100-80=2", "--price", "H20=1", "--certificate", str(tmp_path / "cert.json")]  # fmt: skip
+    assert app.main(words) == 0
+    said = capsys.readouterr().out
+    for word in ("U_sum", "simulated", "U_peak", "bound", "dominate", "runner-up", "kWh", "CO2", "Ember", "price",
+                 "memory a card", "x this one", "never run by us"):  # fmt: skip
+        assert word in said, word
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert 0 <= figures["gap"] < 0.5 and figures["step_low_s"] < figures["step_s"] < figures["step_high_s"]
+    assert figures["price_per_step"] > 0
+    assert app.main(["plan", "verify", str(tmp_path / "cert.json")]) == 0
+
+
+def test_a_folder_a_config_and_a_preset_mean_the_same(tmp_path):
+    from danlu import families
+
+    spec = presets.preset("qwen3-8b")
+    (tmp_path / "config.json").write_text(json.dumps(families.config(spec)))
+    assert plan_fleet.model_of(str(tmp_path)).params == plan_fleet.model_of(str(tmp_path / "config.json")).params
+    assert plan_fleet.model_of("Qwen3_8B") == spec
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        (["lama-3-8b", "8xH100"], "DL-DATA-020", "llama-3-8b"),
+        (["llama-3-8b", "8xH10"], "DL-CFG-012", "H100"),
+        (["llama-3-8b", "0xH100"], "DL-CFG-010", "0xH100"),
+        (["llama-3-8b", "8xH100", "--batch", "0"], "DL-CFG-002", "batch"),
+        (["llama-3-8b"], "DL-CFG-002", "MODEL FLEET"),
+        (["run.yaml", "--batch", "8"], "DL-CFG-002", "MODEL FLEET"),
+        (["llama-3-8b", "8xH100", "--train.steps", "8"], "DL-CFG-002", "run.yaml"),
+        (["llama-3-8b", "8xH100", "--price", "H20=3"], "DL-CFG-002", "H100"),
+        (["llama-3-8b", "8xH100", "--price", "H100=no"], "DL-CFG-002", "CARD=NUMBER"),
+        (["{bad}", "8xH100"], "DL-DATA-020", "bad.json"),
+    ],
+)
+def test_bad_words_are_answered_by_the_catalogue(words, code, named, capsys, tmp_path):
+    (tmp_path / "bad.json").write_text("[1]")
+    words = [each.format(bad=tmp_path / "bad.json") for each in words]
+    assert app.main(["plan", *words]) in (2, 5)
+    error = capsys.readouterr().err
+    assert code in error and named in error

@@ -18,6 +18,7 @@ from danlu.memory.arena import Arena
 from danlu.model.net import Causal, Decoder, init
 from danlu.nouns import Link
 from danlu.plan.schedule import instructions
+from danlu.train import owner
 from danlu.train.job import TrainJob
 from danlu.train.optim import AdamW
 from danlu.train.stage import Interpreter, counted, program
@@ -114,6 +115,29 @@ def test_gradients_of_the_pipeline_equal_one_process(spec, cuts, schedule):
         assert relative(whole[name], grad) < 1e-5, name
     norm = torch.stack([grad.norm() for grad in expected.values()]).norm()
     assert losses[0][1] == pytest.approx(float(norm), rel=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b:2", "zb"])
+def test_a_stage_that_recomputes_has_the_same_bits_and_holds_less(schedule):
+    def run(recompute):
+        a_plan = plan(SPEC, (3, 5), schedule=schedule)
+        told = (dataclasses.replace(stage, recompute=recompute) for stage in a_plan.stages)
+        grads, losses, ranks = pipeline(dataclasses.replace(a_plan, stages=tuple(told)))
+        return grads, losses, ranks[0].arena.peak
+
+    kept, again = run("none"), run("full")
+    assert kept[1] == again[1]
+    assert all(torch.equal(again[0][name], grad) for name, grad in kept[0].items())
+    assert again[2] < kept[2] or schedule == "zb", "the halves of all micro-batches wait for the end there"
+
+
+def test_a_plan_the_trainer_would_not_run_as_it_says_is_refused(tmp_path):
+    a_plan = plan(SPEC, (3,))
+    changed = dataclasses.replace(a_plan.stages[1], recompute="selective")
+    told = job(dataclasses.replace(a_plan, stages=(a_plan.stages[0], changed)))
+    with provoke("DL-CFG-085") as caught:
+        owner.run(dataclasses.replace(told, out=tmp_path), ("true",), lambda job, log: None)
+    assert "stage 1" in str(caught.error)
 
 
 def test_copies_of_a_tied_embedding_stay_equal():

@@ -388,6 +388,12 @@ class RunExists(BadConfig):
     code = "DL-CFG-081"
 
 
+class NotRunnable(BadConfig):
+    """A plan that `danlu train` cannot execute yet: selective recomputation."""
+
+    code = "DL-CFG-085"
+
+
 class UnreadableJob(BadData):
     """The job file that every process of a training job reads cannot be used."""
 

@@ -80,7 +80,7 @@ class Decoder(nn.Module):
             x = self.embed(x)
         cos, sin = self._angles(meta.positions_T) if self.rotates else (None, None)
         context = Context(state, meta, cos, sin)
-        for unit in self._runs if torch.is_grad_enabled() else self._body:
+        for unit in self._runs:
             x = unit(x, context)
         if self.head is not None:
             x = self.head(x, meta.rows_R, self.embed.weight if self.embed is not None else None)

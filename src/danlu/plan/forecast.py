@@ -36,9 +36,10 @@ def stage_cost(plan: Plan, index: int) -> StageCost:
     held = each[stage.start : stage.stop]
     if copied_params(spec, stage.start, stage.stop):
         held += (replace(each[0], forward_s=0.0, backward_s=0.0, weight_s=0.0, split_s=0.0),)
+    forward = start + attends * attention + sum(cost.forward_s for cost in held)
     return StageCost(
-        forward_s=start + attends * attention + sum(cost.forward_s for cost in held),
-        backward_s=sum(cost.backward_s for cost in held),
+        forward_s=forward,
+        backward_s=sum(cost.backward_s for cost in held) + (forward if stage.recompute == "full" else 0.0),
         norm_s=sum(cost.norm_s for cost in held),
         tied_s=tied_s(spec, card, plan.dtype),
         step_s=sum(cost.optimizer_s for cost in held),
@@ -72,6 +73,7 @@ def room(plan: Plan, index: int) -> int:
 def peak_bytes(plan: Plan, index: int) -> int:
     """Most bytes one stage's card holds during a step."""
     stage = plan.stages[index]
-    flight = held_at_once(orders(plan)[index])
-    return stage_bytes(plan.model, stage.start, stage.stop, in_flight=flight, micro_batch=plan.micro_batch,
-                       seq=plan.seq, dtype=plan.dtype).total  # fmt: skip
+    order = orders(plan)[index]
+    again = held_at_once(order.replace("F", "").replace("I", "F")) or 1 if stage.recompute == "full" else None
+    return stage_bytes(plan.model, stage.start, stage.stop, in_flight=held_at_once(order), recomputed=again,
+                       micro_batch=plan.micro_batch, seq=plan.seq, dtype=plan.dtype).total  # fmt: skip

@@ -31,9 +31,13 @@ class StageBytes:
 
 
 def stage_bytes(
-    spec: ModelSpec, start: int, stop: int, *, in_flight: int, micro_batch: int, seq: int, dtype: str = "fp32"
-) -> StageBytes:
+    spec: ModelSpec, start: int, stop: int, *, in_flight: int, micro_batch: int, seq: int, dtype: str = "fp32",
+    recomputed: int | None = None,
+) -> StageBytes:  # fmt: skip
     """What the units [start, stop) need when `in_flight` micro-batches wait for their backward.
+
+    recomputed  None where a forward keeps what its backward needs; else only its input is kept, and of so many
+                micro-batches at once all that a second forward has made
 
     Weights and gradients are kept in `dtype`; Adam's two moments in fp32, and a master copy of weights that are not.
     """
@@ -42,8 +46,12 @@ def stage_bytes(
     params = sums.params[stop] - sums.params[start] + copied_params(spec, start, stop)
     kept = sums.kept[stop] - sums.kept[start]
     width = max(wide for wide, count in sums.wide if count[stop] > count[start])
+    if recomputed is None:
+        activations = in_flight * kept
+    else:
+        activations = in_flight * micro_batch * seq * int(spec.hidden * size if start else 8) + recomputed * kept
     moments = params * (8 if dtype == "fp32" else 12)
-    return StageBytes(int(params * size), int(params * size), moments, in_flight * kept,
+    return StageBytes(int(params * size), int(params * size), moments, activations,
                       int(3 * micro_batch * seq * width * size))  # fmt: skip
 
 

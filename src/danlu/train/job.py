@@ -8,12 +8,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from danlu.errors import UnreadableJob
+from danlu.errors import NotRunnable, UnreadableJob
 from danlu.nouns import Card, Plan
 from danlu.plan import text as plan_text
 from danlu.plan.seats import seats
 
 VERSION = 1
+RECOMPUTE = ("none", "full")
+
+
+def check(plan: Plan) -> None:
+    """Raises NotRunnable for a plan that the trainer would run otherwise than it says."""
+    for index, stage in enumerate(stage for copy in plan.pipelines for stage in copy.stages):
+        if stage.recompute not in RECOMPUTE:
+            raise NotRunnable(
+                f"stage {index} recomputes {stage.recompute!r}",
+                where=stage.cards[0],
+                why=f"the trainer knows {' and '.join(RECOMPUTE)}",
+                fix='"recompute": "full" in the plan needs less memory and a third more time',
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,9 @@ def run(
     drills   faults to cause
     spares   warm processes on each host that wait to take a dead one's place
     interface  address by which other hosts reach this one; every rank then runs on the host of its card. None: all here
-    Raises what a rank reported (where = its stage and card), RankLost, DiskFull.
+    Raises what a rank reported (where = its stage and card), RankLost, DiskFull, NotRunnable.
     """
+    job_text.check(job.plan)
     _sweep(job.checkpoints)
     path = job.out / "job.json"
     atomic.write(path, job_text.dumps(job).encode())

@@ -85,7 +85,7 @@ class _Live:
     """A micro-batch between its forward and its backward."""
 
     x: Tensor
-    out: Tensor
+    out: Tensor | None  # None where it is made again
     message: Message | None
 
 
@@ -120,6 +120,7 @@ class Interpreter:
         self._shape = (plan.micro_batch * plan.seq, plan.model.hidden)
         apart = plan.model.tied and self.first != self.last and not shared(plan)
         self._tied = "embed.weight" if apart and self.first else "head.weight" if apart and self.last else None
+        self._again = plan.pipelines[self.seat.replica].stages[self.seat.stage].recompute == "full"
         self._activation_bytes = 0
         self._halves = Halves()
         decoder.halve(self._halves)
@@ -243,20 +244,29 @@ class Interpreter:
 
     def _forward(self, work: Work) -> None:
         message = self._came.pop("act", None)
-        begin = self._before + work.mb * self.plan.micro_batch
-        rows = slice(begin, begin + self.plan.micro_batch)
         if message is None:
-            x = self._x[rows].reshape(-1)
+            x = self._x[self._rows(work.mb)].reshape(-1)
         else:
             x = as_tensor(message, self._device).requires_grad_()
-        self.arena.reserve("activations", self._activation_bytes)
-        out = self.decoder(x, self._state, self._meta)
+        self.arena.reserve("activations", x.nbytes if self._again else self._activation_bytes)
+        with torch.set_grad_enabled(not self._again):
+            out = self._out(x, work.mb)
         if self.last:
-            out = self._loss_of(out.float(), self._y[rows].reshape(-1)) / self._tokens
             self._loss += out.detach()
         else:
             self._made = out.detach()
-        self._live[work.mb] = _Live(x, out, message)
+        self._live[work.mb] = _Live(x, None if self._again else out, message)
+
+    def _rows(self, mb: int) -> slice:
+        begin = self._before + mb * self.plan.micro_batch
+        return slice(begin, begin + self.plan.micro_batch)
+
+    def _out(self, x: Tensor, mb: int) -> Tensor:
+        """What the stage makes of a micro-batch: what the next one gets, or its part of the loss."""
+        out: Tensor = self.decoder(x, self._state, self._meta)
+        if not self.last:
+            return out
+        return self._loss_of(out.float(), self._y[self._rows(mb)].reshape(-1)) / self._tokens
 
     def _loss_of(self, logits_TV: Tensor, targets_T: Tensor) -> Tensor:
         """Sum over the tokens; logits may be this card's part of the vocabulary."""
@@ -283,7 +293,12 @@ class Interpreter:
     def _back(self, work: Work) -> list[Message]:
         """One micro-batch's backward; returns the messages whose memory it read."""
         live, message = self._live.pop(work.mb), self._came.pop("grad", None)
-        live.out.backward(None if message is None else as_tensor(message, self._device))  # type: ignore[no-untyped-call]
+        out = live.out
+        if out is None:
+            self.arena.release("activations", live.x.nbytes)
+            self.arena.reserve("activations", self._activation_bytes)
+            out = self._out(live.x, work.mb)
+        out.backward(None if message is None else as_tensor(message, self._device))  # type: ignore[no-untyped-call]
         if live.message is not None:
             assert live.x.grad is not None
             self._made = live.x.grad

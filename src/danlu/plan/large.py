@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from danlu import native
 from danlu.errors import BadValue, DoesNotFit
 from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan.assemble import Ask, finished
@@ -32,7 +33,8 @@ from danlu.plan.unit_cost import Stack
 
 TURNS = 4  # of column generation
 FINER = 24  # times below the best packing that are tried
-EXACT_CARDS, EXACT_UNITS, EXACT_BATCH = 8, 10, 8  # up to these the very best plan is found, within seconds
+# Cards, units and sequences up to which the very best plan is found, within seconds; and without a compiler.
+EXACT, EXACT_IN_PYTHON = (16, 18, 16), (8, 10, 8)
 DESIGNS = 4  # numbers of replicas tried to share optimizer states over
 Say = Callable[[str], None]
 
@@ -101,7 +103,7 @@ def search(
         if joint is not None:
             plans += [joint[0], *joint[1]]
             columns, design = joint[2:]
-    exact = _exact(ask, min((each.seconds for each in plans), default=math.inf))
+    exact = _exact(ask, min(plans, key=lambda each: each.seconds, default=None))
     if exact is not None:
         plans.append(exact)
     if not plans:
@@ -113,12 +115,14 @@ def search(
     )
 
 
-def _exact(ask: Ask, seconds: float) -> GroupedPlan | None:
-    """A plan below `seconds` for a fleet and model small enough to look at all there are."""
-    if ask.fleet.cards > EXACT_CARDS or len(ask.spec.units) > EXACT_UNITS or ask.batch > EXACT_BATCH:
+def _exact(ask: Ask, known: GroupedPlan | None) -> GroupedPlan | None:
+    """A plan faster than the known one for a fleet and model small enough to look at all there are."""
+    most = EXACT if native.library() is not None else EXACT_IN_PYTHON
+    if any(n > limit for n, limit in zip((ask.fleet.cards, len(ask.spec.units), ask.batch), most, strict=True)):
         return None
-    sizes = micro_batch_sizes(ask.batch, ask.most_sequences)
-    found = best_choice(ask.ways, tuple(group.count for group in ask.fleet.groups), ask.batch, sizes, seconds)
+    sizes, there = micro_batch_sizes(ask.batch, ask.most_sequences), tuple(g.count for g in ask.fleet.groups)
+    seconds, first = (math.inf, 1) if known is None else (known.seconds, known.pipelines)
+    found = best_choice(ask.ways, there, ask.batch, sizes, seconds, first)
     return None if found is None else finished(ask, [(each, 1) for each in found[1]], "hybrid")
 
 

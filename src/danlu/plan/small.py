@@ -1,125 +1,117 @@
 """The very best plan of a small fleet: every pipeline that is not beaten in everything, and every choice of them.
 
-Column generation (plan/pricing.py) deals in prices, which mean little where a fleet is a handful of cards. Here labels
-(longest load, fill) are carried from the model's end to its front, for every number of pipelines and micro-batches, and
-dropped when another label of the same cards is no worse in both, or when they exceed the best plan known. Exact.
+Column generation (plan/pricing.py) deals in prices, which mean little where a fleet is a handful of cards. Here the
+fastest pipeline is found for every number of cards, of micro-batches and of pipelines (plan/fastest.py); then the least
+of their times in which just so many of them, within the cards, do the batch. Exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from danlu.plan.pipelines import Pipeline, Span, pipeline
-from danlu.plan.stage_ways import StageWays, memory_ends
+import numpy as np
 
-Cards = tuple[int, ...]
-Label = tuple[float, float, tuple[Span, ...]]
+from danlu.plan.fastest import Cards, Fastest, fastest, states
+from danlu.plan.pipelines import Pipeline, pipeline
+from danlu.plan.stage_ways import Floats, Ints, StageWays
+
 Choice = tuple[float, tuple[Pipeline, ...]]
 
 
 def best_choice(
-    tables: Callable[[int, int], StageWays], there: Cards, batch: int, sizes: Sequence[int], seconds: float
+    tables: Callable[[int, int], StageWays], there: Cards, batch: int, sizes: Sequence[int], seconds: float,
+    first: int = 1,
 ) -> Choice | None:  # fmt: skip
     """The pipelines of a plan whose step is below `seconds`, and that step; None where there is none.
 
     tables   the ways of a micro-batch size with so many pipelines
+    first    a number of pipelines that may well be the best: a good plan found early spares looking at others
     """
     best: Choice | None = None
-    for pipelines in range(1, min(sum(there), batch) + 1):
-        each = [(tables(size, pipelines), size) for size in sizes]
+    most = min(sum(there), batch)
+    smaller = _smaller(there)
+    for pipelines in sorted(range(1, most + 1), key=lambda n: abs(n - min(first, most))):
         limit = seconds if best is None else best[0]
-        found = _chosen(_candidates(each, there, batch - pipelines + 1, limit), there, batch, pipelines)
+        found = _of(tables, there, batch, sizes, pipelines, limit, smaller)
         if found is not None and found[0] < limit:
             best = found
     return best
 
 
-def _candidates(
-    tables: Sequence[tuple[StageWays, int]], there: Cards, most: int, limit: float
-) -> list[tuple[Cards, int, float, Pipeline]]:  # fmt: skip
-    """(cards, sequences, seconds, pipeline), the fastest of each pair of cards and sequences."""
-    found: dict[tuple[Cards, int], tuple[float, Pipeline]] = {}
-    for ways, size in tables:
-        if not len(ways.ways):
-            continue
-        for many in range(1, -(-most // size) + 1):
-            reached = False
-            for cards, (seconds, spans) in _pipelines(ways, there, many, limit).items():
-                reached = True
-                key = cards, many * size
-                if key not in found or seconds < found[key][0]:
-                    found[key] = seconds, pipeline(ways, spans, len(there))
-            if not reached:
-                break  # more micro-batches take longer still
-    return [(cards, done, seconds, each) for (cards, done), (seconds, each) in found.items()]
-
-
-def _pipelines(
-    ways: StageWays, there: Cards, many: int, limit: float
-) -> dict[Cards, tuple[float, tuple[Span, ...]]]:  # fmt: skip
-    """The fastest pipeline of each number of cards that does `many` micro-batches in less than `limit` seconds."""
-    units, memory = ways.units, memory_ends(ways, min(ways.units, sum(there))).tolist()
-    time, fill, step, hop = (each.tolist() for each in (ways.time, ways.fill, ways.step, ways.hop))
-    group, size = ways.group.tolist(), ways.cards.tolist()
-    whole: dict[Cards, tuple[float, tuple[Span, ...]]] = {}
-    behind: dict[tuple[int, Cards], list[Label]] = {(units, (0,) * len(there)): [(0.0, 0.0, ())]}
-    seen: dict[tuple[int, Cards], list[Label]] = {}
-    for place, ends in enumerate(memory):
-        front: dict[tuple[int, Cards], list[Label]] = {}
-        for (stop, used), labels in behind.items():
-            for way in range(len(group)):
-                cards = tuple(n + size[way] * (at == group[way]) for at, n in enumerate(used))
-                if cards[group[way]] > there[group[way]]:
-                    continue
-                for start in range(stop - 1, -1, -1):
-                    if ends[way][start] < stop:
-                        break
-                    hops = hop[way] * ((start > 0) + (place > 0))
-                    busy = time[way][stop] - time[way][start] + hops
-                    late = fill[way][stop] - fill[way][start] + hops if place else busy
-                    load = (many - 1) * busy + step[way][stop] - step[way][start]
-                    if load + late >= limit:
-                        if load >= limit:
-                            break
-                        continue
-                    for longest, filled, spans in labels:
-                        label = max(longest, load), filled + late, (Span(way, start, stop), *spans)
-                        if label[0] + label[1] >= limit:
-                            continue
-                        if start == 0:
-                            if cards not in whole or label[0] + label[1] < whole[cards][0]:
-                                whole[cards] = label[0] + label[1], label[2]
-                        elif _new(seen.setdefault((start, cards), []), label):
-                            front.setdefault((start, cards), []).append(label)
-        if not front:
-            break
-        behind = front
-    return whole
-
-
-def _new(known: list[Label], label: Label) -> bool:
-    """Keep a label unless one with as many stages or fewer is no worse."""
-    if any(each[0] <= label[0] and each[1] <= label[1] for each in known):
-        return False
-    known.append(label)
-    return True
-
-
-def _chosen(
-    candidates: Sequence[tuple[Cards, int, float, Pipeline]], there: Cards, batch: int, pipelines: int
+def _of(
+    tables: Callable[[int, int], StageWays], there: Cards, batch: int, sizes: Iterable[int], pipelines: int,
+    limit: float, smaller: Ints,
 ) -> Choice | None:  # fmt: skip
-    """So many of the candidates, within the cards, that do the batch; the slowest as fast as can be."""
-    states: dict[tuple[Cards, int], Choice] = {((0,) * len(there), 0): (0.0, ())}
-    for _ in range(pipelines):
-        then: dict[tuple[Cards, int], Choice] = {}
-        for (used, done), (slowest, taken) in states.items():
-            for cards, more, seconds, each in candidates:
-                total = tuple(a + b for a, b in zip(used, cards, strict=True))
-                if any(a > b for a, b in zip(total, there, strict=True)):
-                    continue
-                key, longest = (total, min(batch, done + more)), max(slowest, seconds)
-                if key not in then or longest < then[key][0]:
-                    then[key] = longest, (*taken, each)
-        states = then
-    good = [choice for (_, done), choice in states.items() if done >= batch]
-    return min(good, key=lambda choice: choice[0], default=None)
+    """The best of just so many pipelines."""
+    whole = batch - pipelines + 1  # sequences of one when every other does one
+    parts = []
+    for size in sizes:
+        ways = tables(size, pipelines)
+        if len(ways.ways):
+            parts.append(fastest(ways, there, -(-whole // size), limit))
+    done = _Done(tuple(parts), smaller)
+    times = np.unique(np.concatenate([each.seconds[np.isfinite(each.seconds)] for each in parts] or [np.zeros(0)]))
+    low, high = 0, len(times)  # at times[high] the batch is done
+    if not high or done.most(float(times[-1]), pipelines)[-1].max() < batch:
+        return None
+    high -= 1
+    while low < high:
+        middle = (low + high) // 2
+        if done.most(float(times[middle]), pipelines)[-1].max() >= batch:
+            high = middle
+        else:
+            low = middle + 1
+    return float(times[high]), done.chosen(float(times[high]), pipelines, len(there))
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What pipelines get through, by the state of cards they take; `smaller` (states, states) as _smaller says."""
+
+    parts: tuple[Fastest, ...]
+    smaller: Ints
+
+    def one(self, seconds: float) -> Floats:
+        """(states,) sequences of one pipeline on just these cards; -inf where there is none."""
+        found = np.full(len(self.smaller), -np.inf)
+        for each in self.parts:
+            many = (each.seconds <= seconds).sum(axis=0)
+            found = np.maximum(found, np.where(many > 0, many * each.ways.micro_batch, -np.inf))
+        return found
+
+    def most(self, seconds: float, pipelines: int) -> list[Floats]:
+        """For 1, 2, ... pipelines (states,): the most sequences on just these cards together."""
+        one = self.one(seconds)
+        useful = np.flatnonzero(np.isfinite(one))
+        found = [one]
+        for _ in range(pipelines - 1):
+            rest = np.append(found[-1], -np.inf)[self.smaller[:, useful]]
+            found.append((rest + one[useful]).max(axis=1, initial=-np.inf))
+        return found
+
+    def chosen(self, seconds: float, pipelines: int, groups: int) -> tuple[Pipeline, ...]:
+        """Pipelines that do the most."""
+        one, most = self.one(seconds), self.most(seconds, pipelines)
+        state = int(np.argmax(most[-1]))
+        taken = []
+        for before in reversed(most[:-1]):
+            each = int(np.argmax(np.append(before, -np.inf)[self.smaller[state]] + one))
+            taken.append(each)
+            state = int(self.smaller[state, each])
+        return tuple(self._pipeline(each, one[each], seconds, groups) for each in (*taken, state))
+
+    def _pipeline(self, state: int, sequences: float, seconds: float, groups: int) -> Pipeline:
+        for each in self.parts:
+            many = int((each.seconds[:, state] <= seconds).sum())
+            if many and many * each.ways.micro_batch == sequences:
+                return pipeline(each.ways, each.spans(many, state), groups)
+        raise AssertionError("a state that does sequences has a pipeline")
+
+
+def _smaller(there: Cards) -> Ints:
+    """(states, states): the state that is left of one when another's cards are taken; `states` where it has too few."""
+    each = states(there)
+    radix = np.cumprod([1, *(n + 1 for n in there[:-1])])
+    left = each[:, None] - each[None]
+    return np.where((left >= 0).all(axis=2), left @ radix, len(each))

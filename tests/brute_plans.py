@@ -1,0 +1,203 @@
+"""The best plan of a small fleet by looking at all of them; shares the costs with the planner, and no search.
+
+`by_enumeration` makes every pipeline one by one: up to about 4 cards and 2 layers. `none_beats` goes further, to 16
+cards and 8 layers: cards of a group are alike, so it keeps, for every number of micro-batches, first unit and number of
+cards of each group, all (longest load, fill) that no other pair beats, stage by stage from the model's end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from typing import Any
+
+import numpy as np
+
+from danlu.errors import DoesNotFit
+from danlu.nouns import Group, GroupedFleet, ModelSpec
+from danlu.plan import large
+from danlu.plan.assemble import Ask
+from danlu.plan.grouped import GroupedPlan
+from danlu.plan.pipelines import Pipeline, Span, pipeline
+from danlu.plan.stage_ways import StageWays, micro_batch_sizes
+
+CLOSE = 1e-9
+
+
+def random_ask(rng: random.Random, cards: int, layers: int, batch: int) -> Ask:
+    """A small fleet of 1 to 3 groups of up to so many cards, a model of up to so many layers, and a batch."""
+    kinds = rng.randint(1, min(3, cards))
+    ends = [0, *sorted(rng.sample(range(1, cards), kinds - 1)), rng.randint(cards - 1, cards)]
+    groups = tuple(
+        Group(f"card{i}", max(1, stop - start), rng.randint(2, 40) * 1e13, rng.choice([6, 8, 12, 24, 40]) << 30, 1e12,
+              2e11, rng.choice([1e9, 2.5e10]), rng.choice([1, 2, 4]))
+        for i, (start, stop) in enumerate(itertools.pairwise(ends))
+    )  # fmt: skip
+    model = ModelSpec("llama", rng.randint(1, layers), 4096, 8, 4, 512, 11008, 32000, 4096)
+    fleet = GroupedFleet("small", groups)
+    return Ask(model, fleet, rng.randint(1, batch), 2048, rng.choice(["1f1b", "zb-h1"]))
+
+
+def is_best(ask: Ask) -> bool:
+    """The search's plan can be run as it says, and no plan beats it; or there is no plan and it says so."""
+    try:
+        plan = large.search(
+            ask.spec, ask.fleet, batch=ask.batch, seq=ask.seq, schedule=ask.schedule, most_sequences=ask.most_sequences
+        ).plan
+    except DoesNotFit:
+        return none_beats(ask, math.inf)
+    return holds(ask, plan) and none_beats(ask, plan.seconds)
+
+
+def holds(ask: Ask, plan: GroupedPlan) -> bool:
+    """Pipelines within the cards and their memory do the batch, and take as long as the plan says."""
+    used, done, seconds = np.zeros(len(ask.fleet.groups)), 0, 0.0
+    for each in plan.replicas:
+        ways = ask.ways(each.micro_batch, plan.pipelines)
+        names = [(int(g), way.tp, way.recompute) for g, way in zip(ways.group, ways.ways, strict=True)]
+        spans = [Span(names.index((s.group, s.tp, s.recompute)), s.start, s.stop) for s in each.stages]
+        made = pipeline(ways, spans, len(used))
+        room = [ways.room[span.way, int(i == len(spans) - 1)] for i, span in enumerate(spans)]
+        if [0, *(s.stop for s in spans)] != [*(s.start for s in spans), ways.units] or (made.bytes > room).any():
+            return False
+        used += each.copies * made.cards
+        done += each.sequences
+        seconds = max(seconds, made.seconds(each.micro_batches))
+    there = [group.count for group in ask.fleet.groups]
+    return bool((used <= there).all()) and done >= ask.batch and abs(seconds / plan.seconds - 1) < CLOSE
+
+
+def none_beats(ask: Ask, seconds: float) -> bool:
+    """No plan of any number of pipelines does the batch in less than `seconds`, by more than rounding."""
+    there = tuple(group.count for group in ask.fleet.groups)
+    limit = seconds * (1 - CLOSE)
+    for count in range(1, min(sum(there), ask.batch) + 1):
+        done: dict[tuple[int, ...], int] = {}
+        for size in micro_batch_sizes(ask.batch, ask.most_sequences):
+            needed = -(-(ask.batch - count + 1) // size)
+            for cards, many in most_micro_batches(ask.ways(size, count), there, needed, limit).items():
+                done[cards] = max(done.get(cards, 0), many * size)
+        if _together(done, there, count) >= ask.batch:
+            return False
+    return True
+
+
+def _together(done: dict[tuple[int, ...], int], there: tuple[int, ...], count: int) -> float:
+    """The most sequences that so many pipelines do within the cards."""
+    shape = tuple(n + 1 for n in there)
+    best = np.full(shape, -np.inf)
+    best[(0,) * len(there)] = 0.0
+    for _ in range(count):
+        after = np.full(shape, -np.inf)
+        for cards, sequences in done.items():
+            here = tuple(slice(n, None) for n in cards)
+            before = tuple(slice(0, size - n) for n, size in zip(cards, shape, strict=True))
+            after[here] = np.maximum(after[here], best[before] + sequences)
+        best = after
+    return float(best.max())
+
+
+def most_micro_batches(
+    ways: StageWays, there: tuple[int, ...], needed: int, limit: float
+) -> dict[tuple[int, ...], int]:  # fmt: skip
+    """For every number of cards the most micro-batches, up to `needed`, of a pipeline that ends before `limit`."""
+    shape = (needed, ways.units + 1, *(n + 1 for n in there))
+    found: dict[tuple[int, ...], int] = {}
+    if not len(ways.ways):
+        return found
+    # columns: index of micro-batches, first unit, cards of each group; and longest load, fill
+    at = np.zeros((needed, 2 + len(there)), dtype=np.int64)
+    at[:, 0], at[:, 1] = np.arange(needed), ways.units
+    load, fill = np.zeros(needed), np.zeros(needed)
+    for place in range(min(ways.units, sum(there))):
+        at, load, fill = _extended(ways, np.array(there), at, load, fill, place, limit)
+        whole = at[:, 1] == 0
+        for row in at[whole].tolist():
+            cards = tuple(row[2:])
+            found[cards] = max(found.get(cards, 0), row[0] + 1)
+        kept = _unbeaten(np.ravel_multi_index(tuple(at[~whole].T), shape), load[~whole], fill[~whole])
+        at, load, fill = (each[~whole][kept] for each in (at, load, fill))
+        if not len(at):
+            break
+    return found
+
+
+def _extended(ways: StageWays, there: Any, at: Any, load: Any, fill: Any, place: int, limit: float) -> Any:
+    """Every label with every stage in front of it that memory, cards and the limit allow."""
+    starts, parts = np.arange(ways.units), []
+    for way in range(len(ways.ways)):
+        able = at[:, 2 + ways.group[way]] + ways.cards[way] <= there[ways.group[way]]
+        mine, many, stop = at[able], at[able, :1], at[able, 1:2]
+        held, kept = (each[way, stop] - each[way, starts] for each in (ways.held, ways.kept))
+        good = (starts < stop) & (held + (place + 1) * kept <= ways.room[way, 1 if place == 0 else 0])
+        hops = ways.hop[way] * ((starts > 0).astype(float) + (place > 0))
+        time = ways.time[way, stop] - ways.time[way, starts] + hops
+        late = ways.fill[way, stop] - ways.fill[way, starts] + hops if place else time
+        longest = np.maximum(load[able, None], many * time + ways.step[way, stop] - ways.step[way, starts])
+        filled = fill[able, None] + late
+        row, start = np.nonzero(good & (longest + filled < limit))
+        then = mine[row]
+        then[:, 1] = start
+        then[:, 2 + ways.group[way]] += ways.cards[way]
+        parts.append((then, longest[row, start], filled[row, start]))
+    return tuple(np.concatenate([part[i] for part in parts]) for i in range(3))
+
+
+def _unbeaten(key: Any, load: Any, fill: Any) -> Any:
+    """Of the labels of one key those for which no other has both a load and a fill as small."""
+    order = np.lexsort((fill, load, key))
+    group = np.cumsum(np.diff(key[order], prepend=-1) != 0)
+    rank = np.unique(fill, return_inverse=True)[1][order]
+    lowered = rank - group * (len(fill) + 1)  # so that a running minimum begins anew with each key
+    least = np.minimum.accumulate(lowered)
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = lowered[1:] < least[:-1]
+    return order[new]
+
+
+def every_pipeline(ways: StageWays, there: tuple[int, ...]) -> list[Pipeline]:
+    """All that fit cards and memory."""
+
+    def all_of(start: int) -> list[tuple[Span, ...]]:
+        if start == ways.units:
+            return [()]
+        return [(Span(way, start, stop), *rest) for stop in range(start + 1, ways.units + 1) for rest in all_of(stop)
+                if len(rest) < sum(there) for way in range(len(ways.ways))]  # fmt: skip
+
+    found = []
+    for stages in all_of(0):
+        each = pipeline(ways, stages, len(there))
+        room = np.array([ways.room[s.way, int(i == len(stages) - 1)] for i, s in enumerate(stages)])
+        if (each.cards <= there).all() and (each.bytes <= room).all():
+            found.append(each)
+    return found
+
+
+def by_enumeration(ask: Ask) -> float:
+    """Seconds of the best plan: every number of pipelines, every multiset of numbers of cards, every time one takes."""
+    there = tuple(group.count for group in ask.fleet.groups)
+    best = math.inf
+    for count in range(1, min(sum(there), ask.batch) + 1):
+        every = [each for size in micro_batch_sizes(ask.batch, ask.most_sequences)
+                 for each in every_pipeline(ask.ways(size, count), there)]  # fmt: skip
+        times = sorted({each.seconds(m) for each in every for m in range(1, ask.batch + 1)})
+        while times:
+            middle = len(times) // 2
+            if _enough(every, there, ask.batch, count, times[middle] * (1 + 1e-12)):
+                best, times = min(best, times[middle]), times[:middle]
+            else:
+                times = times[middle + 1 :]
+    return best
+
+
+def _enough(every: list[Pipeline], there: tuple[int, ...], batch: int, count: int, seconds: float) -> bool:
+    most: dict[Any, int] = {}
+    for each in every:
+        cards = tuple(each.cards.tolist())
+        most[cards] = max(most.get(cards, 0), each.sequences(seconds))
+    able = [cards for cards, done in most.items() if done]
+    return any(
+        (np.sum(chosen, axis=0) <= there).all() and sum(most[cards] for cards in chosen) >= batch
+        for chosen in itertools.combinations_with_replacement(able, count)
+    )

@@ -7,7 +7,8 @@ costs the difference of two prefix sums, so that a search looks at all stages of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -81,23 +82,48 @@ def stage_ways(
     most      where the number of them is open, up to this: bytes and seconds are the least that any of them has
     """
     open_ = replicas, replicas if most is None else most
-    parts = [_of_group(spec, fleet, at, micro_batch, seq, open_, schedule, stack, constants)
-             for at in range(len(fleet.groups))]  # fmt: skip
-    arrays = (np.concatenate([part[i] for part in parts]) for i in range(1, 10))
-    whole = StageWays(micro_batch, tuple(way for part in parts for way in part[0]), *arrays)
+    parts = [_of_group(spec, group, micro_batch, seq, open_, schedule, stack or Stack(), constants)
+             for group in fleet.groups]  # fmt: skip
+    arrays = (np.concatenate([part[i] for part in parts]) for i in range(1, 9))
+    at = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
+    whole = StageWays(micro_batch, tuple(way for part in parts for way in part[0]), at, *arrays)
     return whole.only(_useful(whole))
 
 
 def _of_group(
-    spec: ModelSpec, fleet: GroupedFleet, at: int, micro_batch: int, seq: int, replicas: tuple[int, int], schedule: str,
-    stack: Stack | None, constants: Constants | None,
+    spec: ModelSpec, group: Group, micro_batch: int, seq: int, replicas: tuple[int, int], schedule: str, plain: Stack,
+    constants: Constants | None,
 ) -> tuple[Any, ...]:  # fmt: skip
-    group = fleet.groups[at]
-    card, plain = rated(group), stack or Stack()
+    """The ways of one group and the fields of StageWays from `cards` on."""
     here = Stack(group.per_host, group.network, plain.precision, plain.software, plain.compiled, plain.flash,
                  plain.seq_parallel, plain.overlap_dp, plain.overlap_tp, plain.zero)  # fmt: skip
-    ways = [Way(tp, micro_batch, recompute) for tp in splits(spec, group) for recompute in RECOMPUTE]
-    table = unit_table(spec, card, ways, seq=seq, stack=here, constants=constants)
+    if constants is not None:
+        return _figures(spec, group, micro_batch, seq, replicas, schedule, here, constants)
+    return _published(spec, replace(group, count=min(group.count, group.per_host)), micro_batch, seq, replicas,
+                      schedule, here)  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _published(
+    spec: ModelSpec, group: Group, micro_batch: int, seq: int, replicas: tuple[int, int], schedule: str, here: Stack
+) -> tuple[Any, ...]:
+    """With the published constants, which a search asks for again and again; the count matters only inside a host."""
+    return _figures(spec, group, micro_batch, seq, replicas, schedule, here, None)
+
+
+@lru_cache(maxsize=64)
+def _table(spec: ModelSpec, card: Rated, ways: tuple[Way, ...], seq: int, here: Stack) -> UnitTable:
+    return unit_table(spec, card, ways, seq=seq, stack=here)
+
+
+def _figures(
+    spec: ModelSpec, group: Group, micro_batch: int, seq: int, replicas: tuple[int, int], schedule: str, here: Stack,
+    constants: Constants | None,
+) -> tuple[Any, ...]:  # fmt: skip
+    card = rated(group)
+    ways = tuple(Way(tp, micro_batch, recompute) for tp in splits(spec, group) for recompute in RECOMPUTE)
+    table = (_table(spec, card, ways, seq, here) if constants is None
+             else unit_table(spec, card, ways, seq=seq, stack=here, constants=constants))  # fmt: skip
     once = np.array([
         min(step_seconds(spec, card, way, 1e9, each, seq=seq, stack=here, constants=constants)
             for each in _telling(replicas, max(1, group.per_host // way.tp))) / 1e9
@@ -113,7 +139,7 @@ def _of_group(
     def summed(each: Any) -> Floats:
         return np.concatenate([np.zeros((len(ways), 1)), np.cumsum(each[:, kinds], axis=1)], axis=1)
 
-    return (ways, np.full(len(ways), at), np.array([way.tp for way in ways]), summed(time),
+    return (ways, np.array([way.tp for way in ways]), summed(time),
             summed(time - 2 * _weight_gradient(spec, table, seq) if schedule == "zb-h1" else time), table.sent_s,
             summed(table.params * once[:, None]), summed(held), summed(table.kept_bytes), room)  # fmt: skip
 

@@ -18,9 +18,9 @@ from danlu.model.export import export
 from danlu.model.load import load
 from danlu.model.net import Causal, Decoder, init
 from danlu.model.parallel import cross_entropy
-from danlu.model.shard import Share, cut, whole
 from danlu.nouns import ModelSpec
 from danlu.recipe import weight_of
+from danlu.shares import Share, cut, whole
 
 torch.set_num_threads(1)
 

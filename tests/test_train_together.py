@@ -12,9 +12,9 @@ from provoke import provoke
 from danlu.cli.bench import load
 from danlu.nouns import ModelSpec, Plan, Replica, Stage
 from danlu.plan import text
+from danlu.plan.cells import cells
 from danlu.store import checkpoint
 from danlu.train import rank
-from danlu.train.cells import cells
 
 torch.set_num_threads(1)
 

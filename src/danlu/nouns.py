@@ -247,7 +247,7 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a plan should cost when it runs; `stage_` fields have one entry per stage.
+    """What a plan should cost when it runs; `stage_` fields have one entry per rank, in most plans a stage.
 
     step_s          seconds per optimizer step
     tokens_per_s    trained tokens per second

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from danlu.cli.config import Run
     from danlu.nouns import Plan
 
 LARGE = {"batch": 1024, "seq": 4096, "goal": "time", "schedule": "zb-h1", "kg_per_kwh": 0.48}  # of MODEL FLEET alone
@@ -80,10 +79,8 @@ def _of_run(args: argparse.Namespace, path: Path | None) -> int:
     progress = output.Progress("plan")
     fleet = wiring.fleet_of(asked, progress.show)
     plan = wiring.plan_of(asked, wiring.spec_of(asked), fleet)
-    if plan.forecast is None:
-        return unforeseen(asked, plan, args.json)
-    even = search.even(plan.model, fleet, micro_batch=plan.micro_batch, micro_batches=plan.micro_batches, seq=plan.seq,
-                       dtype=plan.dtype)  # fmt: skip
+    even = search.even(plan.model, plan.fleet, micro_batch=plan.micro_batch, seq=plan.seq, dtype=plan.dtype,
+                       micro_batches=plan.sequences // plan.micro_batch)  # fmt: skip
     print(told(plan, even))
     path = asked.out / "plan.json"
     output.write_text(path, text.dumps(plan))
@@ -94,44 +91,38 @@ def _of_run(args: argparse.Namespace, path: Path | None) -> int:
     return 0
 
 
-def unforeseen(asked: Run, plan: Plan, figures: Path | None) -> int:
-    """Say and write a plan whose cards share layers or copies of the model: it can be run, not yet forecast."""
-    from danlu.cli import output
-    from danlu.cli.train import label, placed
-    from danlu.plan import text
-
-    print(f"{placed(plan)}{label(plan)}\nno forecast: what sharing a layer costs is not in the cost model yet")
-    output.write_text(asked.out / "plan.json", text.dumps(plan))
-    print(f"\nwritten to {asked.out / 'plan.json'}")
-    output.write_json(figures, {"cards": [n for each in plan.pipelines for s in each.stages for n in s.cards]})
-    return 0
-
-
 def split_table(plan: Plan) -> str:
-    """Which units each card computes, the memory it needs and how busy it should be."""
+    """Which units each card computes, the memory it needs and how busy it should be: one row for each rank."""
     from danlu.cli import output
+    from danlu.cli.train import part
+    from danlu.plan.seats import alone, seats, shared
 
     assert plan.forecast is not None
     rows = []
-    for index, (stage, layers) in enumerate(zip(plan.stages, plan.layers_per_stage, strict=True)):
-        card = plan.fleet.card(stage.cards[0])
+    for seat, bytes_, busy in zip(seats(plan), plan.forecast.stage_bytes, plan.forecast.stage_busy_s, strict=True):
+        pipeline, card = alone(plan, seat.replica), plan.fleet.card(seat.card)
+        stage = pipeline.stages[seat.stage]
         units = plan.model.units[stage.start : stage.stop]
+        place = [seat.replica, pipeline.micro_batches, seat.stage] if shared(plan) else [seat.stage]
         rows.append([
-            index, card.name + (" *emulated*" if card.emulated else ""), f"{layers:g}", f"{units[0]} .. {units[-1]}",
-            f"{output.size(plan.forecast.stage_bytes[index])} of {output.size(card.mem_bytes)}",
-            f"{plan.forecast.stage_busy_s[index] / plan.forecast.step_s:.0%}",
+            *place, card.name + (" *emulated*" if card.emulated else ""),
+            f"{pipeline.layers_per_stage[seat.stage]:g}" + part(plan, seat), f"{units[0]} .. {units[-1]}",
+            f"{output.size(bytes_)} of {output.size(card.mem_bytes)}", f"{busy / plan.forecast.step_s:.0%}",
         ])  # fmt: skip
-    return output.table(["stage", "card", "layers", "units", "memory", "busy"], rows)
+    places = ["copy", "micro-batches", "stage"] if shared(plan) else ["stage"]
+    return output.table([*places, "card", "layers", "units", "memory", "busy"], rows)
 
 
 def told(plan: Plan, even: Plan) -> str:
     """The plan as a table, and its forecast beside the even split's."""
     from danlu.cli import output
+    from danlu.plan.seats import alone, seats
 
     assert plan.forecast is not None and even.forecast is not None
-    label = " *emulated*" if any(plan.fleet.card(stage.cards[0]).emulated for stage in plan.stages) else ""
-    spare = sorted({c.name for c in plan.fleet.cards} - {name for stage in plan.stages for name in stage.cards})
-    shape = f"{plan.micro_batches} micro-batches of {plan.micro_batch} x {plan.seq} tokens"
+    used = {seat.card for seat in seats(plan)}
+    label = " *emulated*" if any(plan.fleet.card(name).emulated for name in used) else ""
+    spare = sorted({c.name for c in plan.fleet.cards} - used)
+    shape = f"{plan.sequences // plan.micro_batch} micro-batches of {plan.micro_batch} x {plan.seq} tokens"
     lines = [
         f"{plan.model.family}, {plan.model.params / 1e6:.1f} M parameters, {plan.model.layers} layers; {shape}; "
         f"{plan.schedule}, {plan.dtype}",
@@ -140,7 +131,8 @@ def told(plan: Plan, even: Plan) -> str:
         "",
         output.table(["forecast" + label, "seconds a step", "tokens/s", "layers"], [
             [name, f"{each.forecast.step_s:.4f}", f"{each.forecast.tokens_per_s:.0f}",
-             "/".join(f"{count:g}" for count in each.layers_per_stage)]
+             "; ".join("/".join(f"{count:g}" for count in alone(each, copy).layers_per_stage)
+                       for copy in range(len(each.pipelines)))]
             for name, each in (("this plan", plan), ("even split", even)) if each.forecast is not None
         ]),
         f"this plan is {even.forecast.step_s / plan.forecast.step_s:.2f} times as fast as the even split",
@@ -151,11 +143,14 @@ def told(plan: Plan, even: Plan) -> str:
 
 
 def figures(plan: Plan, even: Plan) -> dict[str, Any]:
-    """The command's flat JSON."""
+    """The command's flat JSON; lists have one entry for each rank, micro-batches one for each copy of the model."""
+    from danlu.plan.seats import alone, seats
+
     assert plan.forecast is not None and even.forecast is not None
     return {
-        "cards": [name for stage in plan.stages for name in stage.cards],
-        "plan.layers_per_card": list(plan.layers_per_stage),
+        "cards": [seat.card for seat in seats(plan)],
+        "plan.layers_per_card": [alone(plan, seat.replica).layers_per_stage[seat.stage] for seat in seats(plan)],
+        "plan.micro_batches": [each.micro_batches for each in plan.pipelines],
         "plan.schedule": plan.schedule,
         "plan.forecast_step_s": plan.forecast.step_s,
         "plan.forecast_tokens_per_s": plan.forecast.tokens_per_s,
@@ -171,7 +166,8 @@ def drawn(plan: Plan, even: Plan) -> str:
     from danlu.cli import pictures
     from danlu.plan.forecast import timeline
 
+    names = ["|".join(stage.cards) for each in plan.pipelines for stage in each.stages]
     rows = [("this plan", timeline(plan).spans)]
-    if len(even.stages) == len(plan.stages):
+    if len(even.stages) == len(names):
         rows.append(("even split", timeline(even).spans))
-    return pictures.timeline(rows, [stage.cards[0] for stage in plan.stages], "One training step, forecast")
+    return pictures.timeline(rows, names, "One training step, forecast")

@@ -107,8 +107,16 @@ def train_run(
 
     def step(done: Step) -> None:
         show.step(done)
-        board.scalars(done.step, {"loss": done.loss, "gradient_norm": done.norm, "lr": done.lr,
-                                  "step_s": done.seconds, "tokens_per_s": job.tokens_per_step / done.seconds})
+        board.scalars(
+            done.step,
+            {
+                "loss": done.loss,
+                "gradient_norm": done.norm,
+                "lr": done.lr,
+                "step_s": done.seconds,
+                "tokens_per_s": job.tokens_per_step / done.seconds,
+            },
+        )
         if on_step is not None:
             on_step(done)
 
@@ -164,9 +172,9 @@ def job_of(run: Run, plan: Plan) -> TrainJob:
     from danlu.cli.wiring import tokens_of
     from danlu.data.loader import Loader
     from danlu.errors import BadValue
+    from danlu.plan.cells import cells
     from danlu.plan.seats import shared
     from danlu.store import checkpoint
-    from danlu.train.cells import cells
     from danlu.train.job import TrainJob
     from danlu.train.owner import start_of
 
@@ -295,7 +303,7 @@ def summary(plan: Plan, result: Result) -> str:
     every = seats(plan)
     layers = [alone(plan, seat.replica).layers_per_stage[seat.stage] for seat in every]
     rows = [
-        [seat.card, f"{held:g}" + _part(plan, seat), span(busy), f"{busy / result.step_s:.0%}", size(peak)]
+        [seat.card, f"{held:g}" + part(plan, seat), span(busy), f"{busy / result.step_s:.0%}", size(peak)]
         for seat, held, busy, peak in zip(every, layers, result.busy_s, result.peak_bytes, strict=True)
     ]
     forecast = f", forecast {span(plan.forecast.step_s)}" if plan.forecast else ""
@@ -312,7 +320,7 @@ def summary(plan: Plan, result: Result) -> str:
     return "\n".join(lines)
 
 
-def _part(plan: Plan, seat: Seat) -> str:
+def part(plan: Plan, seat: Seat) -> str:
     """What share of its stage a card holds, where it is not alone."""
     shares = plan.pipelines[seat.replica].stages[seat.stage].shares
     return f" x {shares[seat.part]}/{sum(shares)}" if len(shares) > 1 else ""

@@ -95,15 +95,13 @@ def fleet_of(run: Run, progress: Callable[[str], None]) -> Fleet:
 def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
     """The plan of a run, forecast included: of `plan.path`, else the best split, or the even one where it says so.
 
-    Raises UnreadablePlan, DoesNotFit.
+    Raises UnreadablePlan, BadShares, DoesNotFit.
     """
     from danlu.plan import search, text
     from danlu.plan.forecast import forecast
-    from danlu.plan.seats import shared
 
     if run.plan.path is not None:
-        given = text.loads(_text(run.plan.path), str(run.plan.path))
-        return given if shared(given) else forecast(given)  # nobody has measured what sharing a layer costs yet
+        return forecast(text.loads(_text(run.plan.path), str(run.plan.path)))
     split = search.even if run.plan.split == "even" else search.search
     return split(spec, fleet, micro_batch=run.plan.micro_batch, micro_batches=run.plan.micro_batches, seq=run.data.seq)
 

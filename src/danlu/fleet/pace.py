@@ -35,6 +35,7 @@ class Pacer:
         self.speed = speed
         self.clock = time.monotonic()
         self._drift, self._slower, self._unseen = drift, 1.0, inf
+        self._before = 0.0  # thread CPU seconds at which the work not yet charged began
 
     @property
     def real(self) -> bool:
@@ -52,20 +53,33 @@ class Pacer:
             yield
             self.clock = time.monotonic()
             return
-        start = max(self.clock, ready)
-        sleep_until(start)
-        before = time.thread_time()
+        self.resume(ready)
         yield
-        self._charge(start, time.thread_time() - before)
+        self.pause()
 
-    def _charge(self, start: float, cpu_s: float) -> None:
+    def pause(self) -> float:
+        """Charge the work of an instruction so far: what it sends from its middle leaves at the moment returned."""
+        if self.real:
+            return time.monotonic()
+        self._charge(time.thread_time() - self._before)
+        return self.clock
+
+    def resume(self, ready: float = 0.0) -> None:
+        """Go on with an instruction that waited for what arrived at `ready`; the wait is the card's too."""
+        if self.real:
+            return
+        self.clock = max(self.clock, ready)
+        sleep_until(self.clock)
+        self._before = time.thread_time()
+
+    def _charge(self, cpu_s: float) -> None:
         if self._drift is not None:
             first, self._unseen = self._unseen == inf, self._unseen + cpu_s
             if self._unseen > LOOK_S:
                 seen = min(max(self._drift(), 1 / WIDEST), WIDEST)
                 self._slower = seen if first else MEMORY * self._slower + (1 - MEMORY) * seen
                 self._unseen = 0.0
-        self.clock = start + cpu_s / self._slower / self.speed
+        self.clock += cpu_s / self._slower / self.speed
 
     def settle(self) -> float:
         """Sleep what is still owed; returns `clock`, the end of the last instruction."""

@@ -16,8 +16,8 @@ from danlu import families, tensorfile
 from danlu.errors import UnsupportedModel, WrongWeights
 from danlu.model import quantized
 from danlu.model.net import Decoder, Reduce
-from danlu.model.shard import Share
 from danlu.nouns import ModelSpec
+from danlu.shares import Share
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
           "U8": torch.uint8, "I8": torch.int8, "I32": torch.int32, "I64": torch.int64}  # fmt: skip

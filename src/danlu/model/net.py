@@ -24,9 +24,9 @@ from danlu.model.layers import Attention, Embed, Head, Mlp
 from danlu.model.parallel import Reduce
 from danlu.model.parts import Context, Linear, Made, Unit
 from danlu.model.rope import rope_frequencies
-from danlu.model.shard import Share, whole
 from danlu.model.state import Causal, Meta, State
 from danlu.nouns import ModelSpec
+from danlu.shares import Share, whole
 
 __all__ = ["Causal", "Decoder", "Linear", "Meta", "Reduce", "State", "init"]
 

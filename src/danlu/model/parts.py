@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from danlu import recipe
 from danlu.model.halves import Halves
 from danlu.model.parallel import Reduce, Sums
-from danlu.model.shard import Share
 from danlu.model.state import Meta, State
 from danlu.nouns import ModelSpec
+from danlu.shares import Share
 
 
 class Linear(nn.Module):

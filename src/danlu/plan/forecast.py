@@ -8,22 +8,42 @@ from danlu import recipe
 from danlu.nouns import Forecast, Link, Plan
 from danlu.plan.cost import entry_s, tied_s, unit_costs
 from danlu.plan.memory import copied_params, stage_bytes
-from danlu.plan.schedule import held_at_once, instructions, orders
+from danlu.plan.schedule import Instruction, held_at_once, instructions, orders
+from danlu.plan.seats import instructions_of, shared
+from danlu.plan.sharing import between, exchange, nodes, rank_bytes, stage_costs
 from danlu.plan.simulate import StageCost, Timeline, simulate
 
 
 def forecast(plan: Plan) -> Plan:
-    """The plan with its forecast filled in. Raises UnknownSchedule."""
+    """The plan with its forecast filled in. Raises UnknownSchedule, BadShares."""
     found = timeline(plan)
-    tokens = plan.micro_batches * plan.micro_batch * plan.seq
-    bytes_ = tuple(peak_bytes(plan, stage) for stage in range(len(plan.stages)))
-    return replace(plan, forecast=Forecast(found.step_s, tokens / found.step_s, found.busy_s, bytes_))
+    if shared(plan):
+        busy = tuple(found.busy_s[at] for at, mine in enumerate(nodes(plan)) for _ in mine)
+        bytes_ = rank_bytes(plan, exchange(plan))
+    else:
+        busy, bytes_ = found.busy_s, tuple(peak_bytes(plan, stage) for stage in range(len(plan.stages)))
+    return replace(plan, forecast=Forecast(found.step_s, plan.sequences * plan.seq / found.step_s, busy, bytes_))
 
 
 def timeline(plan: Plan) -> Timeline:
-    """One step of the plan, simulated."""
+    """One step of the plan, simulated; of a plan that shares, one span list for each stage of each copy."""
+    if shared(plan):
+        return _together(plan)
     costs = [stage_cost(plan, stage) for stage in range(len(plan.stages))]
     return simulate(instructions(plan), costs, links(plan))
+
+
+def _together(plan: Plan) -> Timeline:
+    """The step of a plan whose cards share stages or copies of the model."""
+    lists: list[tuple[Instruction, ...]] = []
+    moved = exchange(plan)
+    for mine in nodes(plan):
+        base = len(lists) - mine[0].stage  # stages are counted over all copies here
+        lists.append(tuple(
+            replace(each, peer=each.peer + base if each.peer >= 0 else -1) for each in instructions_of(plan, mine[0])
+        ))  # fmt: skip
+    joined, sizes = between(plan, moved)
+    return simulate(lists, stage_costs(plan, moved), joined, sizes)
 
 
 def stage_cost(plan: Plan, index: int) -> StageCost:

@@ -27,6 +27,7 @@ class StageCost:
 
     norm_s  of the norm of its gradient; tied_s  of adding the other end's gradient of a tied embedding
     weight_s  of the part of backward_s that weights' gradients take; split_s  more for both halves than for the whole
+    data_s  of adding gradients that came from other ranks; weights_s  of taking over weights they have updated
     """
 
     forward_s: Seconds
@@ -36,6 +37,8 @@ class StageCost:
     step_s: Seconds = 0.0
     weight_s: Seconds = 0.0
     split_s: Seconds = 0.0
+    data_s: Seconds = 0.0
+    weights_s: Seconds = 0.0
 
     @property
     def input_s(self) -> Seconds:
@@ -45,7 +48,7 @@ class StageCost:
     def of(self, each: Instruction) -> Seconds:
         """Seconds of one compute instruction."""
         if each.op == "reduce":
-            return self.tied_s if each.what == "tied" else self.norm_s
+            return {"tied": self.tied_s, "data": self.data_s, "weights": self.weights_s}.get(each.what, self.norm_s)
         return {
             "forward": self.forward_s, "backward": self.backward_s, "step": self.step_s, "save": 0.0,
             "backward_input": self.input_s, "backward_weight": self.weight_s,
@@ -70,11 +73,15 @@ class Timeline:
 
 
 Message = tuple[str, int, int, int]  # what, micro-batch, from stage, to stage
+Moved = Mapping[tuple[str, int, int], int]  # (what of a reduce, from stage, to stage) -> bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One compute instruction with the messages that must have come, and those it sends first and last."""
+    """One compute instruction with the messages that must have come, and those that are sent first and last.
+
+    before  with those that the others send to it as they get there too
+    """
 
     stage: int
     instruction: Instruction
@@ -83,12 +90,15 @@ class Event:
     after: tuple[tuple[Message, int], ...]
 
 
-def simulate(lists: Sequence[Sequence[Instruction]], costs: Sequence[StageCost], links: Links) -> Timeline:
+def simulate(
+    lists: Sequence[Sequence[Instruction]], costs: Sequence[StageCost], links: Links, moved: Moved | None = None
+) -> Timeline:
     """The timeline of one step.
 
     lists  one instruction list per stage
     costs  of each stage, in floats
     links  between stages, by (lower, higher) stage; messages between other stages take no time
+    moved  bytes that sums over copies of the model exchange, where there are any
     Raises ValueError when the lists wait for each other for ever.
     """
     spans: list[list[Span]] = [[] for _ in lists]
@@ -96,7 +106,7 @@ def simulate(lists: Sequence[Sequence[Instruction]], costs: Sequence[StageCost],
     def note(event: Event, start: Seconds, end: Seconds) -> None:
         spans[event.stage].append((event.instruction.op, event.instruction.mb, start, end))
 
-    seconds = steady(compiled(lists), costs, links, note, max)
+    seconds = steady(compiled(lists, moved or {}), costs, links, note, max)
     return Timeline(seconds, tuple(tuple(stage) for stage in spans))
 
 
@@ -113,12 +123,12 @@ def steady(
     return _latest(clocks, later) - first
 
 
-def compiled(lists: Sequence[Sequence[Instruction]]) -> tuple[Event, ...]:
+def compiled(lists: Sequence[Sequence[Instruction]], exchanged: Moved | None = None) -> tuple[Event, ...]:
     """All compute instructions of all stages in an order in which none waits for a later one.
 
     Raises ValueError when there is no such order.
     """
-    todo = [_events(stage, each, len(lists)) for stage, each in enumerate(lists)]
+    todo = [_events(stage, each, len(lists), exchanged or {}) for stage, each in enumerate(lists)]
     at, sent, found = [0] * len(lists), set[Message](), list[Event]()
     opened: set[tuple[int, int]] = set()
     moved = True
@@ -129,7 +139,7 @@ def compiled(lists: Sequence[Sequence[Instruction]]) -> tuple[Event, ...]:
                 event = events[at[stage]]
                 if (stage, at[stage]) not in opened:
                     opened.add((stage, at[stage]))
-                    sent |= {message for message, _ in event.before}
+                    sent |= {message for message, _ in event.before if message[2] == stage}
                     moved = True
                 if not sent.issuperset(event.waits):
                     break
@@ -143,7 +153,7 @@ def compiled(lists: Sequence[Sequence[Instruction]]) -> tuple[Event, ...]:
     return tuple(found)
 
 
-def _events(stage: int, each: Sequence[Instruction], stages: int) -> list[Event]:
+def _events(stage: int, each: Sequence[Instruction], stages: int, moved: Moved) -> list[Event]:
     """The compute stream of one list, every instruction with the communication that hangs on it."""
     posts: dict[int, list[tuple[Message, int]]] = {}
     for one in each:
@@ -157,8 +167,12 @@ def _events(stage: int, each: Sequence[Instruction], stages: int) -> list[Event]
         waits = [(each[i].what, each[i].mb, each[i].peer, stage) for i in one.after if each[i].op == "recv"]
         before, after = [], posts.get(index, [])
         if one.what == "tied":
-            before = [(("tied", -1, stage, one.peer), one.bytes)]
+            before = [(("tied", -1, *way), one.bytes) for way in ((stage, one.peer), (one.peer, stage))]
             waits = [("tied", -1, one.peer, stage)]
+        elif one.what in ("data", "weights"):
+            ways = [way for peer in others for way in ((stage, peer), (peer, stage)) if (one.what, *way) in moved]
+            before = [((one.what, -1, *way), moved[one.what, *way]) for way in ways]
+            waits = [message for message, _ in before if message[3] == stage]
         elif one.what == "norm":
             after = [(("norm", -1, stage, peer), one.bytes) for peer in others]
         elif one.op == "step":
@@ -184,11 +198,10 @@ def _charge(
         arrived[message] = now
 
     for event in events:
-        for (what, mb, source, target), size in event.before:
-            # Both ends of a pair have got here, and neither has gone on: their clocks are what they send at.
-            if (what, mb, source, target) not in arrived:
-                send((what, mb, source, target), size, clocks[source])
-                send((what, mb, target, source), size, clocks[target])
+        for message, size in event.before:
+            # Whoever is waited for has got here, and does not go on before it has sent: its clock is that moment.
+            if message not in arrived:
+                send(message, size, clocks[message[2]])
         start = clocks[event.stage]
         for message in event.waits:
             start = later(start, arrived[message])

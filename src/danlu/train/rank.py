@@ -30,12 +30,12 @@ from danlu.memory.arena import Arena
 from danlu.model.load import load
 from danlu.model.net import Decoder, init
 from danlu.nouns import Stage
+from danlu.plan.cells import cells, share_of
 from danlu.plan.schedule import Instruction
 from danlu.plan.seats import Seat, group, instructions_of, seats, shared
 from danlu.recipe import weight_of
 from danlu.store import checkpoint
 from danlu.train import optim
-from danlu.train.cells import cells, share_of
 from danlu.train.control import Line
 from danlu.train.group import TORCH, Group
 from danlu.train.job import TrainJob

@@ -147,7 +147,7 @@ class Interpreter:
         self._x, self._y = rows[:, :-1], rows[:, 1:]
         self._loss = torch.zeros((), device=self._device)
         if self._group is not None:
-            self._group.begin(wire, step)
+            self._group.begin(wire, step, self.pacer)
         self._live: dict[int, _Live] = {}
         self._left: dict[int, _Half] = {}
         self._came: dict[str, Message] = {}

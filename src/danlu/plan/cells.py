@@ -15,9 +15,9 @@ from math import prod
 
 from danlu import recipe
 from danlu.errors import BadShares
-from danlu.model.shard import Share, cut, whole
 from danlu.nouns import ModelSpec, Plan
 from danlu.plan.seats import seats
+from danlu.shares import Share, cut, whole
 
 
 @dataclass(frozen=True, slots=True)

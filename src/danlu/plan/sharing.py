@@ -1,0 +1,251 @@
+"""What cards pay for sharing a stage, or copies of the model: seconds and bytes of every rank, and what they exchange.
+
+The cards of a stage meet at every sum inside its units, so they move in lock step: a stage of several cards has one
+timeline, on which a unit takes as long as on the card that is last with it, and then as long as its sums.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from math import prod
+
+from danlu import recipe
+from danlu.nouns import DTYPE_BYTES, Link, ModelSpec, Plan
+from danlu.plan import operators
+from danlu.plan.cells import Cell, cells, share_of
+from danlu.plan.cost import Rates, UnitCost, entry_s, unit_costs
+from danlu.plan.memory import stage_bytes
+from danlu.plan.operators import Operator
+from danlu.plan.schedule import held_at_once, orders
+from danlu.plan.seats import Seat, alone, seats
+from danlu.plan.simulate import StageCost
+from danlu.shares import Share
+
+Pairs = Mapping[tuple[int, int], int]  # (from rank, to rank) -> bytes
+CALLS = 4  # of torch and the wire around one sum over cards
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What ranks send each other once a step, and what each does for it; `held` and `owned` are parameters by rank.
+
+    data     bytes of gradients on their way to who updates them;  weights  of updated weights on their way back
+    summed   gradients that each rank adds up;  taken  weights that it copies in
+    """
+
+    data: Pairs
+    weights: Pairs
+    held: tuple[int, ...]
+    owned: tuple[int, ...]
+    summed: tuple[int, ...]
+    taken: tuple[int, ...]
+
+
+def exchange(plan: Plan, found: Sequence[Cell] | None = None) -> Exchange:
+    """Of a plan; everything goes in fp32. Raises BadShares."""
+    ranks = len(seats(plan))
+    data, weights = defaultdict[tuple[int, int], int](int), defaultdict[tuple[int, int], int](int)
+    held, owned, summed, taken = ([0] * ranks for _ in range(4))
+    for cell in cells(plan) if found is None else found:
+        size = prod(cell.shape)
+        owned[cell.owner] += size
+        summed[cell.owner] += size * len(cell.sources)
+        for hold in cell.holders:
+            held[hold.rank] += size
+        for hold in cell.sources:
+            if hold.rank != cell.owner:
+                data[hold.rank, cell.owner] += 4 * size
+        for rank in {hold.rank for hold in cell.holders} - {cell.owner}:
+            weights[cell.owner, rank] += 4 * size
+            taken[rank] += size
+    return Exchange(dict(data), dict(weights), *map(tuple, (held, owned, summed, taken)))
+
+
+def recipe_count(cell: Cell) -> int:
+    """Numbers in a cell."""
+    size = 1
+    for axis in cell.shape:
+        size *= axis
+    return size
+
+
+def stage_costs(plan: Plan, moved: Exchange) -> tuple[StageCost, ...]:
+    """Of every stage of every copy, in order of ranks."""
+    return tuple(_cost(plan, mine, moved) for mine in nodes(plan))
+
+
+def nodes(plan: Plan) -> tuple[tuple[Seat, ...], ...]:
+    """The seats of every stage of every copy."""
+    found = defaultdict[tuple[int, int], list[Seat]](list)
+    for seat in seats(plan):
+        found[seat.replica, seat.stage].append(seat)
+    return tuple(map(tuple, found.values()))
+
+
+def _cost(plan: Plan, mine: Sequence[Seat], moved: Exchange) -> StageCost:
+    stage, spec = plan.pipelines[mine[0].replica].stages[mine[0].stage], plan.model
+    units = spec.units[stage.start : stage.stop]
+    each = [_units(plan, seat) for seat in mine]
+    slowest = [_later([costs[at] for costs in each]) for at in range(len(units))]
+    entries = [entry_s(spec, plan.fleet.card(seat.card), plan.micro_batch, plan.seq, plan.dtype) for seat in mine]
+    attends = any(recipe.kind_of(unit) in recipe.ATTENDS for unit in units)
+    forward, backward = _sums_s(plan, mine, units)
+    ends = [_end(plan, seat, moved) for seat in mine]
+    return StageCost(
+        forward_s=sum(cost.forward_s for cost in slowest) + forward + max(a + attends * b for a, b in entries),
+        backward_s=sum(cost.backward_s for cost in slowest) + backward,
+        norm_s=max(end.norm_s for end in ends),
+        step_s=max(end.step_s for end in ends),
+        weight_s=sum(cost.weight_s for cost in slowest),
+        split_s=sum(cost.split_s for cost in slowest),
+        data_s=max(end.data_s for end in ends),
+        weights_s=max(end.weights_s for end in ends) + _within(plan, mine, moved),
+    )
+
+
+def _units(plan: Plan, seat: Seat) -> tuple[UnitCost, ...]:
+    """What each unit of the stage costs one of its cards."""
+    stage = plan.pipelines[seat.replica].stages[seat.stage]
+    share = share_of(plan, seat.replica, seat.stage, seat.part)
+    costs = unit_costs(part_of(plan.model, share), plan.fleet.card(seat.card), plan.micro_batch, plan.seq, plan.dtype)
+    dealt = (share.experts[1] - share.experts[0]) / plan.model.experts if plan.model.experts else 1.0
+    kinds = [recipe.kind_of(unit) for unit in plan.model.units]
+    # Experts dealt out whole: as tokens spread evenly over experts, a card runs its part of them.
+    return tuple(
+        replace(cost, forward_s=dealt * cost.forward_s, backward_s=dealt * cost.backward_s,
+                weight_s=dealt * cost.weight_s) if kind == "moe" else cost
+        for cost, kind in zip(costs[stage.start : stage.stop], kinds[stage.start : stage.stop], strict=True)
+    )  # fmt: skip
+
+
+def part_of(spec: ModelSpec, share: Share) -> ModelSpec:
+    """The numbers of the decoder that a share runs, as a cost model wants them: every cut axis as long as its part."""
+    if share.cards == 1:
+        return spec
+    heads, kv_heads, ffn, vocab, shared = (
+        stop - start for start, stop in (share.heads, share.kv_heads, share.ffn, share.vocab, share.shared)
+    )
+    # A bias of the output is only a mark here: attention that is cut does not run fused (operators.fused).
+    return replace(spec, heads=heads, kv_heads=kv_heads, ffn=ffn, vocab=vocab, shared_ffn=shared, out_bias=True)
+
+
+def _later(costs: Sequence[UnitCost]) -> UnitCost:
+    forward, backward = max(each.forward_s for each in costs), max(each.backward_s for each in costs)
+    return replace(costs[0], forward_s=forward, backward_s=backward, weight_s=max(each.weight_s for each in costs),
+                   split_s=max(each.split_s for each in costs))  # fmt: skip
+
+
+def _sums_s(plan: Plan, mine: Sequence[Seat], units: Sequence[str]) -> tuple[float, float]:
+    """Seconds that a stage's sums take in one micro-batch's forward and backward."""
+    if len(mine) == 1:
+        return 0.0, 0.0
+    ways = [sums(plan.model, unit, plan.micro_batch * plan.seq, len(mine)) for unit in units]
+    forward, backward = ([count for way in ways for count in way[back]] for back in (0, 1))
+    links = [link for a, b in permutations(mine, 2) if (link := plan.fleet.link(a.card, b.card))]
+    rates = [Rates(plan.fleet.card(seat.card), plan.dtype) for seat in mine]
+
+    def seconds(counts: Sequence[int]) -> float:
+        return sum(
+            max((link.seconds(count * DTYPE_BYTES[plan.dtype]) for link in links), default=0.0)
+            + max(rate.seconds((_flat("add_", count, 3, len(mine)), Operator("call", (), 1, 0, CALLS)))
+                  for rate in rates)
+            for count in counts
+        )  # fmt: skip
+
+    return seconds(forward), seconds(backward)
+
+
+def sums(spec: ModelSpec, unit: str, rows: int, cards: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Numbers in every sum over cards that a unit of `rows` tokens needs, going forward and going back.
+
+    What model/parallel.py calls `total` and `spread`; those of the head are its loss's.
+    """
+    whole = rows * spec.hidden
+    norms = (spec.head_dim, spec.head_dim) if spec.qk_norm else ()
+    match recipe.kind_of(unit):
+        case "embed":
+            return (whole,), ()
+        case "head":
+            return (rows * cards, 2 * rows), (whole,)
+        case "lfa":
+            return (whole, whole), (whole, whole, *norms)
+        case "moe":
+            return (whole,), (whole, rows * spec.experts_used, *((rows,) if spec.shared_ffn else ()))
+        case "attn":
+            return (whole,), (whole, *norms)
+        case _:
+            return (whole,), (whole,)
+
+
+def _end(plan: Plan, seat: Seat, moved: Exchange) -> StageCost:
+    """The ends of a step on one card: gradients added up, their norm, the optimizer's step, weights taken over."""
+    card, owned = plan.fleet.card(seat.card), moved.owned[seat.rank]
+    rates = Rates(card, plan.dtype)
+    if not owned:
+        return StageCost(0.0, 0.0, weights_s=_taken_s(rates, moved.taken[seat.rank]))
+    summed = rates.seconds((_flat("add_", max(1, moved.summed[seat.rank]), 3),))
+    step = rates.seconds((*operators.step(owned, owned), _flat("copy", owned, 2)))
+    return StageCost(0.0, 0.0, norm_s=rates.seconds(operators.norm(owned, owned)), step_s=step, data_s=summed,
+                     weights_s=_taken_s(rates, moved.taken[seat.rank]))  # fmt: skip
+
+
+def _taken_s(rates: Rates, count: int) -> float:
+    return rates.seconds((_flat("copy", count, 2),)) if count else 0.0
+
+
+def _within(plan: Plan, mine: Sequence[Seat], moved: Exchange) -> float:
+    """Seconds of handing out, among the cards of one stage, what all of them hold whole."""
+    found = [0.0]
+    for a, b in permutations(mine, 2):
+        size, link = moved.weights.get((a.rank, b.rank), 0), plan.fleet.link(a.card, b.card)
+        found.append(link.seconds(size) if size and link is not None else 0.0)
+    return max(found)
+
+
+def between(plan: Plan, moved: Exchange) -> tuple[dict[tuple[int, int], Link], dict[tuple[str, int, int], int]]:
+    """Links between stages, by (lower, higher), the slowest of their cards'; and the bytes of `exchange` between them.
+
+    Cards of two stages talk side by side, so that the largest message of any pair counts.
+    """
+    every = nodes(plan)
+    where = {seat.rank: at for at, mine in enumerate(every) for seat in mine}
+    links: dict[tuple[int, int], Link] = {}
+    for a, here in enumerate(every):
+        for b, there in enumerate(every[a + 1 :], a + 1):
+            found = [link for one in here for two in there if (link := plan.fleet.link(one.card, two.card))]
+            if found:
+                links[a, b] = max(found, key=lambda link: link.seconds(2**20))
+    bytes_: dict[tuple[str, int, int], int] = {}
+    for what, pairs in (("data", moved.data), ("weights", moved.weights)):
+        for (source, target), size in pairs.items():
+            key = (what, where[source], where[target])
+            if key[1] != key[2]:
+                bytes_[key] = max(size, bytes_.get(key, 0))
+    return links, bytes_
+
+
+def rank_bytes(plan: Plan, moved: Exchange) -> tuple[int, ...]:
+    """Most bytes that every rank holds during a step.
+
+    Weights and gradients of what it holds; master weights, moments and the summed gradient of what it owns; what it
+    sends and hears of `exchange` at a time.
+    """
+    size, found = DTYPE_BYTES[plan.dtype], []
+    for seat in seats(plan):
+        stage, flights = plan.pipelines[seat.replica].stages[seat.stage], orders(alone(plan, seat.replica))
+        part = part_of(plan.model, share_of(plan, seat.replica, seat.stage, seat.part))
+        kept = stage_bytes(part, stage.start, stage.stop, in_flight=held_at_once(flights[seat.stage]),
+                           micro_batch=plan.micro_batch, seq=plan.seq, dtype=plan.dtype)  # fmt: skip
+        state = int(2 * size * moved.held[seat.rank]) + 16 * moved.owned[seat.rank]
+        swapped = max(
+            sum(count for pair, count in pairs.items() if seat.rank in pair) for pairs in (moved.data, moved.weights)
+        )
+        found.append(state + max(kept.activations + kept.transient, swapped))
+    return tuple(found)
+
+
+def _flat(op: str, count: int, moved: int, times: int = 1) -> Operator:
+    return Operator(op, (count,), float(count), float(moved * count), times)

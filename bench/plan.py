@@ -18,6 +18,7 @@ from danlu.errors import DoesNotFit
 from danlu.fleet.groups import shorthand
 from danlu.nouns import Group, GroupedFleet, ModelSpec
 from danlu.plan import certificate, large, rows, score, verify
+from danlu.plan.sum_share import sum_share
 
 TRUTH = Path(__file__).parent / "truth"
 CALIBRATED = 3  # rows a card
@@ -25,6 +26,7 @@ FLEETS = 100  # random ones
 CASES, BATCH = 500, 8  # small ones against brute force, and their largest batch
 SMALL = ModelSpec("llama", 32, 4096, 32, 8, 128, 14336, 128256, 8192)
 SEVENTY = ModelSpec("llama", 80, 8192, 64, 8, 128, 28672, 128256, 8192)
+WIDE = ModelSpec("llama", 128, 20480, 160, 8, 128, 71680, 128256, 8192)  # states of 682 G parameters: not on 128 A100
 LARGEST = ModelSpec("llama", 126, 16384, 128, 8, 128, 53248, 128256, 8192)
 
 
@@ -62,7 +64,7 @@ def _percent(value: float | None) -> str:
 
 def fleets(_rounds: int) -> dict[str, Any]:
     """Keys: gap_768, gap_10k (proved), certificate_ok, plan_768_s (a whole process, no proof), search_10k_s,
-    replan_10k_s, search_100k_s, u_sum_768, mixed_vs_best_single_min (over FLEETS random fleets).
+    replan_10k_s, search_100k_s, u_sum_768 (of a model both types hold alone and one that one of them does not).
 
     All forecasts on catalogue figures, none run by us.
     """
@@ -77,7 +79,8 @@ def fleets(_rounds: int) -> dict[str, Any]:
     held = [abs(verify.checked(certificate.as_dict(each)) - each.gap) < 1e-6 for each in proofs]
     whole = shorthand("+".join(f"20000x{name}" for name in ("A100-80", "H20", "H100", "A800-80", "H200")))
     _, whole_s = _searched(LARGEST, whole, 16384, 8192)
-    ratio = min(_over_single(random.Random(seed)) for seed in range(FLEETS))
+    wide, _ = _searched(WIDE, small, 1024, 4096)
+    shares = [sum_share(each) for each in (here, wide)]
     process_s = _process()
     print(table(["fleet", "search", "step", "bound", "gap", "U_sum", "certificate"], [
         [each.plan.fleet.name, f"{took:.1f} s", f"{each.plan.seconds:.4g} s", f"{proof.bound_s:.4g} s",
@@ -85,12 +88,23 @@ def fleets(_rounds: int) -> dict[str, Any]:
         for each, took, proof, good in zip((here, there), (small_s, middle_s), proofs, held, strict=True)
     ]))  # fmt: skip
     print(f"100,000 cards of 5 types {whole_s:.1f} s; a host of 10,000 cards lost {replan_s:.2f} s; a process "
-          f"{process_s:.1f} s; mixed over best single type, least of {FLEETS} random fleets: {ratio:.3f}")  # fmt: skip
+          f"{process_s:.1f} s")  # fmt: skip
+    for each, share in zip((here, wide), shares, strict=True):
+        more = ", ".join(f"{name} with {times:.2g} of its memory" for name, times in share.memory.items())
+        print(f"U_sum of {each.plan.model.params / 1e9:.0f} G parameters on {small.name}: {share.value:.1%} ({more})")
     return {
         "gap_768": proofs[0].gap, "gap_10k": proofs[1].gap, "certificate_ok": all(held), "search_10k_s": middle_s,
-        "replan_10k_s": replan_s, "search_100k_s": whole_s, "u_sum_768": here.sum_share, "plan_768_s": process_s,
-        "mixed_vs_best_single_min": ratio,
+        "replan_10k_s": replan_s, "search_100k_s": whole_s, "u_sum_768": min(share.value for share in shares),
+        "plan_768_s": process_s,
     }  # fmt: skip
+
+
+def mixed(_rounds: int) -> dict[str, Any]:
+    """Key: mixed_vs_best_single_min, the least over FLEETS random fleets that hold the model."""
+    ratios = [_over_single(random.Random(seed)) for seed in range(FLEETS)]
+    below = sum(ratio < 1.0 for ratio in ratios)
+    print(f"mixed over the best single type, {FLEETS} random fleets: least {min(ratios):.3f}, {below} below 1")
+    return {"mixed_vs_best_single_min": min(ratios)}
 
 
 def _searched(spec: ModelSpec, fleet: GroupedFleet, batch: int, seq: int) -> tuple[large.Found, float]:
@@ -137,7 +151,7 @@ def brute(_rounds: int) -> dict[str, Any]:
     return {"brute_force_equal": equal / CASES}
 
 
-PARTS: tuple[Callable[[int], dict[str, Any]], ...] = (truth, fleets, brute)
+PARTS: tuple[Callable[[int], dict[str, Any]], ...] = (truth, fleets, mixed, brute)
 
 
 def measure(rounds: int) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from provoke import provoke
@@ -23,6 +26,14 @@ def test_every_figure_says_how_it_was_counted_and_by_whom():
             for figure in found:
                 right = {"bf16": ("dense", "sparse"), "link": ("one-way", "both")}.get(thing, ("-",))
                 assert figure.counted in right and figure.source, (each.name, thing)
+                assert figure.value > 0 and figure.kind in ("claimed", "measured"), (each.name, thing)
+
+
+def test_the_file_has_only_what_its_reader_knows():
+    tree = yaml.safe_load(files("danlu.fleet").joinpath("catalogue.yaml").read_text(encoding="utf-8"))
+    assert tree["catalogue"] == 1 and set(tree) == {"catalogue", "sources", "cards"}
+    for name, card in tree["cards"].items():
+        assert set(card) <= {"vendor", "names", "watts", "note", *catalogue.NAMES}, name
 
 
 def test_no_two_cards_answer_to_one_name():

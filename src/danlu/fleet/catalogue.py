@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from statistics import median
-from typing import Annotated, Literal
 
-import pydantic
 import yaml
 
 from danlu.errors import BadFleet, UnknownCard
@@ -101,46 +99,24 @@ DECLARE = (
     '(docs/formats.md, "Fleet YAML")'
 )
 
-FigureText = tuple[
-    Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)],
-    Literal["dense", "sparse", "one-way", "both", "-"], Literal["claimed", "measured"], str,
-]  # fmt: skip
-
-
-class EntryText(pydantic.BaseModel, extra="forbid"):
-    """One card in catalogue.yaml."""
-
-    vendor: str
-    names: list[str] = pydantic.Field(default_factory=list)
-    bf16: list[FigureText] = pydantic.Field(default_factory=list)
-    memory: list[FigureText] = pydantic.Field(default_factory=list)
-    bandwidth: list[FigureText] = pydantic.Field(default_factory=list)
-    link: list[FigureText] = pydantic.Field(default_factory=list)
-    watts: float | None = None
-    note: str = ""
-
-
-class CatalogueText(pydantic.BaseModel, extra="forbid"):
-    """The whole file."""
-
-    catalogue: Literal[1]
-    sources: dict[str, str]
-    cards: dict[str, EntryText]
+# The parser in C where PyYAML has it: 30 ms instead of 250 for the catalogue.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @lru_cache(maxsize=1)
 def entries() -> dict[str, Entry]:
-    """Every card of the catalogue by its name."""
-    tree = yaml.safe_load(files("danlu.fleet").joinpath("catalogue.yaml").read_text(encoding="utf-8"))
-    text = CatalogueText.model_validate(tree)
+    """Every card of the catalogue by its name. The file is our own: a test checks its form, not every reader."""
+    text = files("danlu.fleet").joinpath("catalogue.yaml").read_text(encoding="utf-8")
+    tree = yaml.load(text, _LOADER)  # noqa: S506  both are safe ones
     found = {}
-    for name, card in text.cards.items():
+    for name, card in tree["cards"].items():
         figures = {
-            thing: tuple(Figure(value * _SCALE[thing], counted, kind, text.sources[source])
-                         for value, counted, kind, source in getattr(card, thing))
+            thing: tuple(Figure(value * _SCALE[thing], counted, kind, tree["sources"][source])
+                         for value, counted, kind, source in card.get(thing, ()))
             for thing in NAMES
         }  # fmt: skip
-        found[name] = Entry(name, card.vendor, tuple(card.names), figures, card.watts, card.note)
+        names = tuple(card.get("names", ()))
+        found[name] = Entry(name, card["vendor"], names, figures, card.get("watts"), card.get("note", ""))
     return found
 
 

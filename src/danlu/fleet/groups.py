@@ -2,59 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
-
-import pydantic
-import yaml
-from pydantic import Field
 
 from danlu.errors import BadFleet
-from danlu.fleet import catalogue, text
+from danlu.fleet import catalogue
 from danlu.nouns import Card, Fleet, Group, GroupedFleet
 
 NETWORK = 25e9  # bytes/s of one card to other hosts where nobody says: one 200 Gb/s port a card
 PER_HOST = 8
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class GroupText(pydantic.BaseModel, extra="forbid"):
-    """One entry of `groups`; what is left out comes from the card catalogue."""
-
-    card: text.Name
-    count: Annotated[int, Field(ge=1)]
-    per_host: Annotated[int, Field(ge=1)] = PER_HOST
-    flops: Positive | None = None
-    mem_bytes: Annotated[pydantic.ByteSize, Field(gt=0)] | None = None
-    mem_bw: Positive | None = None
-    link: Positive | None = None
-    network: Positive = NETWORK
-    oversubscription: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
-    site: str = "here"
-    watts: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    price: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-
-    def noun(self) -> Group:
-        """The noun it says. Raises UnknownCard for a card that is neither declared whole nor in the catalogue."""
-        said = {"bf16": self.flops, "memory": self.mem_bytes, "bandwidth": self.mem_bw, "link": self.link}
-        missing = [thing for thing, value in said.items() if value is None]
-        entry = catalogue.entry(self.card) if missing else None
-        found = {thing: entry.span(thing).value if value is None and entry else float(value or 0)
-                 for thing, value in said.items()}  # fmt: skip
-        watts = self.watts if self.watts is not None else (entry.watts if entry else None)
-        return Group(entry.name if entry else self.card, self.count, found["bf16"], int(found["memory"]),
-                     found["bandwidth"], found["link"], self.network / self.oversubscription, self.per_host,
-                     self.site, watts or 0.0, self.price)  # fmt: skip
-
-
-class GroupsText(pydantic.BaseModel, extra="forbid"):
-    """The whole file."""
-
-    fleet: Literal[1]
-    name: str = ""
-    groups: Annotated[list[GroupText], Field(min_length=1)]
-    between_sites: Positive = 1.25e9
 
 
 def shorthand(words: str, *, network: float = NETWORK, per_host: int = PER_HOST) -> GroupedFleet:
@@ -62,9 +17,12 @@ def shorthand(words: str, *, network: float = NETWORK, per_host: int = PER_HOST)
 
     Raises BadFleet, UnknownCard.
     """
-    groups = tuple(GroupText(card=entry.name, count=count, per_host=per_host, network=network).noun()
-                   for count, entry in catalogue.shorthand(words))  # fmt: skip
-    return GroupedFleet(words, groups)
+    groups = []
+    for count, entry in catalogue.shorthand(words):
+        flops, memory, bandwidth, link = (entry.span(thing).value for thing in catalogue.NAMES)
+        groups.append(Group(entry.name, count, flops, int(memory), bandwidth, link, network, per_host,
+                            watts=entry.watts or 0.0))  # fmt: skip
+    return GroupedFleet(words, tuple(groups))
 
 
 def load(path: Path) -> GroupedFleet:
@@ -77,18 +35,10 @@ def load(path: Path) -> GroupedFleet:
 
 def loads(words: str, where: str = "fleet") -> GroupedFleet:
     """The same of a YAML text; `where` names it in messages."""
-    try:
-        tree = yaml.safe_load(words)
-    except yaml.YAMLError as error:
-        raise BadFleet("the fleet is not YAML", where=where, why=" ".join(str(error).split()),
-                       fix="docs/formats.md, Fleet YAML") from error  # fmt: skip
-    if not isinstance(tree, Mapping) or "groups" not in tree:
-        return grouped(text.loads(words, where))
-    try:
-        found = GroupsText.model_validate(tree)
-    except pydantic.ValidationError as error:
-        raise text.explained(error, words, where) from error
-    return GroupedFleet(found.name, tuple(each.noun() for each in found.groups), found.between_sites)
+    from danlu.fleet import groups_text, text  # what they check with takes longer to import than a fleet to plan
+
+    found = groups_text.parsed(words, where)
+    return grouped(text.loads(words, where)) if found is None else found
 
 
 def grouped(fleet: Fleet) -> GroupedFleet:

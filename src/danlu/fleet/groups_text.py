@@ -1,0 +1,71 @@
+"""The YAML of a fleet of groups, checked entry by entry (docs/formats.md, "Fleet YAML")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from danlu.errors import BadFleet
+from danlu.fleet import catalogue, text
+from danlu.fleet.groups import NETWORK, PER_HOST
+from danlu.nouns import Group, GroupedFleet
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class GroupText(pydantic.BaseModel, extra="forbid"):
+    """One entry of `groups`; what is left out comes from the card catalogue."""
+
+    card: text.Name
+    count: Annotated[int, Field(ge=1)]
+    per_host: Annotated[int, Field(ge=1)] = PER_HOST
+    flops: Positive | None = None
+    mem_bytes: Annotated[pydantic.ByteSize, Field(gt=0)] | None = None
+    mem_bw: Positive | None = None
+    link: Positive | None = None
+    network: Positive = NETWORK
+    oversubscription: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+    site: str = "here"
+    watts: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    price: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+    def noun(self) -> Group:
+        """The noun it says. Raises UnknownCard for a card that is neither declared whole nor in the catalogue."""
+        said = {"bf16": self.flops, "memory": self.mem_bytes, "bandwidth": self.mem_bw, "link": self.link}
+        missing = [thing for thing, value in said.items() if value is None]
+        entry = catalogue.entry(self.card) if missing else None
+        found = {thing: entry.span(thing).value if value is None and entry else float(value or 0)
+                 for thing, value in said.items()}  # fmt: skip
+        watts = self.watts if self.watts is not None else (entry.watts if entry else None)
+        return Group(entry.name if entry else self.card, self.count, found["bf16"], int(found["memory"]),
+                     found["bandwidth"], found["link"], self.network / self.oversubscription, self.per_host,
+                     self.site, watts or 0.0, self.price)  # fmt: skip
+
+
+class GroupsText(pydantic.BaseModel, extra="forbid"):
+    """The whole file."""
+
+    fleet: Literal[1]
+    name: str = ""
+    groups: Annotated[list[GroupText], Field(min_length=1)]
+    between_sites: Positive = 1.25e9
+
+
+def parsed(words: str, where: str) -> GroupedFleet | None:
+    """The fleet of a YAML text with `groups`, None for one without. Raises BadFleet with the line, UnknownCard."""
+    try:
+        tree = yaml.safe_load(words)
+    except yaml.YAMLError as error:
+        raise BadFleet("the fleet is not YAML", where=where, why=" ".join(str(error).split()),
+                       fix="docs/formats.md, Fleet YAML") from error  # fmt: skip
+    if not isinstance(tree, Mapping) or "groups" not in tree:
+        return None
+    try:
+        found = GroupsText.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise text.explained(error, words, where) from error
+    return GroupedFleet(found.name, tuple(each.noun() for each in found.groups), found.between_sites)

@@ -59,6 +59,7 @@ def test_a_drill_ends_as_the_run_without_it(drilled, words, tmp_path, capfd):
     assert main(["train", *words, *tokens, "--out", str(tmp_path)]) == 0
     captured = capfd.readouterr()
     assert "emulated" in captured.out and "step 10/10" in captured.err
+    assert "of its cards' own speeds (emulated)" in captured.err and " on hosts" in captured.err
     folders = [each / "checkpoints" for each in (out, tmp_path)]
     first, second = (checkpoint.read(folder, 10) for folder in folders)
     assert first.shards == second.shards  # checksums of every tensor
@@ -74,6 +75,11 @@ def test_a_run_is_not_overwritten_and_not_resumed_on_other_batches(drilled, word
     assert "already at step 10" in capsys.readouterr().out
     assert main(["train", *words, "--out", str(out), "--train.resume", "true", "--train.seed", "5"]) != 0
     assert "seed" in capsys.readouterr().err
+
+
+def test_a_drill_outside_the_run_is_refused_before_any_text_is_read(words, tmp_path, capsys):
+    assert main(["train", *words, "--out", str(tmp_path / "run"), "--kill", "1@11"]) == 2
+    assert "step 1 to 10" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_ctrl_c_leaves_whole_snapshots_and_no_process(drilled, words, tmp_path):

@@ -38,3 +38,11 @@ def test_a_drill_names_a_stage_and_a_step_of_the_run():
         with provoke("DL-CFG-002") as caught:
             parse(wrong, 3, 40)
         assert "stage 0 to 2" in caught.error.why
+
+
+def test_a_drill_is_refused_by_its_step_before_there_is_a_plan():
+    assert parse("7@20", None, 40, start=19) == Drill(7, 20)
+    for wrong in ("0@41", "0@19", "0"):
+        with provoke("DL-CFG-002") as caught:
+            parse(wrong, None, 40, start=19)
+        assert "step 20 to 40" in caught.error.why and caught.error.fix == "--kill 0@29"

@@ -11,7 +11,6 @@ example:
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,10 +42,13 @@ def run(args: argparse.Namespace) -> int:
     from danlu.train.owner import start_of
 
     run = config.load(args.config, args.overrides)
-    start_of(run.out.resolve(), run.train.resume)  # what is sure to be refused is refused before minutes of work
+    # What is sure to be refused is refused before minutes of work.
+    start = start_of(run.out.resolve(), run.train.resume)
+    if args.kill:
+        drill.parse(args.kill, None, run.train.steps, start)
     wiring.spec_of(run)
     plan = planned(run)
-    drills = [drill.parse(args.kill, len(seats(plan)), run.train.steps)] if args.kill else []
+    drills = [drill.parse(args.kill, len(seats(plan)), run.train.steps, start)] if args.kill else []
     result = train_run(run, plan, drills=drills)
     print(summary(plan, result))
     output.write_json(args.json, figures(run, plan, result))
@@ -93,6 +95,7 @@ def train_run(
     import sys
 
     from danlu.cli import config, output
+    from danlu.cli.train_line import StepLine
     from danlu.plan import text
     from danlu.plan.seats import seats
     from danlu.store import atomic
@@ -103,7 +106,7 @@ def train_run(
     atomic.write(run.out / "plan.json", text.dumps(plan).encode())
     atomic.write(run.out / "config.yaml", config.dump(run).encode())
     line = output.Progress(name)
-    show, board = _Shower(line, job), EventFile(run.out / "tensorboard")
+    show, board = StepLine(line, job), EventFile(run.out / "tensorboard")
 
     def step(done: Step) -> None:
         show.step(done)
@@ -231,37 +234,6 @@ def quiet_step(start: int, steps: int, save_every: int) -> int:
 def label(plan: Plan) -> str:
     """Said beside every figure of cards that are paced, not real."""
     return " (emulated)" if any(card.emulated for card in plan.fleet.cards) else ""
-
-
-class _Shower:
-    """Turns steps into the progress line."""
-
-    def __init__(self, line: Any, job: TrainJob) -> None:
-        self._line, self._job, self._recent, self._epoch = line, job, list[float](), 0
-        self._saved, self._saved_at = -1, time.monotonic()
-
-    def step(self, done: Step) -> None:
-        """Show one step: where it stands, what it costs beside the forecast, what is left, how old the snapshot is."""
-        from statistics import median
-
-        from danlu.cli.output import span
-
-        job, forecast = self._job, self._job.plan.forecast
-        if self._epoch and done.epoch > self._epoch:
-            self._line.show(f"a rank was lost: all went on from the snapshot of step {done.saved}", force=True)
-        if done.saved != self._saved:
-            self._saved, self._saved_at = done.saved, done.ended
-        if done.epoch == self._epoch:
-            self._recent = [*self._recent, done.seconds][-16:]
-        self._epoch = done.epoch
-        seconds = median(self._recent or [done.seconds])
-        saved = f"snapshot {span(done.ended - self._saved_at)} old" if done.saved else "no snapshot yet"
-        words = [
-            f"step {done.step}/{job.steps}", f"loss {done.loss:.3f}", f"{job.tokens_per_step / seconds:,.0f} tokens/s",
-            f"step {span(seconds)}" + (f" (forecast {span(forecast.step_s)})" if forecast else ""),
-            f"ETA {span((job.steps - done.step) * seconds)}", saved,
-        ]  # fmt: skip
-        self._line.show("  ".join(words), force=done.step == job.steps)
 
 
 def figures(run: Run, plan: Plan, result: Result) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from danlu import recipe
-from danlu.nouns import Forecast, Link, Plan
+from danlu.nouns import Forecast, Link, Plan, Stage
 from danlu.plan.cost import entry_s, tied_s, unit_costs
 from danlu.plan.memory import copied_params, stage_bytes
 from danlu.plan.schedule import Instruction, held_at_once, instructions, orders
@@ -23,6 +23,20 @@ def forecast(plan: Plan) -> Plan:
     else:
         busy, bytes_ = found.busy_s, tuple(peak_bytes(plan, stage) for stage in range(len(plan.stages)))
     return replace(plan, forecast=Forecast(found.step_s, plan.sequences * plan.seq / found.step_s, busy, bytes_))
+
+
+def summed_alone(plan: Plan) -> float:
+    """Tokens/s of the plan's cards added up, each with the whole model to itself: what no pipeline over them exceeds.
+
+    By forecast, with the plan's micro-batches; whether the model fits a card is not asked.
+    """
+    whole, count = len(plan.model.units), sum(each.micro_batches for each in plan.pipelines)
+    names = [name for each in plan.pipelines for stage in each.stages for name in stage.cards]
+    plans = (
+        replace(plan, stages=(Stage((name,), 0, whole),), schedule="1f1b", micro_batches=count, orders=(), replicas=())
+        for name in names
+    )
+    return sum(plan.sequences * plan.seq / timeline(each).step_s for each in plans)
 
 
 def timeline(plan: Plan) -> Timeline:

@@ -53,6 +53,11 @@ class Copy:
     flats: tuple[Tensor, Tensor, Tensor]
     used: Tensor | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(flat.nbytes for flat in self.flats) + (0 if self.used is None else self.used.nbytes)
+
     def tensors(self, without: frozenset[str] = frozenset()) -> dict[str, Array]:
         """Arrays by name: weights, "<name>.m" and "<name>.v"; views, nothing is copied."""
         kept = {name: slot for name, slot in self.slots.items() if name not in without}

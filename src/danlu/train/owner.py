@@ -191,22 +191,17 @@ class _Owner:
             return
         del self._reports[number]
         ended = max(each["end"] for each in reports.values())
-        done = Step(
-            number,
-            message["loss"],
-            message["norm"],
-            message["lr"],
-            ended - self._ended,
-            ended,
-            self._epoch,
-            self._committed,
-        )
         for rank, each in reports.items():
             self._busy[rank].append(each["busy"])
             self._watch = suspect.stepped(self._watch, rank, each["busy"])
             self._peaks[rank] = max(each["peak"], self._peaks.get(rank, 0))
             if "spans" in each:
                 self._spans[rank] = each["spans"]
+        done = Step(
+            number, message["loss"], message["norm"], message["lr"], ended - self._ended, ended, self._epoch,
+            self._committed, tuple(self._peaks[rank] for rank in self._ranks),
+            sum(each["host"] for each in reports.values()),
+        )  # fmt: skip
         self._ended, self._deaths = ended, 0
         self._note_recovery(number, ended)
         self._curve.append(done)

@@ -178,7 +178,7 @@ class _Member:
     def _tell(self, done: Done, epoch: int, rate: float, stage: Interpreter) -> None:
         spans = {"spans": done.spans} if done.step == self.job.trace_step else {}
         self.line.say("step", epoch=epoch, step=done.step, loss=done.loss, norm=done.norm, lr=rate, end=done.end,
-                      busy=done.busy_s, peak=stage.arena.peak, **spans)  # fmt: skip
+                      busy=done.busy_s, peak=stage.arena.peak, host=self._saver.held_bytes, **spans)  # fmt: skip
 
     def _saved(self, place: Place, shard: dict[str, Any]) -> None:
         self.line.say("shard", step=place.step, epoch=place.epoch, shard=shard)

@@ -21,6 +21,8 @@ class Step:
     ended     monotonic seconds
     epoch     counts rewinds
     saved     step of the newest snapshot by then
+    peaks     by rank, most bytes its card has held so far
+    host_bytes  bytes of snapshots that the ranks keep in host memory
     """
 
     step: int
@@ -31,6 +33,8 @@ class Step:
     ended: float
     epoch: int
     saved: int
+    peaks: tuple[int, ...] = ()
+    host_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

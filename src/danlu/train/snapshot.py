@@ -62,6 +62,12 @@ class Saver:
                 self._awaited = None
             self._change.notify_all()
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the copies in host memory."""
+        with self._change:
+            return sum(copy.nbytes for copy in self._copies.values())
+
     def copy(self, step: int) -> Copy | None:
         """The copy of a step, if it is still in memory."""
         with self._change:

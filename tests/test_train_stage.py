@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from provoke import provoke
 from train_world import SPEC, batches, fleet, plan, together
 
+from danlu.comm.mesh import Aborted
 from danlu.comm.wire import Wire
+from danlu.errors import NotFinite
 from danlu.fleet.pace import Pacer
 from danlu.memory.arena import Arena
 from danlu.model.net import Causal, Decoder, init
@@ -213,6 +215,37 @@ def test_a_loss_that_is_no_number_stops_the_step_and_changes_no_weight():
         stage.run(program(instructions(a_plan)[0]), line, 5, batches(job(a_plan))(0), 1e-2, 1.0, lambda: None)
     assert "step 5" in str(caught.error)
     assert torch.equal(stage.optimizer.flat, before) or torch.allclose(stage.optimizer.flat, before, equal_nan=True)
+
+
+@pytest.mark.parametrize(("weight", "value", "cause"), [
+    ("layers.1.mlp.up.weight", np.nan, "a weight of layers.1.mlp is not finite"),
+    ("layers.1.mlp.up.weight", 3e38, "the output of layers.1.mlp is not finite"),
+    ("head.weight", 1e30, "the gradient's norm is not finite"),
+])  # fmt: skip
+@pytest.mark.parametrize("schedule", ["1f1b", "zb"])
+def test_the_first_bad_unit_and_its_rank_are_named_by_that_rank_alone(weight, value, cause, schedule):
+    a_plan = plan(SPEC, (3, 6), schedule=schedule)
+    ranks, lines, lists = stages(a_plan), wires(3), instructions(a_plan)
+    guilty = next(stage for stage in ranks if weight in stage.optimizer.slots)
+    with torch.no_grad():
+        guilty.optimizer.slots[weight].of(guilty.optimizer.flat).fill_(value)
+
+    def one(rank: int):
+        try:
+            ranks[rank].reset()
+            return ranks[rank].run(
+                program(lists[rank]), lines[rank], 5, batches(job(a_plan))(0), 1e-2, 1.0, lambda: None
+            )
+        except (NotFinite, Aborted) as error:
+            return error
+
+    found = together([lambda r=r: one(r) for r in range(3)])
+    for line in lines:
+        line.close()
+    (named,) = [error for error in found if isinstance(error, NotFinite)]
+    assert cause in named.what and f"rank {found.index(named)}," in named.where, named
+    stage = a_plan.stages[found.index(named)]
+    assert "norm" in cause or any(f" {unit} " in named.what for unit in SPEC.units[stage.start : stage.stop])
 
 
 def test_a_paced_pipeline_takes_what_its_virtual_clocks_say():

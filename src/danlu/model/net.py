@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +92,23 @@ class Decoder(nn.Module):
             if isinstance(module, (Linear, Head)):
                 module.halves = halves
         self._runs = [fused(unit, halves) for unit in self._body]
+
+    def watch(self, look: Callable[[str, Tensor], None]) -> None:
+        """From now on, `look` is told the name and the output of every unit that runs."""
+
+        def told(name: str, run: Run) -> Run:
+            def watched(x: Tensor, context: Context) -> Tensor:
+                out = run(x, context)
+                look(name, out)
+                return out
+
+            return watched
+
+        body = [unit for unit in self.units if unit.startswith("layers.")]
+        self._runs = [told(name, run) for name, run in zip(body, self._runs, strict=True)]
+        for name, end in (("embed", self.embed), ("head", self.head)):
+            if end is not None:
+                end.register_forward_hook(lambda module, given, out, name=name: look(name, out))
 
     def _angles(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         half = positions_T[:, None, None].float() * self.frequencies

@@ -262,11 +262,12 @@ class _Owner:
 
     def _error(self, member: Member, message: dict[str, Any]) -> None:
         """A rank cannot go on: raise what it said, with its name."""
-        who = (
-            member.name
-            if member.rank is None
-            else f"rank {member.rank}, card {self._job.card(member.rank).name}"
-        )
+        who = f"{member.name} on host {member.host}"
+        if member.rank is not None:
+            who = f"rank {member.rank} on host {member.host}, card {self._job.card(member.rank).name}"
+        if message["code"] == errors.NotFinite.code and self._committed == self._at > 0:
+            dead = checkpoint.folder_of(self._job.checkpoints, self._committed)
+            message = {**message, "fix": f"rm -r {dead}, which leads straight here; then {message['fix']}"}
         raise _said(message, who)
 
     def _died(self, member: Member) -> None:

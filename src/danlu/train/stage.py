@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from danlu.comm.collect import gather_sum, share_all
 from danlu.comm.header import Tag
+from danlu.comm.mesh import Aborted
 from danlu.comm.wire import Message, Wire
 from danlu.errors import NotFinite
 from danlu.fleet.pace import Pacer
@@ -31,6 +33,7 @@ from danlu.model.parallel import cross_entropy
 from danlu.nouns import Plan
 from danlu.plan.schedule import Instruction
 from danlu.plan.seats import receivers, seats, sender, shared
+from danlu.train import blame
 from danlu.train.group import Group, as_buffer, as_tensor
 from danlu.train.optim import AdamW
 from danlu.train.result import Span
@@ -140,9 +143,9 @@ class Interpreter:
         batch  int64 (sequences, seq + 1), only read by the first and the last stage
         rate   learning rate; clip  largest norm of the whole gradient
         save   called by the `save` instruction
-        Raises what Wire.take raises, NotFinite, DoesNotFit.
+        Raises what Wire.take raises, DoesNotFit; NotFinite on the rank that went wrong first, Aborted on the others.
         """
-        self._wire, self._number, self._rate, self._clip, self._save = wire, step, rate, clip, save
+        self._wire, self._number, self._rate, self._clip, self._work = wire, step, rate, clip, work
         rows = torch.from_numpy(batch).to(self._device)
         self._x, self._y = rows[:, :-1], rows[:, 1:]
         self._loss = torch.zeros((), device=self._device)
@@ -324,13 +327,38 @@ class Interpreter:
 
     def _step(self, work: Work) -> None:
         if not np.isfinite(self._total).all():
-            raise NotFinite(
-                f"step {self._number} has no finite gradient",
-                where=f"rank {self.index}, stage {self.seat.stage}",
-                why=f"loss {self._total[1]:g}, gradient norm {self._norm:g}",
-                fix="go on from the last snapshot with a lower --train.lr: --train.resume true --train.lr LR",
-            )
+            self._blame()
         self.optimizer.update(self._rate, min(1.0, self._clip / (self._norm + 1e-6)))
+
+    def _blame(self) -> NoReturn:
+        """Find who went wrong first, and end the step."""
+        rank, found = blame.find(self.decoder, self._wire, self._number, self._rerun)
+        if rank != self.index:
+            raise Aborted
+        known = math.isfinite(found.mb)
+        what = f"{found.words(self.plan.model.units)} is not finite" if known else "the gradient's norm is not finite"
+        when = f"in micro-batch {found.mb:g}" if 0 <= found.mb < blame.ALL else "summed over the step"
+        why = "before it began" if found.mb < 0 else when if known else "though every number of it is"
+        raise NotFinite(
+            f"step {self._number}: {what}",
+            where=f"rank {self.index}, stage {self.seat.stage}, card {self.arena.card}",
+            why=f"{why}; loss {self._total[1]:g}, gradient norm {self._norm:g}",
+            fix="go on from the last snapshot with a lower --train.lr: --train.resume true --train.lr LR",
+        )
+
+    def _rerun(self, watch: blame.Watch) -> None:
+        """Run the step's micro-batches once more. Every rank has ended them, so their messages can go out again."""
+        self.reset()
+        self.optimizer.grad.zero_()
+        if self._group is not None:
+            self._group.begin(self._wire, self._number)
+        for each in self._work:
+            if each.op in ("reduce", "step", "save"):
+                continue
+            watch.mb = self._before // self.plan.micro_batch + each.mb
+            self._collect(each)
+            self._do[each.op](each)
+            self._post(each)
 
     def _tied_grad(self) -> Tensor:
         assert self._tied is not None and isinstance(self.optimizer, AdamW)

@@ -18,4 +18,4 @@ def measure(rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in PARTS:
         found |= load(f"training/{part}").measure(rounds)
-    return found
+    return found | load("comm").measure(rounds)

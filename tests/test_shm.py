@@ -14,7 +14,7 @@ import pytest
 
 from danlu import native
 
-LATE = 3
+LATE, GONE = 3, 4
 F32, BF16 = 1, 2
 
 
@@ -22,7 +22,8 @@ class Shm(ctypes.Structure):
     """struct danlu_shm of csrc/shm/shm.h."""
 
     _fields_ = (("segment", ctypes.c_void_p), ("slot_bytes", ctypes.c_int64), ("rank", ctypes.c_int32),
-                ("ranks", ctypes.c_int32), ("calls", ctypes.c_uint64), ("watched", ctypes.c_int32 * 64))  # fmt: skip
+                ("ranks", ctypes.c_int32), ("calls", ctypes.c_uint64), ("done", ctypes.c_int64),
+                ("waiting", ctypes.c_int64), ("watched", ctypes.c_int32 * 64))  # fmt: skip
 
 
 class End:
@@ -126,7 +127,7 @@ def test_a_killed_peer_is_named_at_once():
         if rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         began = time.monotonic()
-        return fine and end.reduce(numbers(rank, 10, 1), seconds=60) == (LATE, 1) and time.monotonic() - began < 1
+        return fine and end.reduce(numbers(rank, 10, 1), seconds=60) == (GONE, 1) and time.monotonic() - began < 1
 
     assert together(3, 64, body) == [0, -signal.SIGKILL, 0]
 

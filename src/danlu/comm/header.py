@@ -15,8 +15,8 @@ from danlu.errors import BadMessage
 WIRE = 1
 SIZE = 72
 MAGIC = b"DLMS"
-DTYPES = ("uint8", "fp32", "bf16", "fp16", "int64", "fp64")
-ITEM_BYTES = {"uint8": 1, "fp32": 4, "bf16": 2, "fp16": 2, "int64": 8, "fp64": 8}
+DTYPES = ("uint8", "fp32", "bf16", "fp16", "int64", "fp64", "int32")
+ITEM_BYTES = {"uint8": 1, "fp32": 4, "bf16": 2, "fp16": 2, "int64": 8, "fp64": 8, "int32": 4}
 _LAYOUT = struct.Struct("<4sHBBI8sIiHH4IQdII")
 _CHECK = struct.Struct("<I")
 

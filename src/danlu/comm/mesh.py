@@ -82,6 +82,22 @@ def call(address: str) -> socket.socket:
     return _tuned(line)
 
 
+def answers(address: str, limit_s: float = 1.0) -> bool:
+    """Whether someone listens at a Door's address; one too busy to say so within the limit does."""
+    kind, _, rest = address.partition(":")
+    family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
+    host, _, port = rest.rpartition(":")
+    with socket.socket(family, socket.SOCK_STREAM) as line:
+        line.settimeout(limit_s)
+        try:
+            line.connect(f"\0{rest}" if kind == "unix" else (host, int(port)))
+        except (BlockingIOError, TimeoutError):
+            return True
+        except OSError:
+            return False
+    return True
+
+
 def join(
     door: Door,
     rank: int,
@@ -120,10 +136,12 @@ def join(
             caller = door.accept()
             if caller is not None:
                 found = _greet(caller, epoch, key, deadline - time.monotonic())
-                if found is None or found not in missing:
+                if found is None or found not in addresses or found <= rank:
                     caller.close()
-                else:
-                    lines[found] = caller
+                    continue
+                if found in lines:
+                    lines[found].close()  # it tried before, and dropped that line
+                lines[found] = caller
     except BaseException:
         for line in lines.values():
             line.close()

@@ -1,0 +1,79 @@
+// The turn of turn.h.
+#include "shm/turn.h"
+
+#include <cstring>
+#include <thread>
+
+#include "shm/peer.h"
+
+namespace {
+
+// Whether `rank` has ended or closed its end. A rank that waits for another asks this of all: one that is gone takes
+// those who saw it first out of the turn too.
+bool is_gone(danlu_shm& shm, int rank) {
+    const int64_t process = line(shm, rank)->process.load(std::memory_order_acquire);
+    return process == kClosed || shm_peer_is_dead(shm.watched[rank], process);
+}
+
+// The first rank that is gone and will not publish the turn, or -1. What it published before it went still counts.
+int first_gone(danlu_shm& shm, uint64_t turn) {
+    for (int r = 0; r < shm.ranks; r++)
+        if (r != shm.rank && is_gone(shm, r) && line(shm, r)->published.load(std::memory_order_acquire) < turn) return r;
+    return -1;
+}
+
+// Waits until `rank` has published that turn. Spins, since peers of a step come within microseconds; then lets others
+// have the core, looks at the clock, and asks whether the peers still live.
+int comes(danlu_shm& shm, int rank, uint64_t turn, Clock::time_point deadline, int* late) {
+    constexpr int kSpins = 4000;
+    const Line& theirs = *line(shm, rank);
+    for (int i = 0; i < kSpins; i++) {
+        if (theirs.published.load(std::memory_order_acquire) >= turn) return DANLU_OK;
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
+    *late = rank;
+    for (Clock::time_point asked{};;) {
+        std::this_thread::yield();
+        if (theirs.published.load(std::memory_order_acquire) >= turn) return DANLU_OK;
+        const Clock::time_point now = Clock::now();
+        if (now - asked >= std::chrono::milliseconds(1)) {
+            asked = now;
+            if (const int gone = first_gone(shm, turn); gone >= 0) {
+                *late = gone;
+                return DANLU_GONE;
+            }
+        }
+        if (now > deadline) return DANLU_LATE;
+    }
+}
+
+bool same(const Said& a, const Said& b) { return a.what == b.what && a.detail == b.detail && a.count == b.count; }
+
+}  // namespace
+
+int take_turn(danlu_shm& shm, const Said& said, const void* piece, int64_t bytes, Clock::time_point deadline,
+              int* late) {
+    Line& mine = *line(shm, shm.rank);
+    if (!shm.waiting) {
+        const uint64_t turn = ++shm.calls;
+        if (bytes > 0) std::memcpy(slot(shm, shm.rank, turn), piece, bytes);
+        mine.said[turn % 2] = said;
+        mine.published.store(turn, std::memory_order_release);
+        shm.waiting = 1;
+    }
+    const uint64_t turn = shm.calls;
+    for (int r = 0; r < shm.ranks; r++) {
+        if (r == shm.rank) continue;
+        if (const int status = comes(shm, r, turn, deadline, late)) return status;
+        if (!same(line(shm, r)->said[turn % 2], said)) {
+            *late = r;
+            return DANLU_OTHER;
+        }
+        // While it certainly lives: of a process that is gone already nobody could ask.
+        if (turn == 1) shm_peer_is_dead(shm.watched[r], line(shm, r)->process.load(std::memory_order_acquire));
+    }
+    shm.waiting = 0;
+    return DANLU_OK;
+}

@@ -96,6 +96,11 @@ def decode(data: bytes | bytearray | memoryview, source: str, limit: int) -> Hea
     return header
 
 
+def claimed(data: bytes | bytearray) -> int:
+    """The rank that SIZE bytes say they are from; its place is the same in every wire version."""
+    return int.from_bytes(data[28:30], "little")
+
+
 def _bad(what: str, source: str, why: str) -> BadMessage:
     return BadMessage(
         f"{source} sent {what}", where=source, why=why, fix="run the same danlu on every host; look at that rank's log"

@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 
-from danlu.comm.header import SIZE, Header, Tag, decode, encode
+from danlu.comm.header import SIZE, Header, Tag, claimed, decode, encode
 from danlu.errors import BadMessage, LateRank
 
 _BUFFER_BYTES = 4 << 20  # a whole activation fits, so a sender seldom waits for the reader
@@ -135,7 +135,11 @@ def join(
                 )
             caller = door.accept()
             if caller is not None:
-                found = _greet(caller, epoch, key, deadline - time.monotonic())
+                try:
+                    found = _greet(caller, epoch, key, deadline - time.monotonic())
+                except BaseException:
+                    caller.close()
+                    raise
                 if found is None or found not in addresses or found <= rank:
                     caller.close()
                     continue
@@ -170,7 +174,7 @@ def _greet(caller: socket.socket, epoch: int, key: bytes, limit_s: float) -> int
         caller.settimeout(None)
     if got == 0:
         return None
-    header = decode(data[:SIZE], "a caller", len(key))
+    header = decode(data[:SIZE], f"rank {claimed(data)} (a caller)", len(key))
     if header.tag.what != "hello":
         raise BadMessage(
             "a caller did not say hello",

@@ -18,6 +18,7 @@ from danlu.errors import LateRank
 from danlu.nouns import Link
 
 _ASK_S = 0.1
+_AGAIN_S = 1e-3
 
 
 class Team:
@@ -36,6 +37,7 @@ class Team:
         self._limit_s, self._links, self._place = limit_s, dict(links or {}), place
         self._wire: Wire | None = None
         self._group: Group | None = None
+        self._formed = False
 
     @property
     def members(self) -> tuple[int, ...]:
@@ -47,8 +49,14 @@ class Team:
         """One more than the ranks lost so far."""
         return 1 + self._first - len(self._addresses)
 
+    @property
+    def wire(self) -> Wire:
+        """The present epoch's, for messages from one rank to one."""
+        assert self._wire is not None
+        return self._wire
+
     def form(self) -> Group:
-        """The group of all who live; called by every one of them, at the start and again after PeerLost.
+        """The group of all ranks at the start, of all who live after PeerLost; called by every one of them.
 
         Survivors that still wait in a collective are woken, since this rank leaves the old group first. Raises LateRank
         naming who lives but did not join in time, BadMessage for a caller of another wire version.
@@ -56,10 +64,14 @@ class Team:
         deadline = time.monotonic() + self._limit_s
         while True:
             self._leave()
-            self._addresses = {peer: at for peer, at in self._addresses.items() if peer == self.rank or answers(at)}
+            if self._formed:
+                self._addresses = {peer: at for peer, at in self._addresses.items() if peer == self.rank or answers(at)}
             try:
-                return self._join(deadline)
+                found = self._join(deadline)
+                self._formed = True
+                return found
             except (PeerLost, Aborted) as error:
+                time.sleep(_AGAIN_S)
                 if time.monotonic() > deadline:
                     raise LateRank(
                         f"epoch {self.epoch} did not come together",
@@ -70,8 +82,7 @@ class Team:
 
     def sockets(self) -> SocketGroup:
         """All members over the present wire's sockets, beside the group, for who must not share its memory."""
-        assert self._wire is not None
-        return SocketGroup(self._wire, name="sockets")
+        return SocketGroup(self.wire, name="sockets")
 
     def close(self) -> None:
         """Leave for good; what was sent still arrives."""

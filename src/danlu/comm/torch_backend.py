@@ -1,0 +1,273 @@
+"""danlu's groups as a torch.distributed back end, so that a plain DDP script uses them: `init_process_group("danlu")`.
+
+    from danlu.comm import torch_backend
+    torch_backend.register()
+    torch.distributed.init_process_group("danlu")
+
+torch's store only tells the ranks where each listens; from then on danlu's own messages travel, so ranks may run unlike
+torch versions. Collectives are done when the call returns.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from danlu.comm.header import Tag
+from danlu.comm.mesh import Door, PeerLost
+from danlu.comm.numbers import Array, name_of
+from danlu.comm.team import Team
+from danlu.errors import BadMessage, RankLost
+
+NAME = "danlu"
+_Base: Any = dist.ProcessGroup  # its stubs name what only the C++ back ends take
+_C10D: Any = torch._C._distributed_c10d
+_FOLD: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {
+    dist.ReduceOp.MAX: torch.maximum, dist.ReduceOp.MIN: torch.minimum, dist.ReduceOp.PRODUCT: torch.mul,
+    dist.ReduceOp.BAND: torch.bitwise_and, dist.ReduceOp.BOR: torch.bitwise_or, dist.ReduceOp.BXOR: torch.bitwise_xor,
+}  # fmt: skip
+
+
+def register() -> None:
+    """Make "danlu" a back end of torch.distributed for CPU tensors; once a process, a second call does nothing."""
+    if NAME not in dist.Backend.backend_list:
+        dist.Backend.register_backend(NAME, _create, devices=["cpu"])
+
+
+def _create(store: Any, rank: int, size: int, timeout: timedelta) -> DanluGroup:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    store.set(f"danlu/host/{rank}", boot.read_bytes() if boot.exists() else secrets.token_bytes(16))
+    hosts = {store.get(f"danlu/host/{each}") for each in range(size)}
+    door = Door(None if len(hosts) == 1 else _interface())
+    store.set(f"danlu/door/{rank}", door.address.encode())
+    if rank == 0:
+        store.set("danlu/key", secrets.token_hex(16))
+    addresses = {each: store.get(f"danlu/door/{each}").decode() for each in range(size)}
+    key = bytes.fromhex(store.get("danlu/key").decode())
+    return DanluGroup(rank, size, Team(rank, door, addresses, key, limit_s=timeout.total_seconds()))
+
+
+def _interface() -> str:
+    """The address of this host that the other hosts reach: the one on the way to the master."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
+        line.connect((os.environ.get("MASTER_ADDR", socket.gethostname()), 1))
+        return str(line.getsockname()[0])
+
+
+class DanluGroup(_Base):  # type: ignore[misc]
+    """torch's face on a Team's group. Calls of one rank may come from several threads, in the same order everywhere."""
+
+    def __init__(self, rank: int, size: int, team: Team) -> None:
+        super().__init__(rank, size)
+        self._rank, self._size, self._team, self._group = rank, size, team, team.form()
+        self._lock, self._counts = threading.RLock(), Counter[tuple[str, int, int]]()
+
+    def getBackendName(self) -> str:
+        """For torch."""
+        return NAME
+
+    def allreduce(self, tensors: Sequence[Tensor], opts: Any = None) -> Any:
+        """Each tensor becomes the reduction over ranks; sums in the order of ranks."""
+        operator = _kind(opts)
+        with self._one_call():
+            for tensor in tensors:
+                self._reduce(tensor, operator)
+        return _done(tensors)
+
+    def reduce(self, tensors: Sequence[Tensor], opts: Any) -> Any:
+        """The same, wanted on one rank only."""
+        if self._rank == opts.rootRank:
+            return self.allreduce(tensors, opts)
+        self.allreduce([tensor.clone() for tensor in tensors], opts)
+        return _done(tensors)
+
+    def broadcast(self, tensors: Sequence[Tensor], opts: Any) -> Any:
+        """Each tensor becomes the root's."""
+        with self._one_call():
+            for tensor in tensors:
+                with _as_array(tensor) as array:
+                    self._group.broadcast(array, opts.rootRank)
+        return _done(tensors)
+
+    def allgather(self, outputs: Sequence[Sequence[Tensor]], inputs: Sequence[Tensor], opts: Any = None) -> Any:
+        """outputs[i][r] becomes inputs[i] of rank r."""
+        with self._one_call():
+            for out, mine in zip(outputs, inputs, strict=True):
+                for each, came in zip(out, self._gather(mine, [part.numel() for part in out]), strict=True):
+                    each.copy_(came.view(each.shape))
+        return _done(outputs[0])
+
+    def all_gather_single(self, output: Tensor, mine: Tensor, opts: Any = None) -> Any:
+        """`output` becomes the tensors of all ranks, one after the other."""
+        with self._one_call():
+            output.copy_(torch.cat(self._gather(mine, [mine.numel()] * self._size)).view(output.shape))
+        return _done([output])
+
+    def gather(self, outputs: Sequence[Sequence[Tensor]], inputs: Sequence[Tensor], opts: Any) -> Any:
+        """As allgather, wanted on one rank only."""
+        kept = outputs if outputs else [[torch.empty_like(inputs[0]) for _ in range(self._size)]]
+        return self.allgather(kept, inputs)
+
+    def scatter(self, outputs: Sequence[Tensor], inputs: Sequence[Sequence[Tensor]], opts: Any) -> Any:
+        """outputs[0] becomes the root's inputs[0][this rank]."""
+        with self._one_call():
+            count, root = outputs[0].numel(), self._rank == opts.rootRank
+            mine = torch.cat([each.reshape(-1) for each in inputs[0]]) if root else outputs[0].new_empty(0)
+            with _as_array(mine) as array:
+                came, _ = self._group.all_to_all(array, [count * root] * self._size)
+            outputs[0].copy_(_as_tensor(came, outputs[0].dtype).view(outputs[0].shape))
+        return _done(outputs)
+
+    def reduce_scatter(self, outputs: Sequence[Tensor], inputs: Sequence[Sequence[Tensor]], opts: Any = None) -> Any:
+        """outputs[0] becomes the reduction over ranks of inputs[0][this rank]; their sizes may differ by rank."""
+        operator = _kind(opts)
+        with self._one_call():
+            whole = torch.cat([each.reshape(-1) for each in inputs[0]])
+            counts = [each.numel() for each in inputs[0]]
+            if operator in (dist.ReduceOp.SUM, dist.ReduceOp.AVG):
+                with _as_array(whole) as array:
+                    part = _as_tensor(self._group.reduce_scatter(array, counts), whole.dtype)
+                part = part / self._size if operator == dist.ReduceOp.AVG else part
+            else:
+                self._reduce(whole, operator)
+                part = torch.split(whole, counts)[self._rank]
+            outputs[0].copy_(part.view(outputs[0].shape))
+        return _done(outputs)
+
+    def reduce_scatter_single(self, output: Tensor, whole: Tensor, opts: Any = None) -> Any:
+        """The same of one tensor, cut into equal parts."""
+        return self.reduce_scatter([output], [list(whole.reshape(-1).chunk(self._size))], opts)
+
+    def all_to_all_single(
+        self, output: Tensor, mine: Tensor, out_splits: Sequence[int], in_splits: Sequence[int], opts: Any = None
+    ) -> Any:
+        """Rows of `mine`, cut by receiver, become rows of `output`, by sender; no splits means equal ones."""
+        row = mine[0].numel() if mine.dim() and len(mine) else 1
+        sends = [rows * row for rows in in_splits] if in_splits else [mine.numel() // self._size] * self._size
+        with self._one_call(), _as_array(mine) as array:
+            came, _ = self._group.all_to_all(array, sends)
+            output.copy_(_as_tensor(came, output.dtype).view(output.shape))
+        return _done([output])
+
+    def alltoall(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], opts: Any = None) -> Any:
+        """outputs[r] becomes inputs[this rank] of rank r."""
+        mine = torch.cat([each.reshape(-1) for each in inputs])
+        with self._one_call(), _as_array(mine) as array:
+            came, _ = self._group.all_to_all(array, [each.numel() for each in inputs])
+            parts = torch.split(_as_tensor(came, mine.dtype), [each.numel() for each in outputs])
+            for each, part in zip(outputs, parts, strict=True):
+                each.copy_(part.view(each.shape))
+        return _done(outputs)
+
+    def barrier(self, opts: Any = None) -> Any:
+        """Wait for all ranks."""
+        return self.allreduce([torch.zeros(1)])
+
+    _allgather_base = all_gather_single
+    _reduce_scatter_base = reduce_scatter_single
+    alltoall_base = all_to_all_single
+    allreduce_coalesced = allreduce
+
+    def send(self, tensors: Sequence[Tensor], peer: int, tag: int) -> Any:
+        """Send a tensor to a rank."""
+        with self._one_call(), _as_array(tensors[0]) as array:
+            self._team.wire.post(peer, self._tag("to", peer, tag), array.copy(), name_of(array), array.shape)
+        return _done(tensors)
+
+    def recv(self, tensors: Sequence[Tensor], peer: int, tag: int) -> Any:
+        """Wait for a tensor from a rank."""
+        with self._one_call(), _as_array(tensors[0]) as array:
+            due = self._tag("from", peer, tag)
+            message = self._team.wire.take(peer, due, name_of(array), array.shape)
+            array[...] = np.frombuffer(message.body, array.dtype)
+        return _done(tensors)
+
+    def shutdown(self) -> None:
+        """destroy_process_group: leave for good."""
+        self._team.close()
+
+    def _tag(self, way: str, peer: int, tag: int) -> Tag:
+        self._counts[way, peer, tag] += 1
+        return Tag("p2p", self._counts[way, peer, tag], tag)
+
+    def _reduce(self, tensor: Tensor, operator: Any) -> None:
+        if operator in (dist.ReduceOp.SUM, dist.ReduceOp.AVG):
+            with _as_array(tensor) as array:
+                self._group.all_reduce(array)
+            if operator == dist.ReduceOp.AVG:
+                tensor.div_(self._size)
+        elif operator in _FOLD:
+            tensor.copy_(
+                reduce(_FOLD[operator], self._gather(tensor, [tensor.numel()] * self._size)).view(tensor.shape)
+            )
+        else:
+            raise BadMessage(
+                f"the danlu back end has no {operator}",
+                why="it reduces by SUM, AVG, MAX, MIN, PRODUCT and the bitwise operations",
+                fix="scale the tensor before and after a SUM",
+            )
+
+    def _gather(self, mine: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        with _as_array(mine) as array:
+            return list(torch.split(_as_tensor(self._group.all_gather(array, counts), mine.dtype), list(counts)))
+
+    @contextmanager
+    def _one_call(self) -> Any:
+        with self._lock:
+            try:
+                yield
+            except PeerLost as lost:
+                raise RankLost(
+                    "a rank of the group died in a collective", where=f"rank {self._rank}", why=str(lost),
+                    fix="look at that rank's log; start the job anew from its last checkpoint",
+                ) from lost  # fmt: skip
+
+
+def _kind(opts: Any) -> Any:
+    """Which reduction: a member of RedOpType, which unlike the ReduceOp around it can be compared from either side."""
+    operator = opts.reduceOp if opts is not None else dist.ReduceOp.SUM
+    return getattr(operator, "op", operator)
+
+
+@contextmanager
+def _as_array(tensor: Tensor) -> Any:
+    """A tensor's numbers as a flat array; what is written there is in the tensor afterwards."""
+    if tensor.device.type != "cpu":
+        raise BadMessage(
+            f"a tensor on {tensor.device} cannot take part",
+            why="the danlu back end moves host memory",
+            fix="tensor.cpu(), or init_process_group('cpu:danlu,cuda:nccl')",
+        )
+    flat = tensor.detach().reshape(-1)  # a copy only of a tensor with gaps
+    yield _bits(flat).numpy()
+    if flat.data_ptr() != tensor.data_ptr():
+        tensor.detach().copy_(flat.view(tensor.shape))
+
+
+def _bits(flat: Tensor) -> Tensor:
+    narrow = {torch.bfloat16: torch.uint16, torch.bool: torch.uint8}
+    return flat.view(narrow[flat.dtype]) if flat.dtype in narrow else flat
+
+
+def _as_tensor(array: Array, dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(array).view(dtype)
+
+
+def _done(tensors: Sequence[Tensor]) -> Any:
+    future: torch.futures.Future[Any] = torch.futures.Future()
+    future.set_result(list(tensors))
+    return _C10D._create_work_from_future(future)

@@ -33,7 +33,6 @@ int comes(danlu_shm& shm, int rank, uint64_t turn, Clock::time_point deadline, i
         __builtin_ia32_pause();
 #endif
     }
-    *late = rank;
     for (Clock::time_point asked{};;) {
         std::this_thread::yield();
         if (theirs.published.load(std::memory_order_acquire) >= turn) return DANLU_OK;
@@ -45,7 +44,10 @@ int comes(danlu_shm& shm, int rank, uint64_t turn, Clock::time_point deadline, i
                 return DANLU_GONE;
             }
         }
-        if (now > deadline) return DANLU_LATE;
+        if (now > deadline) {
+            *late = rank;
+            return DANLU_LATE;
+        }
     }
 }
 

@@ -66,6 +66,17 @@ def test_a_slower_machine_is_no_slower_card():
     assert pacer.clock - start == pytest.approx((time.thread_time() - cpu) / 2 / 0.5, rel=0.1)
 
 
+def test_an_interrupted_look_at_the_machine_changes_no_charge():
+    looks = iter([1.0, 1.0, 1.9, 1.0, 1.0])
+    pacer = Pacer(1.0, drift=lambda: next(looks))
+    for _ in range(5):
+        start, cpu = pacer.clock, time.thread_time()
+        with pacer.instruction():
+            burn(0.021)
+        assert pacer.clock - start == pytest.approx(time.thread_time() - cpu, rel=0.1)
+    assert next(looks, None) is None, "every instruction was long enough to be followed by a look"
+
+
 def test_rates_are_told_at_the_machines_usual_speed():
     """A point measured while the reference took twice as long counts as measured at its usual speed."""
     rates = probe.settled([("a", [1], 10.0, 1.0), ("a", [1], 5.0, 2.0), ("b", [1], 3.0, 1.0)])

@@ -7,17 +7,20 @@ posted, stamped with `clock`, before the thread sleeps.
 
 CPU time is not work: on a shared machine the same kernel takes 20% more of it at one moment than at another. A pacer
 that is told of that drift (danlu.fleet.reference) charges what the work would have taken when the machine was probed.
+A look is half a millisecond, so that one interrupt makes it half as long again: the median of many looks is the drift.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
+from statistics import median
 
 LOOK_S = 0.02  # CPU seconds of work between two looks at how fast the machine is; a look costs 2% of that
-MEMORY = 0.95  # of the mean that a look keeps: about 0.4 s of work
+LOOKS = 31  # that are kept: 0.6 s of work
 WIDEST = 2.0  # a machine that is slower or faster than this by turns is not corrected further
 
 
@@ -29,9 +32,11 @@ class Pacer:
 
         speed  CPU seconds of work per second, in (0, 1]; inf for a real card, whose clock is the real one
         drift  CPU seconds that a second's work of the probe takes now: 1.1 while the machine is 10% slower than it was
-               then. Asked now and then; CPU time is divided by its running mean. None: a CPU second is a CPU second
+               then. Asked now and then; CPU time is divided by the median of the last answers. None: a CPU second is
+               a CPU second
         """
         assert speed > 0
+        self._looks = deque[float](maxlen=LOOKS)
         self.speed = speed
         self.clock = time.monotonic()
         self._drift, self._slower, self._unseen = drift, 1.0, inf
@@ -74,10 +79,10 @@ class Pacer:
 
     def _charge(self, cpu_s: float) -> None:
         if self._drift is not None:
-            first, self._unseen = self._unseen == inf, self._unseen + cpu_s
+            self._unseen += cpu_s
             if self._unseen > LOOK_S:
-                seen = min(max(self._drift(), 1 / WIDEST), WIDEST)
-                self._slower = seen if first else MEMORY * self._slower + (1 - MEMORY) * seen
+                self._looks.append(min(max(self._drift(), 1 / WIDEST), WIDEST))
+                self._slower = median(self._looks)
                 self._unseen = 0.0
         self.clock += cpu_s / self._slower / self.speed
 

@@ -25,7 +25,7 @@ from danlu.model.net import Causal, Decoder, init
 from danlu.plan import text
 from danlu.train.optim import AdamW
 
-LOOK = 8  # micro-batches between two optimizer steps: enough of both to time
+LOOK = 4  # micro-batches between two optimizer steps: enough of both to time
 
 
 def main() -> None:

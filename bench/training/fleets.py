@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
@@ -21,6 +22,7 @@ from typing import Any
 
 from danlu.cli import config, prep, train, wiring
 from danlu.cli.output import span, table
+from danlu.errors import UnknownPlugin
 from danlu.fleet.probe import ENVIRONMENT
 from danlu.nouns import Fleet, Plan, Stage
 from danlu.plan import search, text
@@ -31,11 +33,12 @@ from danlu.train.result import Result
 
 MODEL = {"layers": 24, "hidden": 192, "heads": 6, "kv_heads": 6, "ffn": 512, "tied": False}
 VOCAB, SEQ = 4096, 192
+COUNTS = (24, 96)  # micro-batches of a step
 FLEETS = {"211": [2, 1, 1], "5321": [5, 3, 2, 1]}
 SEND = 0.10  # of forward + backward of the fast stage
 WARM = 1  # steps before those that are timed; one more follows them, which saves the run
 SIZES = (1, 2)  # micro-batches that a card alone tries, in sequences
-ALONE_S = 6.0
+ALONE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +50,25 @@ class Ran:
     bound_share: float
 
 
-def measure(rounds: int) -> dict[str, Any]:
-    """Keys: efficiency_FLEET_mM, even_211_m24, share_of_bound (least), forecast_error (largest), each also per case.
+def measure(rounds: int, only: str = "") -> dict[str, Any]:
+    """Keys: efficiency_FLEET_mM, even_211_m24, and share_of_bound and forecast_error of each case.
 
     rounds  timed steps of each case, at least 3; 1 for a quick look at 24 micro-batches of 2:1:1
+    only    one case: FLEET_mM. Raises UnknownPlugin where there is none of that name
     """
+    cases = [f"{name}_m{count}" for name in FLEETS for count in COUNTS]
+    if only and only not in cases:
+        raise UnknownPlugin(f"bench train has no case {only!r}", why=f"there are: {', '.join(cases)}",
+                            fix=f"danlu bench train --only {cases[0]}")  # fmt: skip
     keys: dict[str, Any] = {}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         prepared = config.load(None, environ={}, base={"out": str(out), "data": {"limit_mb": 12, "vocab": VOCAB}})
         prep.prepare(prepared)
-        for name in FLEETS if rounds > 1 else ("211",):
-            for case, ran, alone in _fleet(out, name, rounds):
+        for name in FLEETS:
+            counts = [n for n in COUNTS if (only or (cases[0] if rounds == 1 else f"{name}_m{n}")) == f"{name}_m{n}"]
+            for case, ran, alone in _fleet(out, name, counts, rounds) if counts else []:
                 count = ran.plan.micro_batches
                 sequences = ran.plan.micro_batch * count
                 share = sequences / ran.step_s / sum(alone_rate(each, count) for each in alone)
@@ -71,14 +80,13 @@ def measure(rounds: int) -> dict[str, Any]:
                 rows.append([case, ran.plan.schedule, layers, span(ran.step_s), f"{share:.3f}",
                              f"{ran.bound_share:.3f}", f"{error:+.1%}"])  # fmt: skip
     print(table(["case (emulated)", "schedule", "layers", "step", "of stand-alone", "of its bound", "forecast"], rows))
-    tuned = [key for key in keys if key.startswith("efficiency")]
-    keys["share_of_bound"] = min(keys[f"share_of_bound.{case}"] for case in tuned)
-    keys["forecast_error"] = max(abs(value) for key, value in keys.items() if key.startswith("forecast_error."))
     return keys
 
 
-def _fleet(out: Path, name: str, rounds: int) -> list[tuple[str, Ran, list[dict[int, tuple[float, float]]]]]:
-    """Every case of a fleet, with what its cards do alone before and after it."""
+def _fleet(
+    out: Path, name: str, counts: Sequence[int], rounds: int
+) -> list[tuple[str, Ran, list[dict[int, tuple[float, float]]]]]:
+    """Cases of a fleet, with what its cards do alone before and after them."""
     run = config.load(None, environ={}, base={
         "out": str(out), "model": MODEL, "fleet": {"emulate": FLEETS[name]}, "plan": {"micro_batch": 1},
         "data": {"tokens": str(out / "tokens"), "seq": SEQ},
@@ -86,7 +94,7 @@ def _fleet(out: Path, name: str, rounds: int) -> list[tuple[str, Ran, list[dict[
     spec, fleet = wiring.spec_of(run), wiring.fleet_of(run, lambda text: None)
     found = []
     before = alone(spec, fleet)
-    for count in (24, 96) if rounds > 1 else (24,):
+    for count in counts:
         plan = planned(spec, fleet, count)
         found.append((f"efficiency_{name}_m{count}", pipeline(run, plan, rounds)))
         if (name, count) == ("211", 24):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import inspect
+import json
 import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).parents[3] / "bench"
 
@@ -29,6 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("area", help=f"one of: {', '.join(areas()) or 'none here; a wheel carries no benchmarks'}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write one flat JSON object")
     parser.add_argument("--model", metavar="SHAPE", help="only show where the time of a model of this shape goes")
+    parser.add_argument(
+        "--only", metavar="CASE", help="one part or case of the area; FILE keeps its other keys of this commit"
+    )
     parser.add_argument("--quick", action="store_true", help="one round, and smaller inputs where the area has them")
     parser.add_argument("--peers", action="store_true", help="first install the peers it compares with into .peers/")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of every measurement (median is taken)")
@@ -86,6 +91,14 @@ def install(area: ModuleType) -> None:
             )
 
 
+def earlier(path: Path | None) -> dict[str, Any]:
+    """What a file holds of earlier cases, when this commit and this machine measured them; nothing otherwise."""
+    if path is None or not path.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found if (found.get("machine"), found.get("commit")) == (machine(), commit()) else {}
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the area's `measure(rounds)`: it prints its table and returns its keys."""
     from danlu.cli.output import write_json
@@ -102,8 +115,17 @@ def run(args: argparse.Namespace) -> int:
     if args.peers:
         area.peers() if hasattr(area, "peers") else install(area)
     quick = {"quick": True} if args.quick and "quick" in inspect.signature(area.measure).parameters else {}
-    found = area.measure(1 if args.quick else args.rounds, **quick)
+    if args.only is not None and "only" not in inspect.signature(area.measure).parameters:
+        raise BadValue(f"bench {args.area} is measured as a whole", where="--only", why="it names no cases",
+                       fix=f"danlu bench {args.area}")  # fmt: skip
+    chosen = {"only": args.only} if args.only is not None else {}
+    found = area.measure(1 if args.quick else args.rounds, **quick, **chosen)
     seconds = round(time.monotonic() - began, 1)
-    write_json(args.json, {**found, "machine": machine(), "commit": commit(), "seconds": seconds})
+    kept = earlier(args.json) if args.only is not None else {}
+    found = {**kept, **found}
+    if hasattr(area, "worst"):
+        found |= area.worst(found)
+    seconds += kept.get("seconds", 0.0)
+    write_json(args.json, {**found, "machine": machine(), "commit": commit(), "seconds": round(seconds, 1)})
     print(f"\n{machine()}, commit {commit()}, {seconds} s")
     return 0

@@ -1,0 +1,52 @@
+"""How near the forecast of a step comes to real runs of `danlu train`: three unlike fleets, three models each.
+
+Pipelines on emulated (paced) cards, planned from this machine's probe and the model's numbers alone: nothing of a run
+is known when its forecast is made. Plans of several copies have no forecast yet, so none is among these runs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from danlu.cli import config, prep, wiring
+from danlu.cli.bench import load
+from danlu.cli.output import span, table
+from danlu.plan import search
+
+FLEETS = {"2:1": [2, 1], "2:1:1": [2, 1, 1], "5:3:2:1": [5, 3, 2, 1]}
+MODELS: dict[str, dict[str, Any]] = {
+    "8 layers of 192": {"layers": 8, "hidden": 192, "heads": 6, "kv_heads": 6, "ffn": 512, "tied": False},
+    "4 layers of 320, tied": {"layers": 4, "hidden": 320, "heads": 5, "kv_heads": 5, "ffn": 832, "tied": True},
+    "12 layers of 128, 2 KV heads": {"layers": 12, "hidden": 128, "heads": 4, "kv_heads": 2, "ffn": 384, "tied": False},
+}
+VOCAB, SEQ, COUNT = 2048, 128, 12
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Keys: real_run_error (largest), and by fleet and model with its sign.
+
+    rounds  timed steps of each run, at least 3; 1 for a quick look at the first fleet
+    """
+    pipeline = load("training/fleets").pipeline
+    keys, rows = dict[str, Any](), []
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        prep.prepare(config.load(None, environ={}, base={"out": str(out), "data": {"limit_mb": 4, "vocab": VOCAB}}))
+        for fleet, speeds in FLEETS.items() if rounds > 1 else [("2:1", FLEETS["2:1"])]:
+            for model, sizes in MODELS.items():
+                run = config.load(None, environ={}, base={
+                    "out": str(out), "model": sizes, "fleet": {"emulate": speeds}, "plan": {"micro_batch": 1},
+                    "data": {"tokens": str(out / "tokens"), "seq": SEQ},
+                })  # fmt: skip
+                spec, cards = wiring.spec_of(run), wiring.fleet_of(run, lambda text: None)
+                plan = search.search(spec, cards, micro_batch=1, micro_batches=COUNT, seq=SEQ)
+                assert plan.forecast is not None
+                step_s = pipeline(run, plan, rounds).step_s
+                error = plan.forecast.step_s / step_s - 1
+                keys[f"real_run_error.{fleet}, {model}"] = error
+                layers = " + ".join(f"{each:g}" for each in plan.layers_per_stage)
+                rows.append([fleet, model, layers, span(plan.forecast.step_s), span(step_s), f"{error:+.1%}"])
+    print(table(["fleet (emulated)", "model", "layers", "forecast", "step", "error"], rows))
+    return keys | {"real_run_error": max(map(abs, keys.values()))}

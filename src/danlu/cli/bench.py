@@ -50,9 +50,10 @@ def load(area: str) -> ModuleType:
             why=f"there are: {', '.join(areas()) or 'none'}",
             fix="run it in a checkout: ./danlu bench train",
         )
-    spec = importlib.util.spec_from_file_location(f"bench_{area}", path)
+    spec = importlib.util.spec_from_file_location(f"bench_{area.replace('/', '_')}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks its module up there
     spec.loader.exec_module(module)
     return module
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +24,53 @@ from danlu.model.folder import replacing_file
 from danlu.model.rope import frequencies
 from danlu.nouns import ModelSpec, RopeScaling
 
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # family -> GGUF's word
+ARCHITECTURES = {"llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
+                 "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}  # fmt: skip
 UNITS = {
     "embed.weight": "token_embd.weight", "head.norm.weight": "output_norm.weight", "head.weight": "output.weight",
 }  # fmt: skip
 PARTS = {
     "attn.norm": "attn_norm", "attn.q": "attn_q", "attn.k": "attn_k", "attn.v": "attn_v", "attn.o": "attn_output",
     "attn.q_norm": "attn_q_norm", "attn.k_norm": "attn_k_norm", "mlp.norm": "ffn_norm", "mlp.gate": "ffn_gate",
-    "mlp.up": "ffn_up", "mlp.down": "ffn_down",
+    "mlp.up": "ffn_up", "mlp.down": "ffn_down", "moe.norm": "ffn_norm", "moe.router": "ffn_gate_inp",
+    "moe.shared.gate": "ffn_gate_shexp", "moe.shared.up": "ffn_up_shexp", "moe.shared.down": "ffn_down_shexp",
+    "moe.shared_gate": "ffn_gate_inp_shexp", "moe.experts.gate": "ffn_gate_exps", "moe.experts.up": "ffn_up_exps",
+    "moe.experts.down": "ffn_down_exps",
 }  # fmt: skip
 ROPE_FREQS = "rope_freqs.weight"  # what every rotary frequency is divided by: Llama 3's scaling, without its parameters
 BLEND, ORIGINAL = (1.0, 4.0), 8192  # low, high and original of every published Llama 3; the file has no word of them
 PANEL = 1 << 22  # weights turned to floats at a time
 
 
-def names(spec: ModelSpec) -> dict[str, str]:
-    """Our parameter name -> the one in a GGUF file."""
-    found = dict(UNITS)
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One tensor of a file and the parameters in it: its shape, and our names in order, more than one for experts."""
+
+    shape: tuple[int, ...]
+    ours: tuple[str, ...]
+
+
+def stored(spec: ModelSpec) -> dict[str, Stored]:
+    """The tensors of a model's file by their names there. The experts of a layer lie in one, one after the other."""
+    found: dict[str, list[str]] = {}
     for ours in families.shapes(spec):
-        if ours not in UNITS:
-            _, layer, kind, part, leaf = ours.split(".")
-            found[ours] = f"blk.{layer}.{PARTS[f'{kind}.{part}']}.{leaf}"
-    return {ours: found[ours] for ours in families.shapes(spec)}
+        if ours in UNITS:
+            name = UNITS[ours]
+        else:
+            _, layer, kind, *path, leaf = ours.split(".")
+            part = ".".join([kind, *(each for each in path if not each.isdigit())])
+            name = f"blk.{layer}.{PARTS[part]}.{leaf}"
+        found.setdefault(name, []).append(ours)
+    shapes = families.shapes(spec)
+    tensors = {}
+    for name, names in found.items():
+        one = shapes[names[0]]
+        if "_exps" in name:
+            one = (len(names), *one)
+        elif "gate_inp_shexp" in name:
+            one = one[1:]
+        tensors[name] = Stored(one, tuple(names))
+    return tensors
 
 
 def spec_of(file: gguf.File, where: str) -> ModelSpec:
@@ -74,8 +100,12 @@ def spec_of(file: gguf.File, where: str) -> ModelSpec:
     heads, hidden = number("attention.head_count"), number("embedding_length")
     head_dim = number("attention.key_length", hidden // heads if heads else 0)
     window = said.get(f"{arch}.attention.sliding_window")
+    experts = said.get(f"{arch}.expert_count")
+    family = families_of[0]
+    if arch == "llama" and (window or experts):
+        family = "mixtral" if experts else "mistral"
     config: dict[str, Any] = {
-        "model_type": "mistral" if arch == "llama" and window else families_of[0], "hidden_size": hidden,
+        "model_type": family, "hidden_size": hidden,
         "num_hidden_layers": number("block_count"), "num_attention_heads": heads,
         "num_key_value_heads": number("attention.head_count_kv", heads), "head_dim": head_dim,
         "intermediate_size": number("feed_forward_length"), "vocab_size": _rows(file, "token_embd.weight", where),
@@ -85,6 +115,17 @@ def spec_of(file: gguf.File, where: str) -> ModelSpec:
         "use_sliding_window": window is not None, "max_window_layers": 0,
         "attention_bias": arch == "llama" and "blk.0.attn_q.bias" in file.tensors,
     }  # fmt: skip
+    if experts:
+        config |= {
+            "num_local_experts": experts,
+            "num_experts": experts,
+            "num_experts_per_tok": number("expert_used_count"),
+            "norm_topk_prob": arch != "qwen2moe",
+        }
+        if family != "mixtral":
+            config["moe_intermediate_size"] = number("expert_feed_forward_length")
+        if "blk.0.ffn_gate_shexp.weight" in file.tensors:
+            config["shared_expert_intermediate_size"] = file.tensors["blk.0.ffn_gate_shexp.weight"].shape[0]
     if (turned := said.get(f"{arch}.rope.dimension_count", head_dim)) != head_dim:
         config["partial_rotary_factor"] = turned / head_dim
     if ROPE_FREQS in file.tensors:
@@ -134,19 +175,20 @@ def sources(file: gguf.File, spec: ModelSpec, dtype: torch.dtype | None, where: 
     dtype  of the result; None for the file's own: fp32 or bf16 where a tensor has it, else fp16
     Raises WrongWeights for tensors that are missing, left over or misshapen.
     """
-    theirs, shapes, found = names(spec), families.shapes(spec), {}
-    for ours, name in theirs.items():
+    theirs, shapes, found = stored(spec), families.shapes(spec), {}
+    for name, each in theirs.items():
         tensor = file.tensors.get(name)
-        if tensor is None or tensor.shape != shapes[ours]:
+        if tensor is None or tensor.shape != each.shape:
             raise WrongWeights(
                 f"{name} is {'missing' if tensor is None else list(tensor.shape)}",
                 where=where,
-                why=f"the metadata asks for {list(shapes[ours])}",
+                why=f"the metadata asks for {list(each.shape)}",
                 fix="fetch the file again",
             )
         kind = dtype or {"F32": torch.float32, "BF16": torch.bfloat16}.get(tensor.kind, torch.float16)
-        found[ours] = Later(shapes[ours], kind, _reader(tensor, kind, _heads(spec, ours)))
-    left = set(file.tensors) - set(theirs.values()) - {ROPE_FREQS}
+        for at, ours in enumerate(each.ours):
+            found[ours] = Later(shapes[ours], kind, _reader(tensor, shapes[ours], at, kind, _heads(spec, ours)))
+    left = set(file.tensors) - set(theirs) - {ROPE_FREQS}
     if left:
         raise WrongWeights(
             f"{len(left)} tensors belong to nothing",
@@ -154,26 +196,32 @@ def sources(file: gguf.File, spec: ModelSpec, dtype: torch.dtype | None, where: 
             why=f"{spec.family} with {spec.layers} layers has no {min(left)}",
             fix="use the Hugging Face folder of the model; danlu would ignore them silently",
         )
-    return found
+    return {ours: found[ours] for ours in shapes}
 
 
-def _reader(tensor: gguf.Tensor, dtype: torch.dtype, heads: int) -> Callable[[], Tensor]:
+def _reader(
+    tensor: gguf.Tensor, shape: tuple[int, ...], at: int, dtype: torch.dtype, heads: int
+) -> Callable[[], Tensor]:
+    """What makes the `at`-th parameter of that shape in a tensor."""
+
     def read() -> Tensor:
-        rows, columns = math.prod(tensor.shape[:-1]), tensor.shape[-1]
-        whole, step = torch.empty(rows, columns, dtype=dtype), max(1, PANEL // columns)
+        columns = shape[-1]
+        rows, step = math.prod(shape[:-1]), max(1, PANEL // columns)
+        whole, first = torch.empty(rows, columns, dtype=dtype), at * rows
         for n in range(0, rows, step):
-            whole[n : n + step] = torch.from_numpy(np.require(tensor.floats(n, min(n + step, rows)), requirements="W"))
-        return halves(whole.view(tensor.shape), heads) if heads else whole.view(tensor.shape)
+            floats = tensor.floats(first + n, first + min(n + step, rows))
+            whole[n : n + step] = torch.from_numpy(np.require(floats, requirements="W"))
+        return halves(whole.view(shape), heads) if heads else whole.view(shape)
 
     return read
 
 
 def _heads(spec: ModelSpec, ours: str) -> int:
     """How many heads of turned rows a parameter has; 0 for one that lies as ours does."""
-    if ARCHITECTURES[spec.family] != "llama":
+    if ARCHITECTURES[spec.family] != "llama" or ".attn." not in ours:
         return 0
     part = ours.rsplit(".", 2)[-2]
-    return {"q": spec.heads, "k": spec.kv_heads}.get(part, 0) if ".attn." in ours else 0
+    return {"q": spec.heads, "k": spec.kv_heads}.get(part, 0)
 
 
 def halves(pairs: Tensor, heads: int) -> Tensor:
@@ -206,24 +254,24 @@ def write(
         raise UnsupportedModel(
             f"{spec.family} as GGUF", why=f"danlu writes {', '.join(ARCHITECTURES)}", fix="use the Hugging Face folder"
         )
-    shapes, theirs = families.shapes(spec), names(spec)
-    layout = {theirs[ours]: (_kind_of(kind, shape), shape) for ours, shape in shapes.items()}
-    values = {theirs[ours]: tensors[ours] for ours in shapes}
+    theirs = stored(spec)
+    layout = {name: (_kind_of(kind, each.shape), each.shape) for name, each in theirs.items()}
+    extra = {}
     if spec.rope_scaling is not None:
-        by = divisors(spec.head_dim, spec.rope_theta, spec.rope_scaling)
-        layout[ROPE_FREQS], values[ROPE_FREQS] = ("F32", tuple(by.shape)), by
+        extra[ROPE_FREQS] = divisors(spec.head_dim, spec.rope_theta, spec.rope_scaling)
+        layout[ROPE_FREQS] = ("F32", tuple(extra[ROPE_FREQS].shape))
     text, offsets = gguf.header(_metadata(spec) | dict(words or {}), layout)
-    ours_of = {name: ours for ours, name in theirs.items()}
     with replacing_file(out) as draft, draft.open("wb") as file:
         file.write(text)
-        for (name, (form, _)), at in zip(layout.items(), offsets, strict=True):
+        for (name, (form, shape)), at in zip(layout.items(), offsets, strict=True):
             progress(name)
             file.write(b"\0" * (at - file.tell()))
-            whole = values[name].detach()
-            heads = _heads(spec, ours_of[name]) if name in ours_of else 0
-            whole = pairs(whole, heads) if heads else whole
-            for panel in torch.split(whole.reshape(-1, whole.shape[-1]), max(1, PANEL // whole.shape[-1])):
-                file.write(ggml.encoded(form, panel.float().cpu().numpy()).data)
+            for ours in theirs[name].ours if name in theirs else ("",):
+                whole = tensors[ours].detach() if ours else extra[name]
+                heads = _heads(spec, ours)
+                whole = (pairs(whole, heads) if heads else whole).reshape(-1, shape[-1])
+                for panel in torch.split(whole, max(1, PANEL // shape[-1])):
+                    file.write(ggml.encoded(form, panel.float().cpu().numpy()).data)
 
 
 def _kind_of(kind: str, shape: tuple[int, ...]) -> str:
@@ -241,6 +289,11 @@ def _metadata(spec: ModelSpec) -> dict[str, Any]:
         "attention.layer_norm_rms_epsilon": spec.norm_eps, "rope.freq_base": spec.rope_theta,
         "rope.dimension_count": spec.head_dim, "vocab_size": spec.vocab,
     }  # fmt: skip
+    if spec.experts:
+        said |= {"expert_count": spec.experts, "expert_used_count": spec.experts_used,
+                 "expert_feed_forward_length": spec.ffn}  # fmt: skip
+    if spec.shared_ffn:
+        said["expert_shared_feed_forward_length"] = spec.shared_ffn
     if spec.window is not None:
         said["attention.sliding_window"] = spec.window
     return {"general.architecture": arch, "general.type": "model", **{f"{arch}.{k}": v for k, v in said.items()}}

@@ -51,7 +51,8 @@ def test_measured_cards_that_are_alike_are_counted():
         return Card(name, "cuda", model, {"fp16": 9e13}, 2**35, 8e11, host)
 
     cards = (card("a", "one"), card("b", "one"), card("c", "two"), card("d", "two"), card("e", "three", "P100"))
-    links = (Link("a", "b", 1e-5, 3e10), Link("c", "d", 1e-5, 2e10), Link("one", "two", 1e-5, 5e9))
+    links = (Link("a", "b", 1e-5, 3e10), Link("c", "d", 1e-5, 2e10), Link("one", "two", 1e-5, 5e9),
+             Link("two", "three", 1e-5, 5e9))  # fmt: skip
     old, single = groups.grouped(Fleet("f", cards, links)).groups
     assert (old.count, old.per_host, old.link, old.network) == (4, 2, 2e10, 5e9)
     assert (single.card, single.count, single.per_host) == ("P100", 1, 1)

@@ -7,6 +7,8 @@
 
 example:
   danlu plan llama-3-70b 128xA100-80+640xH20 --batch 1024 --seq 4096
+  danlu plan qwen2.5-72b 64xH100 --emit megatron --html plan.html
+  danlu plan llama-3-405b 400xA100-80+600xH20 --scale 1,10
   danlu plan run.yaml --svg step.svg
   danlu plan --fleet.emulate "[4, 2, 2]" --model.layers 12
 """
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 LARGE = {"batch": 1024, "seq": 4096, "goal": "time", "schedule": "zb-h1", "kg_per_kwh": 0.48}  # of MODEL FLEET alone
 
+ONLY_FLEET = ("price", "watts", "certificate", "html", "emit", "to", "scale")
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `danlu plan`."""
@@ -36,6 +40,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     fleet.add_argument("--price", action="append", metavar="CARD=N", help="a card for an hour, in any currency")
     fleet.add_argument("--watts", action="append", metavar="CARD=N", help="a card at work")
     fleet.add_argument("--kg-per-kwh", type=float, metavar="KG", help=f"CO2 of a kWh ({LARGE['kg_per_kwh']})")
+    fleet.add_argument("--html", type=Path, metavar="FILE", help="write plan and timelines as one page")
+    fleet.add_argument("--emit", choices=("danlu", "megatron", "torchtitan"), help="write it as files of a framework")
+    fleet.add_argument("--to", type=Path, metavar="FOLDER", help="of --emit (./plan-FRAMEWORK)")
+    fleet.add_argument("--scale", metavar="1,2,10", help="the same on so many times the cards, instead of a plan")
     fleet.add_argument("--certificate", type=Path, metavar="FILE", help="write the proof of the gap")
 
 
@@ -49,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
                        fix="danlu plan llama-3-70b 128xA100-80+640xH20")  # fmt: skip
     if len(args.words) == 2:
         return _of_fleet(args)
-    beyond = [name for name in (*LARGE, "price", "watts", "certificate") if getattr(args, name) is not None]
+    beyond = [name for name in (*LARGE, *ONLY_FLEET) if getattr(args, name) is not None]
     if beyond:
         raise BadValue(f"--{beyond[0].replace('_', '-')} belongs to danlu plan MODEL FLEET", why="a run says it itself",
                        fix="danlu config explain plan, for what run.yaml takes")  # fmt: skip

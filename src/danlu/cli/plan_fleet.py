@@ -9,28 +9,38 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from danlu.errors import BadModel, BadValue
+from danlu.errors import BadModel, BadValue, DoesNotFit
 
 if TYPE_CHECKING:
     from danlu.nouns import GroupedFleet, ModelSpec
     from danlu.plan.choose import Chosen
+    from danlu.plan.grouped import GroupedPlan
 
 
 def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     """Plan, prove, print, write what was asked for."""
     from danlu.cli import output, plan_told
-    from danlu.plan import certificate, choose
+    from danlu.plan import certificate, choose, fitting
 
     spec = model_of(model)
     fleet = fleet_of(fleet_words, args.price, args.watts)
     progress = output.Progress("plan")
-    chosen = choose.best(spec, fleet, batch=args.batch, seq=args.seq, goal=args.goal, schedule=args.schedule,
-                         say=progress.show)  # fmt: skip
+    if args.scale is not None:
+        return _scale(args, spec, fleet)
+    try:
+        chosen = choose.best(spec, fleet, batch=args.batch, seq=args.seq, goal=args.goal, schedule=args.schedule,
+                             say=progress.show)  # fmt: skip
+    except DoesNotFit as error:
+        change = fitting.cheapest(spec, fleet, batch=args.batch, seq=args.seq, schedule=args.schedule,
+                                  say=progress.show)  # fmt: skip
+        raise fitting.explained(error, spec, fleet, change) from error
     progress.show("how far from the best it can be")
     proved = certificate.prove_gap(chosen.found) if chosen.proves else None
     gap = None if proved is None else proved.gap
     progress.done(f"{fleet.cards:,} cards of {len(fleet.groups)} kinds, {len(chosen.others) + 1} plans to choose from")
-    print(plan_told.told(chosen, fleet, gap, args.kg_per_kwh))
+    said = plan_told.told(chosen, fleet, gap, args.kg_per_kwh)
+    print(said)
+    _written(args, chosen.best.plan, spec, said, f"{model} on {fleet_words}")
     if args.certificate is not None:
         if proved is None:
             raise BadValue("this plan has no certificate", why="a gap is proved for --goal time on one site",
@@ -38,6 +48,41 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
         output.write_text(args.certificate, certificate.dumps(proved))
         print(f"\ncertificate written: danlu plan verify {args.certificate}")
     output.write_json(args.json, figures(chosen, fleet, gap, args.kg_per_kwh))
+    return 0
+
+
+def _written(args: argparse.Namespace, plan: GroupedPlan, spec: ModelSpec, said: str, heading: str) -> None:
+    """Pictures, page and a framework's files, where they were asked for."""
+    from danlu.cli import output, plan_emit, plan_picture
+
+    if args.svg is not None:
+        output.write_text(args.svg, plan_picture.svg(plan))
+    if args.html is not None:
+        output.write_text(args.html, plan_picture.page(plan, said, heading))
+        print(f"\npage written to {args.html}")
+    if args.emit is not None:
+        folder = args.to or Path(f"plan-{args.emit}")
+        found = plan_emit.emitted(plan, spec, args.emit, args.words[1], folder)
+        print("\n" + plan_emit.write(found, folder))
+
+
+def _scale(args: argparse.Namespace, spec: ModelSpec, fleet: GroupedFleet) -> int:
+    """The table of --scale."""
+    from danlu.cli import output, plan_told
+    from danlu.plan import scaling
+
+    try:
+        times = [float(each) for each in args.scale.split(",")]
+    except ValueError:
+        times = [0.0]
+    if not all(0 < each <= 1000 for each in times):
+        raise BadValue(f"--scale {args.scale}", why="it is numbers above 0, commas between them", fix="--scale 1,2,10")
+    points = scaling.scaled(spec, fleet, times, batch=args.batch, seq=args.seq, schedule=args.schedule,
+                            say=output.Progress("plan").show)  # fmt: skip
+    print(plan_told.scale(points))
+    output.write_json(args.json, {f"{name}_{point.cards}": getattr(point, name) for point in points
+                                  for name in ("speedup", "efficiency")}
+                      | {f"step_s_{point.cards}": point.best.seconds for point in points})  # fmt: skip
     return 0
 
 

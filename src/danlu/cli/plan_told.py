@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from danlu.cli.output import size, span, table
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from danlu.plan.choose import Chosen
     from danlu.plan.grouped import GroupedPlan, Replicas
     from danlu.plan.outlook import Outlook
+    from danlu.plan.scaling import Point
 
 ROWS = 12  # of pipelines and of stages that are printed; --json and --html have all
 CARD_TERMS = {
@@ -125,6 +127,24 @@ def alternatives(chosen: Chosen) -> str:
              f"{sum(each.plan.used):,}", each.dominant, _short(each.kwh), _short(each.price)]
             for each in (best, *chosen.others)]  # fmt: skip
     return table(["plan", "a step", "tokens/s", "x this one", "cards", "largest term", "kWh", "price"], rows)
+
+
+def scale(points: Sequence[Point]) -> str:
+    """The same model and batch on more cards, and where the card-seconds that are lost go."""
+    rows = [[f"{each.cards:,}", span(each.best.seconds), f"{each.best.tokens_per_s:,.0f}", f"{each.speedup:.2f}",
+             f"{each.efficiency:.0%}", each.best.plan.pipelines, *(f"{share:.1%}" for share in
+             each.best.plan.terms.values()), f"{each.best.seconds / each.best.plan.seconds - 1:.1%}"]
+            for each in points]  # fmt: skip
+    first, last = points[0], points[-1]
+    head = ["cards", "a step", "tokens/s", "speed-up", "efficiency", "pipelines", *CARD_TERMS, "waiting"]
+    said = [table(head, rows), ""]
+    if len(points) > 1:
+        more = {name: last.best.plan.terms[name] - share for name, share in first.best.plan.terms.items()}
+        term = max((name for name in more if name != "busy"), key=lambda name: more[name])
+        said.append(f"{last.cards / first.cards:.3g} times the cards: {last.speedup:.2f} times as fast; most of the "
+                    f"rest goes to {term} ({CARD_TERMS[term]}), {more[term]:+.1%} of all card-seconds")  # fmt: skip
+    said.append("from busy on: shares of all card-seconds; waiting comes on top. Simulated, never run by us")
+    return "\n".join(said)
 
 
 def cards_of(plan: GroupedPlan, each: Replicas) -> str:

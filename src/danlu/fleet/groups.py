@@ -42,14 +42,40 @@ def loads(words: str, where: str = "fleet") -> GroupedFleet:
 
 
 def grouped(fleet: Fleet) -> GroupedFleet:
-    """A measured fleet with like cards of like hosts counted together.
+    """A measured fleet with like cards of like hosts counted together (`alike`).
 
-    Cards are alike when model, rate, memory and links are; a group's link and network are the slowest among its cards.
+    A group's link and network are the slowest among its cards. Raises BadFleet where hosts are not connected.
     """
+    _connected(fleet)
+    return GroupedFleet(fleet.name, tuple(_of_cards(fleet, list(cards)) for cards in alike(fleet)))
+
+
+def _connected(fleet: Fleet) -> None:
+    """Raise BadFleet for hosts that no chain of links joins to the first."""
+    home = {card.name: card.host for card in fleet.cards}
+    hosts = dict.fromkeys(home.values())
+    reached, open_ = set(), [next(iter(hosts))]
+    while open_:
+        here = open_.pop()
+        reached.add(here)
+        for link in fleet.links:
+            a, b = home.get(link.a, link.a), home.get(link.b, link.b)
+            ends = ((a, b), (b, a))
+            open_ += [there for one, there in ends if one == here and there in hosts and there not in reached]
+    apart = [host for host in hosts if host not in reached]
+    if apart:
+        raise BadFleet(f"no link leads to {', '.join(apart[:4])}", where=f"fleet {fleet.name or 'without a name'}",
+                       why=f"{len(reached)} of {len(hosts)} hosts are connected by the {len(fleet.links)} links given",
+                       fix=f"add to links: {{a: {next(iter(hosts))}, b: {apart[0]}, latency_s: 1.0e-5, "
+                       "bandwidth: 2.5e10}")  # fmt: skip
+
+
+def alike(fleet: Fleet) -> tuple[tuple[Card, ...], ...]:
+    """Cards of the same model, rates and memory on hosts with as many cards, together; in the fleet's order."""
     hosts: dict[str, int] = {}
     for card in fleet.cards:
         hosts[card.host] = hosts.get(card.host, 0) + 1
-    alike: dict[tuple[object, ...], list[Card]] = {}
+    found: dict[tuple[object, ...], list[Card]] = {}
     for card in fleet.cards:
         key = (
             card.vendor,
@@ -59,9 +85,8 @@ def grouped(fleet: Fleet) -> GroupedFleet:
             card.mem_bw,
             hosts[card.host],
         )
-        alike.setdefault(key, []).append(card)
-    groups = tuple(_of_cards(fleet, cards) for cards in alike.values())
-    return GroupedFleet(fleet.name, groups)
+        found.setdefault(key, []).append(card)
+    return tuple(tuple(cards) for cards in found.values())
 
 
 def _of_cards(fleet: Fleet, cards: list[Card]) -> Group:

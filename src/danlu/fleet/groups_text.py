@@ -33,6 +33,17 @@ class GroupText(pydantic.BaseModel, extra="forbid"):
     watts: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     price: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
+    @pydantic.model_validator(mode="after")
+    def _units(self) -> GroupText:
+        """Figures so small that another unit must have been meant."""
+        least = {"flops": (self.flops, 1e9, "FLOP/s", 1e12), "mem_bytes": (self.mem_bytes, 1 << 20, "bytes", 1e9),
+                 "mem_bw": (self.mem_bw, 1e7, "bytes/s", 1e9), "link": (self.link, 1e6, "bytes/s", 1e9),
+                 "network": (self.network, 1e4, "bytes/s", 1e9)}  # fmt: skip
+        for name, (value, low, unit, meant) in least.items():
+            if value is not None and value < low:
+                raise ValueError(f"{name} is {value:g} {unit}, which no card has; {value * meant:g} may be meant")
+        return self
+
     def noun(self) -> Group:
         """The noun it says. Raises UnknownCard for a card that is neither declared whole nor in the catalogue."""
         said = {"bf16": self.flops, "memory": self.mem_bytes, "bandwidth": self.mem_bw, "link": self.link}

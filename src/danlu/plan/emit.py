@@ -1,0 +1,188 @@
+"""A plan over a large fleet as a configuration that danlu, Megatron-LM or torchtitan runs.
+
+Each function returns files by name, and in `cannot` every property of the plan that the framework has no word for: then
+what is written is the nearest it can say, never silently. Pure. Options are those of Megatron-LM core 0.13 and
+torchtitan of mid-2025; never run by us.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from danlu.errors import BadValue
+from danlu.nouns import Fleet, ModelSpec, Plan, Replica, Stage
+from danlu.plan import text
+from danlu.plan.grouped import GroupedPlan, GroupStage, Replicas
+
+TITAN = {  # flavors that torchtitan has: (family, layers, hidden)
+    ("llama", 32, 4096): ("llama3", "8B"), ("llama", 80, 8192): ("llama3", "70B"),
+    ("llama", 126, 16384): ("llama3", "405B"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """Files by name, how to start them, and what of the plan is not in them."""
+
+    files: Mapping[str, str]
+    start: str
+    cannot: tuple[str, ...]
+
+
+def danlu(plan: GroupedPlan, spec: ModelSpec, fleet: Fleet, seats: Sequence[Sequence[str]], folder: str) -> Emitted:
+    """Plan JSON for `danlu train`: every copy with its own stages and micro-batches.
+
+    fleet   the cards by name; seats: names of each group's cards
+    folder  where the files will lie
+    """
+    left = [list(names) for names in seats]
+    cannot = []
+    if plan.schedule != "1f1b":
+        cannot.append(f"schedule {plan.schedule}: written as 1f1b; danlu plan run.yaml makes orders of its own")
+    redone = {stage.recompute for each in plan.replicas for stage in each.stages} - {"none"}
+    if redone:
+        cannot.append(f"recompute {' and '.join(sorted(redone))}: danlu train keeps what the backward needs")
+    size = plan.replicas[0].micro_batch
+    if any(each.micro_batch != size for each in plan.replicas):
+        cannot.append(f"micro-batches of several sizes: all written as {size} sequences, their number made to fit")
+    copies = [
+        Replica(tuple(_stage(stage, spec, left[stage.group]) for stage in each.stages),
+                max(1, round(each.micro_batch * each.micro_batches / size)))
+        for each in plan.replicas for _ in range(each.copies)
+    ]  # fmt: skip
+    cpu = {card.vendor for card in fleet.cards} <= {"cpu", "emulated"}
+    found = Plan(spec, fleet, copies[0].stages, "1f1b", copies[0].micro_batches, size, plan.seq,
+                 "fp32" if cpu else "bf16", replicas=tuple(copies[1:]))  # fmt: skip
+    run = (f"danlu: 1\nout: {folder}/run\nplan: {{path: {folder}/plan.json}}\n"
+           f"data: {{seq: {plan.seq}}}\ntrain: {{steps: 100}}\n")  # fmt: skip
+    return Emitted({"plan.json": text.dumps(found), "run.yaml": run}, f"danlu train {folder}/run.yaml", tuple(cannot))
+
+
+def _stage(stage: GroupStage, spec: ModelSpec, names: list[str]) -> Stage:
+    cards = tuple(names.pop(0) for _ in range(stage.tp))
+    shares = (spec.heads // stage.tp,) * stage.tp if stage.tp > 1 else ()
+    return Stage(cards, stage.start, stage.stop, shares, stage.recompute)
+
+
+def megatron(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
+    """Arguments of Megatron-LM's pretrain_gpt.py. Raises BadValue where no pipeline has one tensor-parallel size."""
+    each, cannot = _even(plan, "Megatron-LM")
+    layers, moved = _whole_layers(each, spec)
+    cannot += moved
+    tp, copies = each.stages[0].tp, each.copies
+    layout = "|".join(("E" if at == 0 else "") + "t" * n + ("L" if at == len(layers) - 1 else "")
+                      for at, n in enumerate(layers))  # fmt: skip
+    cannot += _one_recompute(each, "Megatron-LM")
+    if plan.schedule != "1f1b":
+        cannot.append(f"schedule {plan.schedule}: Megatron-LM runs 1F1B")
+    arguments = [
+        f"--num-layers {spec.layers}", f"--hidden-size {spec.hidden}", f"--ffn-hidden-size {spec.ffn}",
+        f"--num-attention-heads {spec.heads}", "--group-query-attention", f"--num-query-groups {spec.kv_heads}",
+        f"--kv-channels {spec.head_dim}", f"--seq-length {plan.seq}",
+        f"--max-position-embeddings {max(plan.seq, spec.positions)}", "--swiglu", "--normalization RMSNorm",
+        "--position-embedding-type rope", f"--rotary-base {spec.rope_theta:.0f}", "--disable-bias-linear",
+        *([] if spec.tied else ["--untie-embeddings-and-output-weights"]),
+        *(["--qk-layernorm"] if spec.qk_norm else []),
+        *([f"--num-experts {spec.experts}", f"--moe-router-topk {spec.experts_used}"] if spec.experts else []),
+        f"--tensor-model-parallel-size {tp}", *(["--sequence-parallel"] if tp > 1 else []),
+        f"--pipeline-model-parallel-size {len(layers)}",
+        *([f"--pipeline-model-parallel-layout '{layout}'"] if len(layers) > 1 else []),
+        f"--micro-batch-size {each.micro_batch}", f"--global-batch-size {each.sequences}", *_recompute(each),
+        "--bf16", "--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather",
+    ]  # fmt: skip
+    world = copies * tp * len(layers)
+    order = "the launcher must give rank blocks to cards in the order of the stages: " + ", ".join(
+        dict.fromkeys(plan.fleet.groups[stage.group].card for stage in each.stages)
+    )
+    mixed = len({stage.group for stage in each.stages}) > 1
+    head = [f"# {world} ranks: {copies} pipelines of {len(layers)} stages of {tp} cards; never run by us",
+            *([f"# {order}"] if mixed else []), *(f"# not in here: {one}" for one in cannot)]  # fmt: skip
+    script = "\n".join([*head, "MODEL_ARGS=(", *(f"  {one}" for one in arguments), ")",
+                        f'torchrun "$@" pretrain_gpt.py "${{MODEL_ARGS[@]}}"  # {world} ranks', ""])  # fmt: skip
+    return Emitted({"megatron.sh": script}, "bash megatron.sh --nnodes N --nproc-per-node 8 ...", tuple(cannot))
+
+
+def torchtitan(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
+    """A torchtitan TOML. Raises BadValue for a model it has no flavor of, or no pipeline with one size."""
+    name = TITAN.get((spec.family, spec.layers, spec.hidden))
+    if name is None:
+        have = ", ".join(f"{a} {b}" for a, b in TITAN.values())
+        raise BadValue(f"torchtitan has no flavor of this {spec.family} of {spec.layers} layers",
+                       why=f"danlu knows its {have}", fix="--emit megatron, which takes any shape")  # fmt: skip
+    each, cannot = _even(plan, "torchtitan")
+    layers, moved = _whole_layers(each, spec)
+    cannot += [*moved, *_one_recompute(each, "torchtitan")]
+    if plan.schedule != "1f1b":
+        cannot.append(f"schedule {plan.schedule}: torchtitan's zero-bubble order wants two chunks a stage; 1F1B is set")
+    at, parts = 0, []
+    for number, count in enumerate(layers):
+        names = [f"layers.{i}" for i in range(at, at + count)]
+        parts.append([*(["tok_embeddings"] if number == 0 else []), *names,
+                      *(["norm", "output"] if number == len(layers) - 1 else [])])  # fmt: skip
+        at += count
+    mode = "full" if any(stage.recompute == "full" for stage in each.stages) else (
+        "selective" if any(stage.recompute == "selective" for stage in each.stages) else "none")  # fmt: skip
+    tp = each.stages[0].tp
+    toml = "\n".join([
+        *(f"# not in here: {one}" for one in cannot), "# never run by us", "[model]", f'name = "{name[0]}"',
+        f'flavor = "{name[1]}"', "", "[training]", f"local_batch_size = {each.micro_batches * each.micro_batch}",
+        f"global_batch_size = {each.sequences}", f"seq_len = {plan.seq}", "", "[parallelism]",
+        "data_parallel_replicate_degree = 1", f"data_parallel_shard_degree = {each.copies}",
+        f"tensor_parallel_degree = {tp}", f"pipeline_parallel_degree = {len(layers)}",
+        'pipeline_parallel_schedule = "1F1B"', f"pipeline_parallel_microbatch_size = {each.micro_batch}",
+        f"module_fqns_per_model_part = {json.dumps(parts)}", "", "[activation_checkpoint]", f'mode = "{mode}"', "",
+    ])  # fmt: skip
+    return Emitted({"torchtitan.toml": toml}, "CONFIG_FILE=torchtitan.toml ./run_train.sh", tuple(cannot))
+
+
+def _even(plan: GroupedPlan, framework: str) -> tuple[Replicas, list[str]]:
+    """The kind of pipelines with most cards whose stages all share a unit among as many; and what that leaves out."""
+    even = [each for each in plan.replicas if len({stage.tp for stage in each.stages}) == 1]
+    if not even:
+        sizes = sorted({stage.tp for each in plan.replicas for stage in each.stages})
+        raise BadValue(f"{framework} cannot run this plan", why="it has one tensor-parallel size for all stages; every "
+                       f"pipeline of the plan mixes {' and '.join(map(str, sizes))}",
+                       fix="--emit danlu, or plan for one card type")  # fmt: skip
+    each = max(even, key=lambda one: one.copies * sum(stage.tp for stage in one.stages))
+    cannot = []
+    if len(plan.replicas) > 1:
+        cards = each.copies * sum(stage.tp for stage in each.stages)
+        cannot.append(f"{len(plan.replicas)} kinds of pipelines with {plan.batch} sequences: {framework} runs equal "
+                      f"replicas; this is the kind of {each.copies} copies on {cards} of {sum(plan.used)} cards, "
+                      f"{each.sequences} sequences a step")  # fmt: skip
+    return each, cannot
+
+
+def _whole_layers(each: Replicas, spec: ModelSpec) -> tuple[list[int], list[str]]:
+    """Layers of each stage when cuts inside a layer move to the nearest end; every stage keeps one."""
+    per, count = len(spec.recipe), len(each.stages)
+    ends = [round((stage.stop - 1) / per) for stage in each.stages[:-1]]
+    for at in range(len(ends)):
+        ends[at] = max(ends[at], at + 1, (ends[at - 1] + 1) if at else 1)
+    for at in range(len(ends) - 1, -1, -1):
+        ends[at] = min(ends[at], spec.layers - (count - 1 - at))
+    borders = [0, *ends, spec.layers]
+    inside = sum((stage.stop - 1) % per != 0 for stage in each.stages[:-1])
+    said = [f"{inside} cuts between attention and MLP: moved to the end of a layer"] if inside else []
+    return [b - a for a, b in zip(borders, borders[1:], strict=False)], said
+
+
+def _one_recompute(each: Replicas, framework: str) -> list[str]:
+    kinds = sorted({stage.recompute for stage in each.stages})
+    return [f"recompute {' and '.join(kinds)} by stage: {framework} has one for all, the most is set"] if kinds[
+        1:] else []  # fmt: skip
+
+
+def _recompute(each: Replicas) -> list[str]:
+    kinds = {stage.recompute for stage in each.stages}
+    if "full" in kinds:
+        return ["--recompute-granularity full", "--recompute-method uniform", "--recompute-num-layers 1"]
+    return ["--recompute-granularity selective"] if "selective" in kinds else []
+
+
+FRAMEWORKS: Mapping[str, Callable[[GroupedPlan, ModelSpec], Emitted]] = {
+    "megatron": megatron,
+    "torchtitan": torchtitan,
+}

@@ -1,0 +1,70 @@
+"""What makes a model fit that does not: the mildest change first, each tried by a whole search.
+
+Recomputation, tensor parallelism inside a host and micro-batches of one sequence are in every search already. Left are,
+in this order: sharding gradients, then weights, over the replicas (ZeRO 2, 3), shorter sequences, more cards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from danlu.errors import DoesNotFit
+from danlu.nouns import GroupedFleet, ModelSpec
+from danlu.plan import large
+from danlu.plan.outlook import seconds_of
+from danlu.plan.presets import dense
+from danlu.plan.unit_cost import Stack
+
+SHORTEST = 512  # tokens
+MORE = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0, 128.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing to change, in words, and the seconds of a step with it."""
+
+    words: str
+    seconds: float
+
+
+def cheapest(
+    spec: ModelSpec, fleet: GroupedFleet, *, batch: int, seq: int, schedule: str, say: Callable[[str], None]
+) -> Change | None:  # fmt: skip
+    """The mildest change with which some plan fits; None where none of those tried is enough."""
+    plain = dense(spec)
+    for words, stack, part, length in _changes(fleet, seq):
+        say(f"would it fit with {words}")
+        try:
+            found = large.search(plain, part, batch=batch, seq=length, schedule=schedule, stack=stack)
+        except DoesNotFit:
+            continue
+        return Change(words, seconds_of(found.plan))
+    return None
+
+
+def _changes(fleet: GroupedFleet, seq: int) -> Iterator[tuple[str, Stack, GroupedFleet, int]]:
+    for zero, what in ((2, "gradients"), (3, "gradients and weights")):
+        yield f"{what} sharded over the replicas (ZeRO-{zero})", Stack(zero=zero), fleet, seq
+    length = seq // 2
+    while length >= SHORTEST:
+        yield f"--seq {length}", Stack(), fleet, length
+        length //= 2
+    for times in MORE:
+        groups = tuple(replace(group, count=int(-(-group.count * times // 1))) for group in fleet.groups)
+        words = "+".join(f"{group.count}x{group.card}" for group in groups)
+        yield f"more cards: {words}", Stack(), replace(fleet, groups=groups), seq
+
+
+def explained(error: DoesNotFit, spec: ModelSpec, fleet: GroupedFleet, change: Change | None) -> DoesNotFit:
+    """The error with the numbers of the model itself and the cheapest change."""
+    memory = sum(group.count * group.mem_bytes for group in fleet.groups)
+    fix = (f"{change.words}: then a step takes {change.seconds:.3g} s" if change else
+           f"other cards: even {MORE[-1]:g} times as many of these, or {SHORTEST} tokens, are not enough")  # fmt: skip
+    return DoesNotFit(
+        f"no split of {spec.params / 1e9:.1f} G parameters fits {fleet.cards} cards",
+        why=f"weights, gradients and optimizer take {18 * spec.params / 2**30:.0f} GiB, the cards have "
+        f"{memory / 2**30:.0f} GiB; recomputation, tensor parallelism in a host and micro-batches of one sequence "
+        "were tried",
+        fix=fix, where=error.where,
+    )  # fmt: skip

@@ -1,0 +1,109 @@
+"""A plan over groups as files of frameworks: loaded back, trained, and what they cannot say named."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from provoke import provoke
+
+from danlu.cli import app, plan_emit
+from danlu.cli.bench import load
+from danlu.cli.config import load as load_run
+from danlu.fleet.groups import shorthand
+from danlu.nouns import Card, Fleet, Group, GroupedFleet, Link, ModelSpec
+from danlu.plan import emit, large, presets, text
+from danlu.plan.grouped import GroupedPlan, GroupStage, Replicas
+
+torch.set_num_threads(1)
+TINY = ModelSpec("llama", 2, 24, 4, 2, 6, 20, 37, 64)
+
+
+def grouped(spec: ModelSpec, replicas: tuple[Replicas, ...], counts: tuple[int, ...]) -> GroupedPlan:
+    groups = tuple(Group(f"kind{i}", n, 1e13, 1 << 34, 1e12, 1e11, 1e10, 4) for i, n in enumerate(counts))
+    batch = sum(each.sequences for each in replicas)
+    return GroupedPlan("hybrid", spec, GroupedFleet("tiny", groups), batch, 16, "zb-h1", replicas, 1.0)
+
+
+def stage(group: int, tp: int, start: int, stop: int, recompute: str = "none") -> GroupStage:
+    return GroupStage(group, tp, recompute, start, stop, 0.1, 0.0, 0.1, 1 << 30)
+
+
+MANY = (
+    Replicas(1, (stage(0, 2, 0, 3), stage(1, 1, 3, 6)), 1, 3, 1.0),
+    Replicas(2, (stage(1, 1, 0, 6),), 1, 2, 1.0),
+)
+
+
+def test_a_plan_for_danlu_is_read_back_and_computes_what_one_process_does():
+    plan = grouped(TINY, MANY, (2, 3))
+    cards = tuple(Card(f"c{i}", "emulated", "t", {"fp32": 1e9}, 1 << 30, 1e9, cores=0.1) for i in range(5))
+    links = tuple(Link(a.name, b.name, 0.0, 1e12) for i, a in enumerate(cards) for b in cards[i + 1 :])
+    seats = [["c0", "c1"], ["c2", "c3", "c4"]]
+    found = emit.danlu(plan, TINY, Fleet("five", cards, links), seats, "here")
+    back = text.loads(found.files["plan.json"])
+    assert [len(each.stages) for each in back.pipelines] == [2, 1, 1]
+    assert [each.micro_batches for each in back.pipelines] == [3, 2, 2]
+    assert back.stages[0].shares == (2, 2) and back.sequences == plan.batch
+    assert any("zb-h1" in each for each in found.cannot)
+    bench = load("training/together")
+    assert bench.gradient_error(bench.job_of(back)) < 1e-5
+
+
+def test_every_card_of_an_emitted_plan_has_one_place(tmp_path):
+    found = large.search(presets.preset("llama-3-8b"), shorthand("8xA100-80+16xH20"), batch=32, seq=2048)
+    made = plan_emit.emitted(found.plan, found.plan.model, "danlu", "8xA100-80+16xH20", tmp_path)
+    plan = text.loads(made.files["plan.json"])
+    names = [name for each in plan.pipelines for one in each.stages for name in one.cards]
+    assert len(names) == len(set(names)) == sum(found.plan.used)
+    assert all(plan.fleet.link(a, b) for a in names[:3] for b in names[-3:] if a != b)
+    plan_emit.write(made, tmp_path)
+    assert load_run(tmp_path / "run.yaml", []).plan.path is not None
+
+
+def test_megatrons_arguments_say_the_stages():
+    spec = replace(presets.preset("llama-3-8b"), layers=4)
+    ends = ((0, 3), (3, 8), (8, 10))
+    plan = grouped(spec, (Replicas(2, tuple(stage(0, 2, *each) for each in ends), 2, 8, 1.0),), (12,))
+    found = emit.megatron(plan, spec)
+    script = found.files["megatron.sh"]
+    for words in ("--num-layers 4", "--pipeline-model-parallel-size 3", "--tensor-model-parallel-size 2",
+                  "--pipeline-model-parallel-layout 'Et|tt|tL'", "--global-batch-size 32", "--micro-batch-size 2",
+                  "--rotary-base 500000", "--num-query-groups 8", "12 ranks"):  # fmt: skip
+        assert words in script, words
+    assert any("between attention and MLP" in each for each in found.cannot)
+    unlike = grouped(spec, (Replicas(1, (stage(0, 2, 0, 4), stage(0, 4, 4, 10)), 1, 4, 1.0),), (6,))
+    with provoke("DL-CFG-002") as caught:
+        emit.megatron(unlike, spec)
+    assert "2 and 4" in caught.error.why
+
+
+def test_torchtitans_file_is_toml_with_every_module_once():
+    spec = presets.preset("llama-3-8b")
+    ends = ((0, 30, "full"), (30, 66, "none"))
+    plan = grouped(spec, (Replicas(4, tuple(stage(0, 1, *each) for each in ends), 1, 8, 1.0),), (8,))
+    found = emit.torchtitan(plan, spec)
+    said = tomllib.loads(found.files["torchtitan.toml"])
+    parts = said["parallelism"]["module_fqns_per_model_part"]
+    names = [name for part in parts for name in part]
+    assert names == ["tok_embeddings", *(f"layers.{i}" for i in range(32)), "norm", "output"]
+    assert said["training"]["global_batch_size"] == 32 and said["activation_checkpoint"]["mode"] == "full"
+    assert any("recompute full and none" in each for each in found.cannot)
+    with provoke("DL-CFG-002"):
+        emit.torchtitan(plan, presets.preset("qwen3-8b"))
+
+
+@pytest.mark.parametrize("framework", ["danlu", "megatron", "torchtitan"])
+def test_the_command_writes_what_it_says(framework, tmp_path, capsys):
+    words = ["plan", "llama-3-8b", "16xH100", "--batch", "32", "--emit", framework, "--to", str(tmp_path / "to")]
+    assert app.main(words) == 0
+    said = capsys.readouterr().out
+    assert "not in it: schedule zb-h1" in said and "start: " in said
+    assert all(path.name in said for path in (tmp_path / "to").iterdir())
+    if framework == "danlu":
+        run = yaml.safe_load((tmp_path / "to" / "run.yaml").read_text())
+        assert Path(run["plan"]["path"]).exists()

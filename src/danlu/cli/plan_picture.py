@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from danlu.cli.output import size, span
 from danlu.plan.grouped import GroupedPlan, Replicas
@@ -34,7 +34,8 @@ class Row:
 
 def svg(plan: GroupedPlan, which: int = 0) -> str:
     """One kind of pipeline of the plan as an <svg> that stands alone."""
-    return _drawn(rows(plan, plan.replicas[which]), _title(plan, plan.replicas[which]))
+    each = plan.replicas[which]
+    return _drawn(rows(plan, each), _title(plan, each), _note(plan, each))
 
 
 def page(plan: GroupedPlan, told: str, heading: str) -> str:
@@ -54,12 +55,28 @@ def page(plan: GroupedPlan, told: str, heading: str) -> str:
 def rows(plan: GroupedPlan, each: Replicas) -> list[Row]:
     """The lines of one pipeline's picture."""
     per, found = len(plan.model.recipe), []
-    for number, (stage, drawn) in enumerate(zip(each.stages, bars(plan, each), strict=True)):
+    shown = replace(each, micro_batches=shown_of(each))
+    for number, (stage, drawn) in enumerate(zip(each.stages, bars(plan, shown), strict=True)):
         group = plan.fleet.groups[stage.group]
         body = sum(unit.startswith("layers.") for unit in plan.model.units[stage.start : stage.stop]) / per
         label = f"{number}  {stage.tp} x {group.card}  {body:g} layers"
         found.append(Row(label, drawn, stage.bytes, group.mem_bytes))
     return found
+
+
+def shown_of(each: Replicas) -> int:
+    """Micro-batches that are drawn: all where a person can tell them apart, else enough to fill the pipeline twice."""
+    return min(each.micro_batches, max(24, 2 * len(each.stages)))
+
+
+def _note(plan: GroupedPlan, each: Replicas) -> str:
+    """What the picture is not."""
+    said = []
+    if shown_of(each) < each.micro_batches:
+        said.append(f"drawn with {shown_of(each)} of {each.micro_batches} micro-batches")
+    if plan.schedule != "1f1b":
+        said.append(f"drawn as 1F1B; under {plan.schedule} weight gradients fill part of the bubble")
+    return "; ".join(["time since the step began", *said])
 
 
 def _title(plan: GroupedPlan, each: Replicas) -> str:
@@ -68,7 +85,7 @@ def _title(plan: GroupedPlan, each: Replicas) -> str:
             f"of {each.micro_batch}, {span(each.seconds)} a step")  # fmt: skip
 
 
-def _drawn(lines: Sequence[Row], title: str) -> str:
+def _drawn(lines: Sequence[Row], title: str, note: str) -> str:
     tall = max(9, min(26, 760 // len(lines)))
     end = max(bar.stop for line in lines for bar in line.bars)
     scale, top = WIDE / end, 46
@@ -84,7 +101,7 @@ def _drawn(lines: Sequence[Row], title: str) -> str:
         parts.append(f'<rect x="{LEFT}" y="{y}" width="{WIDE}" height="{tall - 2}" fill="{COLOURS["bubble"]}"/>')
         parts += _paths(line.bars, y, tall - 2, scale)
         parts += _memory(line, y, tall - 2, middle)
-    return "\n".join([*parts, *_axis(end, scale, top, bottom), "</svg>"])
+    return "\n".join([*parts, *_axis(end, top, bottom, note), "</svg>"])
 
 
 def _paths(drawn: Sequence[Bar], y: float, tall: float, scale: float) -> list[str]:
@@ -125,7 +142,7 @@ def _legend() -> list[str]:
     return found
 
 
-def _axis(end: float, scale: float, top: float, bottom: float) -> list[str]:
+def _axis(end: float, top: float, bottom: float, note: str) -> list[str]:
     found = []
     for at in range(6):
         x = LEFT + WIDE * at / 5
@@ -133,4 +150,4 @@ def _axis(end: float, scale: float, top: float, bottom: float) -> list[str]:
                      f'<text x="{x}" y="{bottom + 18}" text-anchor="middle" font-size="12">'
                      f"{span(end * at / 5)}</text>")  # fmt: skip
     return [*found, f'<text x="{LEFT + WIDE / 2}" y="{bottom + 36}" text-anchor="middle" font-size="12">'
-            "time since the step began</text>"]  # fmt: skip
+            f"{html.escape(note)}</text>"]  # fmt: skip

@@ -2,6 +2,7 @@
 
 example:
   danlu probe --out fleet.yaml
+  danlu probe --share mine.yaml
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `danlu probe`."""
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the fleet as YAML, for fleet.path of a run")
+    parser.add_argument("--share", type=Path, metavar="FILE", help="the same without any name, to be published")
     parser.add_argument("--full", action="store_true", help="more sizes: about a minute instead of ten seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the main figures as one flat JSON object")
 
@@ -21,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, show a table, write what was asked for."""
     from danlu.cli import output
     from danlu.cli.config import parse_overrides
-    from danlu.fleet import text
+    from danlu.fleet import share, text
     from danlu.fleet.probe import probe
 
     parse_overrides(args.overrides)
@@ -42,6 +44,9 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         output.write_text(args.out, text.dumps(fleet))
         print(f"\nwritten to {args.out}")
+    if args.share is not None:
+        output.write_text(args.share, text.dumps(share.anonymous(fleet)))
+        print(f"\nwritten to {args.share}: models, rates, memory and links; no names of hosts or cards. Read it first.")
     best = fleet.cards[0]
     output.write_json(args.json, {
         "cards": [card.name for card in fleet.cards], "probe.flops_fp32": best.flops["fp32"],

@@ -41,9 +41,8 @@ def danlu(plan: GroupedPlan, spec: ModelSpec, fleet: Fleet, seats: Sequence[Sequ
     cannot = []
     if plan.schedule != "1f1b":
         cannot.append(f"schedule {plan.schedule}: written as 1f1b; danlu plan run.yaml makes orders of its own")
-    redone = {stage.recompute for each in plan.replicas for stage in each.stages} - {"none"}
-    if redone:
-        cannot.append(f"recompute {' and '.join(sorted(redone))}: danlu train keeps what the backward needs")
+    if any(stage.recompute == "selective" for each in plan.replicas for stage in each.stages):
+        cannot.append("selective recomputation: written as full, which takes longer and keeps less")
     size = plan.replicas[0].micro_batch
     if any(each.micro_batch != size for each in plan.replicas):
         cannot.append(f"micro-batches of several sizes: all written as {size} sequences, their number made to fit")
@@ -63,7 +62,8 @@ def danlu(plan: GroupedPlan, spec: ModelSpec, fleet: Fleet, seats: Sequence[Sequ
 def _stage(stage: GroupStage, spec: ModelSpec, names: list[str]) -> Stage:
     cards = tuple(names.pop(0) for _ in range(stage.tp))
     shares = (spec.heads // stage.tp,) * stage.tp if stage.tp > 1 else ()
-    return Stage(cards, stage.start, stage.stop, shares, stage.recompute)
+    recompute = "none" if stage.recompute == "none" else "full"
+    return Stage(cards, stage.start, stage.stop, shares, recompute)
 
 
 def megatron(plan: GroupedPlan, spec: ModelSpec) -> Emitted:

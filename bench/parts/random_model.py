@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -17,6 +18,7 @@ from danlu.kernels.lower import lower
 from danlu.kernels.program import FREQUENCIES
 from danlu.kernels.runner import Runner
 from danlu.kernels.step import Cache, Piece, Step
+from danlu.model.quantize import Recipe
 from danlu.model.rope import rope_frequencies
 from danlu.nouns import ModelSpec
 from danlu.serve.kv import edge_widths
@@ -29,6 +31,7 @@ SHAPES: Mapping[str, ModelSpec] = {
     "qwen3-30b-a3b": ModelSpec("qwen3_moe", 48, 2048, 32, 4, 128, 768, 151_936, 4096, qk_norm=True,
                                recipe=("attn", "moe"), experts=128, experts_used=8),
 }  # fmt: skip
+ALL_FOUR = Recipe(eight=())
 DISTINCT = {"yuan-102b": 4, "qwen3-30b-a3b": 8}  # layers that lie in memory; the others are the same again
 
 
@@ -41,8 +44,8 @@ def random_q4(rows: int, columns: int, generator: torch.Generator) -> q4.Q4:
     return q4.Q4(codes, absmax, scale, nf4.LEVELS, (rows, columns))
 
 
-def random_weights(spec: ModelSpec, distinct: int) -> dict[str, Weight]:
-    """Every matrix of a model in 4 bits but a router's; layer i has the tensors of layer i % distinct."""
+def random_weights(spec: ModelSpec, distinct: int, recipe: Recipe = ALL_FOUR) -> dict[str, Weight]:
+    """Every matrix of a model in the bits of a recipe but a router's; layer i has the tensors of layer i % distinct."""
     generator = torch.Generator().manual_seed(0)
     made: dict[str, Weight] = {FREQUENCIES: rope_frequencies(spec)}
     for name, shape in families.shapes(spec).items():
@@ -55,6 +58,8 @@ def random_weights(spec: ModelSpec, distinct: int) -> dict[str, Weight]:
             made[name] = torch.randn(shape, generator=generator) * 0.02
         else:
             made[name] = random_q4(*shape, generator)
+            if recipe.bits(name) == 8:
+                made[name] = replace(made[name], rest=random_q4(*shape, generator))
     return made
 
 
@@ -62,14 +67,14 @@ class Model:
     """A model of random weights with room for some sequences."""
 
     def __init__(self, spec: ModelSpec, distinct: int | None = None, *, tokens: int, sequences: int = 1,
-                 precision: Precision = "int8") -> None:  # fmt: skip
+                 precision: Precision = "int8", recipe: Recipe = ALL_FOUR) -> None:  # fmt: skip
         self.spec, self._each = spec, -(-tokens // PAGE)
         pages = sequences * self._each
         kv = [tuple(torch.zeros(pages * PAGE, spec.kv_heads, spec.head_dim, dtype=torch.bfloat16) for _ in range(2))
               for _ in range(spec.layers)]  # fmt: skip
         edges = [[torch.zeros(pages, width, dtype=torch.bfloat16) for width in edge_widths(spec)]
                  for _ in range(spec.layers)]  # fmt: skip
-        self.weights = together(random_weights(spec, distinct or spec.layers))
+        self.weights = together(random_weights(spec, distinct or spec.layers, recipe))
         self.runner = Runner(lower(spec), self.weights, Cache(kv, PAGE, edges), precision=precision)
 
     @property

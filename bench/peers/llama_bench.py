@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,8 +18,9 @@ from danlu.nouns import ModelSpec
 
 BUILD = Path(__file__).parents[2] / ".peers" / "llama.cpp" / "build" / "bin"
 F32, U32, STRING = 6, 4, 8  # types of a GGUF value
-FLOATS, Q4_0, IQ4_NL = 0, 2, 20  # types of a GGUF tensor
-BLOCK_BYTES, BLOCK = 18, 32  # both 4-bit types: one fp16 scale and 16 bytes for 32 weights
+FLOATS, Q4_0, Q4_K, Q6_K, IQ4_NL = 0, 2, 12, 14, 20  # types of a GGUF tensor
+# Weights and bytes of a block, and at which bytes its fp16 scales stand.
+BLOCKS = {Q4_0: (32, 18, (0,)), IQ4_NL: (32, 18, (0,)), Q4_K: (256, 144, (0, 2)), Q6_K: (256, 210, (208,))}
 ALIGN = 32
 
 
@@ -27,9 +29,29 @@ def there() -> bool:
     return (BUILD / "llama-bench").exists()
 
 
-def write(path: Path, spec: ModelSpec, kind: int) -> None:
-    """A GGUF file of a Llama or Qwen3-MoE of random weights, every matrix of one 4-bit type (as `--pure` makes it)."""
-    tensors = list(_tensors(spec, kind))
+def q4_k_m(spec: ModelSpec) -> Callable[[str], int]:
+    """The type that llama-quantize's Q4_K_M gives a matrix by its name (llama-quant.cpp): some in 6 bits."""
+
+    def kind(name: str) -> int:
+        parts = name.split(".")
+        if parts[0] == "output":
+            return Q6_K
+        if parts[0] != "blk" or parts[2] not in ("attn_v", "ffn_down"):
+            return Q4_K
+        layer, eighth = int(parts[1]), spec.layers // 8
+        more = layer < eighth or layer >= 7 * spec.layers // 8 or (layer - eighth) % 3 == 2
+        return Q6_K if more else Q4_K
+
+    return kind
+
+
+def write(path: Path, spec: ModelSpec, kind: int | Callable[[str], int]) -> None:
+    """A GGUF file of a Llama or Qwen3-MoE of random weights.
+
+    kind  type of every matrix (as `--pure` makes it), or what gives it by name
+    """
+    by = kind if callable(kind) else lambda name: kind
+    tensors = [(name, shape, FLOATS if of == FLOATS else by(name)) for name, shape, of in _tensors(spec, Q4_0)]
     with path.open("wb") as out:
         values = _values(spec)
         out.write(struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(values)))
@@ -88,7 +110,7 @@ def _tensors(spec: ModelSpec, kind: int) -> Any:
 
 def _size(shape: tuple[int, ...], of: int) -> int:
     count = torch.Size(shape).numel()
-    return 4 * count if of == FLOATS else count // BLOCK * BLOCK_BYTES
+    return 4 * count if of == FLOATS else count // BLOCKS[of][0] * BLOCKS[of][1]
 
 
 def _put_random(out: BinaryIO, shape: tuple[int, ...], of: int) -> None:
@@ -98,10 +120,13 @@ def _put_random(out: BinaryIO, shape: tuple[int, ...], of: int) -> None:
         floats = torch.ones(count) if len(shape) == 1 else torch.randn(count) * 0.02
         out.write(floats.numpy().tobytes())
         return
-    scale = torch.tensor([shape[0] ** -0.5 / (8 if of == Q4_0 else 127)], dtype=torch.float16).view(torch.uint8)
-    for start in range(0, count // BLOCK, 1 << 22):
-        blocks = torch.randint(0, 256, (min(1 << 22, count // BLOCK - start), BLOCK_BYTES), dtype=torch.uint8)
-        blocks[:, :2] = scale
+    width, size, places = BLOCKS[of]
+    greatest = {Q4_0: 8, IQ4_NL: 127, Q4_K: 63 * 16, Q6_K: 127 * 32}[of]
+    scale = torch.tensor([shape[0] ** -0.5 / greatest], dtype=torch.float16).view(torch.uint8)
+    for start in range(0, count // width, 1 << 20):
+        blocks = torch.randint(0, 256, (min(1 << 20, count // width - start), size), dtype=torch.uint8)
+        for at in places:
+            blocks[:, at : at + 2] = scale
         out.write(blocks.numpy().tobytes())
 
 

@@ -72,7 +72,8 @@ AVX2 void multiply_dense(const Product& p, const danlu_weight& w, Span mine) {
 
 namespace {
 
-// 4-bit weights write their sums; what is to be added goes through the thread's own scratch.
+// 4-bit weights write their sums; what is to be added, as the second 4 bits of 8 are, goes through the thread's own
+// scratch.
 void multiply_q4(const Run& run, const Product& p, const danlu_weight& w, int part, int parts) {
     const auto* matrix = static_cast<const danlu_q4*>(w.data);
     const auto precision = danlu_precision(run.program->precision);
@@ -81,14 +82,18 @@ void multiply_q4(const Run& run, const Product& p, const danlu_weight& w, int pa
     char* scratch = run.own + part * run.own_bytes;
     auto* sums = reinterpret_cast<float*>(scratch + rounded(run.q4->scratch_bytes(p.x_rows, w.cols, precision)));
     const int64_t from = groups.from * kQ4Rows, to = std::min(groups.to * kQ4Rows, w.rows), width = to - from;
-    run.q4->multiply(matrix, run.ready, p.x_rows, precision, groups.from, groups.to, p.bias, p.add ? sums - from : p.out,
-                     p.add ? width : p.out_cols, scratch);
-    if (!p.add) return;
-    for (int64_t m = 0; m < p.x_rows; m++)
-        for (int64_t n = 0; n < width; n++) p.out[m * p.out_cols + from + n] += sums[m * width + n];
+    for (bool add = p.add; matrix; matrix = matrix->rest, add = true) {
+        const float* bias = matrix == w.data ? p.bias : nullptr;
+        run.q4->multiply(matrix, run.ready, p.x_rows, precision, groups.from, groups.to, bias, add ? sums - from : p.out,
+                         add ? width : p.out_cols, scratch);
+        for (int64_t m = 0; add && m < p.x_rows; m++)
+            for (int64_t n = 0; n < width; n++) p.out[m * p.out_cols + from + n] += sums[m * width + n];
+    }
 }
 
 }  // namespace
+
+bool has_rest(const danlu_weight& w) { return w.kind == KIND_Q4 && static_cast<const danlu_q4*>(w.data)->rest; }
 
 bool needs_ready(const danlu_program& program, const danlu_op& op) {
     if (op.code == OP_EXPERTS || op.code == OP_COLLECT) return true;
@@ -102,7 +107,10 @@ Scratch linear_scratch(const danlu_program& p, const danlu_op& op, const danlu_q
     const auto precision = danlu_precision(p.precision);
     const danlu_buffer& in = p.buffers[op.source];
     const int64_t rows = tokens * in.times;
-    const int64_t sums = op.n[0] ? rows * added_rows(p.buffers[op.out].cols, threads) * int64_t(sizeof(float)) : 0;
+    bool add = op.n[0] != 0;
+    for (int32_t i : op.weight)
+        if (i >= 0) add |= has_rest(p.weights[i]);
+    const int64_t sums = add ? rows * added_rows(p.buffers[op.out].cols, threads) * int64_t(sizeof(float)) : 0;
     return {q4.ready_bytes(rows, in.cols, precision), rounded(q4.scratch_bytes(rows, in.cols, precision)) + sums};
 }
 

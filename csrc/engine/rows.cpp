@@ -34,17 +34,23 @@ AVX2 void narrow(const float* from, void* base, int64_t at, int64_t count) {
     for (int64_t i = 0; i < count; i++) store1(to + i, from[i]);
 }
 
-// One row of a 4-bit table; `absmax` is scratch for that of its group.
-void unpacked(const danlu_q4& w, int64_t row, float* absmax, float* out) {
-    q4_absmax(w, row / kQ4Rows, 0, q4_blocks(w.cols), absmax);
-    q4_row(w, row, absmax, out);
+// One row of a 4-bit table; scratch is for the absmax of its group, then for a row to add.
+void unpacked(const danlu_q4& w, int64_t row, float* scratch, float* out) {
+    q4_absmax(w, row / kQ4Rows, 0, q4_blocks(w.cols), scratch);
+    q4_row(w, row, scratch, out);
+    if (!w.rest) return;
+    float* more = scratch + q4_blocks(w.cols) * kQ4Rows;
+    q4_absmax(*w.rest, row / kQ4Rows, 0, q4_blocks(w.cols), scratch);
+    q4_row(*w.rest, row, scratch, more);
+    for (int64_t k = 0; k < w.cols; k++) out[k] += more[k];
 }
 
 }  // namespace
 
 int64_t embed_bytes(const danlu_program& p, const danlu_op& op) {
     const danlu_weight& w = p.weights[op.weight[0]];
-    return w.kind == KIND_Q4 ? q4_blocks(w.cols) * kQ4Rows * int64_t(sizeof(float)) : 0;
+    if (w.kind != KIND_Q4) return 0;
+    return (q4_blocks(w.cols) * kQ4Rows + (has_rest(w) ? w.cols : 0)) * int64_t(sizeof(float));
 }
 
 AVX2 void op_embed(const Run& run, const danlu_op& op, int part, int parts) {

@@ -88,6 +88,10 @@ bool known(const danlu_program& p, const danlu_op& op) {
     if (op.code < 0 || op.code >= OP_COUNT) return false;
     for (int32_t i : op.weight)
         if (i >= 0 && (p.weights[i].kind < 0 || p.weights[i].kind >= KIND_COUNT)) return false;
+    if (op.code == OP_EXPERTS || op.code == OP_COLLECT)  // experts add nothing up: none is kept in 8 bits
+        for (int32_t k = 0; k < 3 && op.weight[k] >= 0; k++)
+            for (int32_t e = 0; e < op.n[0]; e++)
+                if (has_rest(p.weights[op.weight[k] + e])) return false;
     return true;
 }
 

@@ -84,6 +84,7 @@ int64_t attend_bytes(const danlu_program& program);  // of scratch, for one thre
 
 // Products with 4-bit weights, and all of experts: the rows of a part are brought to the form that they read before any
 // thread multiplies.
+bool has_rest(const danlu_weight& w);  // whether it is a sum of two 4-bit matrices
 bool needs_ready(const danlu_program& program, const danlu_op& op);
 void op_prepare(const Run&, const danlu_op&, int part, int parts);
 void prepare_experts(const Run&, const danlu_op&, int part, int parts);

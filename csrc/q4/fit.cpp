@@ -11,6 +11,7 @@ namespace q4 {
 namespace {
 
 constexpr int kScales = 96, kOrigins = 24;  // more of either gains below 5 %
+constexpr int kKnown = 8;                     // codebooks a thread remembers
 
 Fitted at(const float* levels, float least, float scale, float origin, double* error) {
     Fitted made{{}, scale, origin - scale * least};
@@ -44,15 +45,19 @@ Fitted search(const float* levels, int top) {
 }  // namespace
 
 const Fitted& fit(const float* levels, int top) {
-    thread_local float known[16];
-    thread_local int known_top = 0;
-    thread_local Fitted found;
-    if (known_top != top || std::memcmp(known, levels, sizeof known)) {
-        found = search(levels, top);
-        std::memcpy(known, levels, sizeof known);
-        known_top = top;
-    }
-    return found;
+    struct Known {
+        float levels[16];
+        int top;
+        Fitted found;
+    };
+    thread_local Known known[kKnown] = {};  // a model may have a codebook for every matrix: 40 us a search
+    thread_local int next = 0;
+    for (const Known& each : known)
+        if (each.top == top && !std::memcmp(each.levels, levels, sizeof each.levels)) return each.found;
+    Known& made = known[next++ % kKnown];
+    std::memcpy(made.levels, levels, sizeof made.levels);
+    made.top = top, made.found = search(levels, top);
+    return made.found;
 }
 
 }  // namespace q4

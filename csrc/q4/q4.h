@@ -28,6 +28,7 @@ struct danlu_q4 {
     float offset;
     const float* levels;  // 16, each in [-1, 1]
     int64_t rows, cols;
+    const danlu_q4* rest;  // null, or a matrix of the same shape to add (8 bits); the engine adds, no kernel here does
 };
 
 inline int64_t q4_blocks(int64_t cols) { return (cols + kQ4Block - 1) / kQ4Block; }

@@ -25,7 +25,7 @@ WIDTH = {
     "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8,
 }  # fmt: skip
 LONGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
-ALIGN = 64  # bytes; where the first tensor of our files begins, so that a vector load never splits a cache line
+ALIGN = 64  # bytes; a cache line: a tensor of ours that fills some begins with one, so that no vector load splits one
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Writer:
         header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
         self._spans: dict[str, tuple[int, int]] = {}
         end = 0
-        for name, (dtype, shape) in sorted(layout.items(), key=lambda item: -WIDTH[item[1][0]]):  # keeps all aligned
+        for name, (dtype, shape) in sorted(layout.items(), key=_place):
             begin, end = end, end + WIDTH[dtype] * math.prod(shape)
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
             self._spans[name] = (begin, end)
@@ -177,6 +177,12 @@ class Writer:
             why=f"it takes {self._size:,} bytes, {free:,} are free ({error.strerror})",
             fix="free some space or write to another disk; what was there before is untouched",
         )
+
+
+def _place(described: tuple[str, tuple[str, tuple[int, ...]]]) -> tuple[bool, int]:
+    """What the order in a file goes by: tensors that fill whole cache lines, then the widest, keep all aligned."""
+    dtype, shape = described[1]
+    return WIDTH[dtype] * math.prod(shape) % ALIGN != 0, -WIDTH[dtype]
 
 
 def _reserve(fd: int, size: int) -> None:

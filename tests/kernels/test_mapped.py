@@ -15,19 +15,19 @@ from danlu.kernels.runner import Runner
 from danlu.model.export import export
 from danlu.model.load import load
 from danlu.model.mapped import mapped
-from danlu.model.quantize import quantize
+from danlu.model.quantize import Recipe, quantize
 
 FAMILIES = ["llama3", "mixtral", "qwen2_moe", "qwen3", "yuan"]
 
 
-@pytest.mark.parametrize("small", [False, True], ids=["whole", "quantized"])
+@pytest.mark.parametrize("small", [False, "4", "8"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_folder_of_every_family(family, small, tmp_path):
     made = decoder(replace(SPECS[family], hidden=64))
     export(dict(made.named_parameters()), made.spec, tmp_path / "model")
     folder = tmp_path / "model"
     if small:
-        quantize(folder, folder := tmp_path / "small")
+        quantize(folder, folder := tmp_path / "small", recipe=Recipe(eight=("",) if small == "8" else ("head",)))
     loaded = load(folder).requires_grad_(False)
     run = Runner(lower(loaded.spec), mapped(folder, torch.float32), cache(loaded.spec), precision="fp32")
     tokens = sequence(50, 8)

@@ -51,7 +51,20 @@ def test_perplexity_is_measured_before_and_after(world, capsys):
     assert 4.1 < figures["quant.bits_per_weight"] < 4.3 and figures["quant.sqnr_db"] > 19
     assert figures["quant.bytes_after"] < figures["quant.bytes_before"] / 3
     text = capsys.readouterr()
-    assert "perplexity" in text.out and "449.2 KiB -> 118.5 KiB" in text.err
+    assert "perplexity" in text.out and 0 < figures["quant.kl"] < 0.1
+
+
+def test_a_text_is_scored_by_the_models_own_tokenizer(world):
+    (world / "text.txt").write_text("".join(each.text for each in DOCUMENTS))
+    text = str(world / "text.txt")
+    argv = ["quantize", str(world / "model"), str(world / "small"), "--data.seq", "32", "--text", text]
+    kl = {}
+    for name, more in {"four": ["--codebook", "best", "--scale-search"], "eight": ["--to", "int8"]}.items():
+        assert main([*argv, *more, "--json", str(world / "out.json")]) == 0
+        kl[name] = json.loads((world / "out.json").read_text())["quant.kl"]
+    assert 0 < kl["eight"] < kl["four"] / 10
+    assert main(["quantize", str(world / "model"), str(world / "other"), "--text", str(world / "no.txt")]) == 2
+    assert not (world / "other").exists()
 
 
 def test_a_misspelt_flag_is_refused_before_anything_is_written(world, capsys):

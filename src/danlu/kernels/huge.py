@@ -55,7 +55,9 @@ def taken(tensor: Tensor) -> int:
 
 def parts(weight: Weight) -> list[Tensor]:
     """The tensors of a weight that are large with the model."""
-    return [weight.codes, weight.absmax, weight.scale] if isinstance(weight, q4.Q4) else [weight]
+    if isinstance(weight, Tensor):
+        return [weight]
+    return [weight.codes, weight.absmax, weight.scale, *(parts(weight.rest) if weight.rest is not None else [])]
 
 
 def together(weights: Mapping[str, Weight]) -> dict[str, Weight]:
@@ -69,5 +71,10 @@ def together(weights: Mapping[str, Weight]) -> dict[str, Weight]:
 def _moved(weight: Weight, room: Room) -> Weight:
     if isinstance(weight, Tensor):
         return room.copy(weight.detach())
-    codes, absmax, scale = (room.copy(part) for part in parts(weight))
-    return q4.Q4(codes, absmax, scale, weight.levels, weight.shape, weight.map, weight.offset)
+    return _moved_q4(weight, room)
+
+
+def _moved_q4(weight: q4.Q4, room: Room) -> q4.Q4:
+    codes, absmax, scale = (room.copy(part) for part in (weight.codes, weight.absmax, weight.scale))
+    rest = None if weight.rest is None else _moved_q4(weight.rest, room)
+    return q4.Q4(codes, absmax, scale, weight.levels, weight.shape, weight.map, weight.offset, rest)

@@ -31,7 +31,10 @@ def linear(x: Tensor, w: q4.Q4, bias: Tensor | None = None, precision: Precision
     if native is None or not len(x_RK):
         out_RN = linear_torch(x_RK, w, bias)
     else:
-        out_RN = linear_native(native, x_RK, w, bias, precision).to(x.dtype)
+        out_RN = linear_native(native, x_RK, w, bias, precision)
+        if w.rest is not None:
+            out_RN += linear_native(native, x_RK, w.rest, None, precision)
+        out_RN = out_RN.to(x.dtype)
     return out_RN.view(*x.shape[:-1], w.shape[0])
 
 

@@ -40,6 +40,7 @@ class Q4:
             with a map (ceil(N B / 256),), absmax = map[code] * scale + offset
     levels  float32 (16,)       within [-1, 1]
     map     float32 (256,) or None; offset float32 ()
+    rest    another such matrix to add, without a rest of its own, or None: in 8 bits, what the first 4 left
     Raises WrongNf4 when the parts do not belong together.
     """
 
@@ -50,6 +51,7 @@ class Q4:
     shape: tuple[int, int]
     map: Tensor | None = None
     offset: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(()))
+    rest: Q4 | None = None
 
     def __post_init__(self) -> None:
         for name, (dtype, shape) in parts_of(*self.shape, mapped=self.map is not None).items():
@@ -61,17 +63,24 @@ class Q4:
                     f"it must be {dtype} {shape} without gaps",
                     fix="quantize the model again: danlu quantize MODEL OUT",
                 )
+        if self.rest is not None and (self.rest.shape != self.shape or self.rest.rest is not None):
+            raise WrongNf4(
+                f"the rest of a matrix {self.shape[0]} x {self.shape[1]} is wrong",
+                why=f"it is {self.rest.shape[0]} x {self.rest.shape[1]}, and must be one matrix of the same shape",
+                fix="quantize the model again: danlu quantize MODEL OUT",
+            )
 
     @property
     def nbytes(self) -> int:
         """Bytes of all parts that a matrix has of its own: levels and map belong to the codebook."""
-        return self.codes.nbytes + self.absmax.nbytes + self.scale.nbytes + self.offset.nbytes
+        own = self.codes.nbytes + self.absmax.nbytes + self.scale.nbytes + self.offset.nbytes
+        return own + (self.rest.nbytes if self.rest is not None else 0)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Q4:
         """The same matrix with `change` applied to every part, for example to move it to a card."""
         found: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         found |= {name: change(part) for name, part in found.items() if isinstance(part, Tensor)}
-        return Q4(**found)
+        return Q4(**found | {"rest": self.rest and self.rest.each(change)})
 
     @functools.cached_property
     def view(self) -> NativeView:
@@ -80,6 +89,7 @@ class Q4:
             self.codes.data_ptr(), self.codes.numel(), self.absmax.data_ptr(), self.absmax.numel(),
             self.scale.data_ptr(), self.scale.numel(), None if self.map is None else self.map.data_ptr(),
             float(self.offset), self.levels.data_ptr(), *self.shape,
+            None if self.rest is None else ctypes.addressof(self.rest.view),
         )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,7 +104,7 @@ class NativeView(ctypes.Structure):
         ("codes", ctypes.c_void_p), ("codes_bytes", ctypes.c_int64), ("absmax", ctypes.c_void_p),
         ("absmax_bytes", ctypes.c_int64), ("scale", ctypes.c_void_p), ("scales", ctypes.c_int64),
         ("map", ctypes.c_void_p), ("offset", ctypes.c_float), ("levels", ctypes.c_void_p),
-        ("rows", ctypes.c_int64), ("cols", ctypes.c_int64),
+        ("rows", ctypes.c_int64), ("cols", ctypes.c_int64), ("rest", ctypes.c_void_p),
     )  # fmt: skip
 
 
@@ -207,14 +217,15 @@ def dequantize(w: Q4, first: int = 0, stop: int | None = None) -> Tensor:
             torch.get_num_threads(),
         )
         ops.check(status, "dequantize_q4")
-    return out
+    return out if w.rest is None else out + dequantize(w.rest, first, stop)
 
 
 def dequantize_torch(w: Q4) -> Tensor:
     """The whole matrix by torch, on any card; every other path is held to it."""
     rows, columns = w.shape
     level_NBk = w.levels[separate(w.codes)[:rows].int()].view(rows, -1, BLOCK)
-    return (level_NBk * absmax_of(w).unsqueeze(-1)).view(rows, -1)[:, :columns].contiguous()
+    first = (level_NBk * absmax_of(w).unsqueeze(-1)).view(rows, -1)[:, :columns].contiguous()
+    return first if w.rest is None else first + dequantize_torch(w.rest)
 
 
 def bits_per_weight(w: Q4) -> float:

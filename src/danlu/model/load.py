@@ -14,6 +14,7 @@ from torch import Tensor
 
 from danlu import families, tensorfile
 from danlu.errors import UnsupportedModel, WrongWeights
+from danlu.kernels import q4
 from danlu.model import quantized
 from danlu.model.net import Decoder, Reduce
 from danlu.nouns import ModelSpec
@@ -42,26 +43,34 @@ def load(
 ) -> Decoder:
     """Units [start, stop) of the model in `folder`, its weights turned to `dtype`; only their bytes are read.
 
-    In a quantized folder the 4-bit matrices stay as they are, in the file's own pages.
+    In a quantized folder the small matrices of the layers stay as they are, in the file's own pages.
     Raises what spec_of raises, BadTensorFile, WrongNf4, NewerFormat, and WrongWeights for tensors that are missing,
     left over or misshapen.
     """
     config = families.read(folder)
     spec, entries = families.spec(config), tensorfile.read_folder(folder)
-    small = quantized.is_quantized(config, folder)
-    if small:
-        check(spec, quantized.unpacked(spec, entries, folder), folder, quantized.shapes(spec))
+    version = quantized.version_of(config, folder)
+    if version:
+        check(spec, quantized.unpacked(spec, entries, version, folder), folder, quantized.shapes(spec))
     else:
         check(spec, entries, folder)
     decoder = Decoder(spec, start, stop, dtype=dtype, device=device, share=share, reduce=reduce)
     pieces = families.pieces(spec)
-    if small:
-        quantized.place(decoder, lambda name: tensor(entries[name]), device)
+    small: tuple[str, ...] = ()
+    if version:
+        quantized.place(decoder, entries, version, lambda name: tensor(entries[name]), device)
         pieces = {ours: (families.Piece(name),) for ours, name in families.names(spec).items()}
+        small = quantized.small(spec, entries, version)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
             source = "embed.weight" if spec.tied and name == "head.weight" else name
-            whole, span = joined(pieces[source], entries), decoder.share.span(spec, name)
+            if source in small:  # a table, which torch looks up and multiplies in its own dtype
+                name_there, (rows, columns) = pieces[source][0].name, families.shapes(spec)[source]
+                whole = q4.dequantize(quantized.matrix(name_there, (rows, columns), entries, version,
+                                                       lambda each: tensor(entries[each])))  # fmt: skip
+            else:
+                whole = joined(pieces[source], entries)
+            span = decoder.share.span(spec, name)
             parameter.copy_(whole if span is None else whole.narrow(span[0], span[1], span[2] - span[1]))
     return decoder
 
@@ -73,7 +82,7 @@ def parameters(folder: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
     """
     config = families.read(folder)
     spec, entries = families.spec(config), tensorfile.read_folder(folder)
-    if quantized.is_quantized(config, folder):
+    if quantized.version_of(config, folder):
         raise UnsupportedModel(
             "a quantized folder",
             where=str(folder),

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from danlu import families, tensorfile
-from danlu.kernels import q4
 from danlu.kernels.interpret import Weight
 from danlu.kernels.program import FREQUENCIES
 from danlu.model import quantized
@@ -23,15 +22,15 @@ def mapped(folder: Path, dtype: torch.dtype) -> dict[str, Weight]:
     """
     config = families.read(folder)
     spec, entries = families.spec(config), tensorfile.read_folder(folder)
-    small, found = quantized.is_quantized(config, folder), dict[str, Weight]()
+    version, found = quantized.version_of(config, folder), dict[str, Weight]()
     pieces = families.pieces(spec)
-    if small:
-        check(spec, quantized.unpacked(spec, entries, folder), folder, quantized.shapes(spec))
+    if version:
+        check(spec, quantized.unpacked(spec, entries, version, folder), folder, quantized.shapes(spec))
         pieces = {ours: (families.Piece(name),) for ours, name in families.names(spec).items()}
-        for ours in quantized.matrices(spec):
+        for ours in quantized.small(spec, entries, version):
             rows, columns = families.shapes(spec)[ours]
             name = pieces.pop(ours)[0].name
-            found[ours] = q4.of_nf4(quantized.matrix(name, (rows, columns), lambda each: tensor(entries[each])))
+            found[ours] = quantized.matrix(name, (rows, columns), entries, version, lambda each: tensor(entries[each]))
     else:
         check(spec, entries, folder)
     for ours, parts in pieces.items():

@@ -19,7 +19,7 @@ from danlu.kernels.lower import NotLowered, lower
 from danlu.kernels.runner import Runner
 from danlu.model.load import load, spec_of
 from danlu.model.mapped import mapped
-from danlu.model.quantized import Nf4Linear
+from danlu.model.quantized import Q4Linear
 from danlu.nouns import ModelSpec
 from danlu.serve.engine import Engine
 from danlu.serve.forward import Forward, Modules, Native
@@ -153,7 +153,7 @@ def _forward(
             fallback("engine", f"the model runs as torch modules, not natively (slower): {error}")
     decoder = load(folder, dtype=dtype, device=card).requires_grad_(False)
     weight_bytes = sum(parameter.nbytes for parameter in decoder.parameters())
-    weight_bytes += sum(part.weight.nbytes for part in decoder.modules() if isinstance(part, Nf4Linear))
+    weight_bytes += sum(part.weight.nbytes for part in decoder.modules() if isinstance(part, Q4Linear))
     return Modules(decoder, kv, card), weight_bytes
 
 

@@ -1,11 +1,12 @@
-"""Turn a GGUF file into a Hugging Face folder, or a folder into a GGUF file that llama.cpp reads.
+"""Turn a GGUF file or a checkpoint of bitsandbytes into a folder danlu works on, or a folder into one of those.
 
-Weights stay what they are: a 4-bit GGUF becomes 16-bit floats of the same values. The folder that comes out works
-everywhere: danlu quantize, serve, chat, transformers.
+Weights stay what they are: a 4-bit GGUF becomes 16-bit floats of the same values, NF4 with double quantization a
+quantized folder of the same bits. The folder that comes out works everywhere: danlu quantize, serve, chat.
 
 example:
   danlu convert llama.Q4_K_M.gguf models/llama
   danlu convert models/tiny tiny.gguf --to q8_0
+  danlu convert models/tiny-bnb-4bit models/tiny-4 && danlu convert models/tiny models/tiny-bnb --to bnb
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Where from, where to, and in which numbers."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="FILE.gguf or a Hugging Face folder")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write, or FILE.gguf")
-    parser.add_argument("--to", choices=FOLDER_DTYPES + FILE_KINDS, default=None,
-                        help="numbers to write; default: 16 bits, or what the weights have")  # fmt: skip
+    parser.add_argument("--to", choices=(*FOLDER_DTYPES, *FILE_KINDS, "bnb"), default=None,
+                        help="numbers to write; default: what the weights have, or 16 bits; bnb: NF4")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was done as one flat JSON object")
 
 
@@ -32,12 +33,15 @@ def run(args: argparse.Namespace) -> int:
     from danlu.cli import output
     from danlu.errors import BadValue
 
+    line = output.Progress("convert")
     to_file, from_file = args.out.suffix == ".gguf", args.model.suffix == ".gguf"
-    if to_file == from_file:
+    if not to_file and not from_file and (done := between_folders(args.model, args.out, args.to, line)):
+        return report(args, done, line)
+    if to_file == from_file or args.to == "bnb":
         raise BadValue(
             f"{args.model} to {args.out}",
-            why="one of the two must be a .gguf file and the other a folder",
-            fix="danlu convert model.gguf FOLDER, or danlu convert FOLDER model.gguf",
+            why="one of the two must be a .gguf file and the other a folder; of two folders one is bitsandbytes'",
+            fix="danlu convert model.gguf FOLDER, danlu convert FOLDER model.gguf, or FOLDER OUT --to bnb",
         )
     known = FILE_KINDS if to_file else FOLDER_DTYPES
     if args.to is not None and args.to not in known:
@@ -46,12 +50,31 @@ def run(args: argparse.Namespace) -> int:
             why=f"a {'GGUF file' if to_file else 'folder'} can have {', '.join(known)}",
             fix=f"danlu convert {args.model} {args.out} --to {known[1]}",
         )
-    line = output.Progress("convert")
-    done = (to_gguf if to_file else from_gguf)(args.model, args.out, args.to, line)
+    return report(args, (to_gguf if to_file else from_gguf)(args.model, args.out, args.to, line), line)
+
+
+def report(args: argparse.Namespace, done: dict[str, Any], line: Any) -> int:
+    """Say what came out."""
+    from danlu.cli import output
+
     line.done(f"{args.out}: {done['convert.family']}, {done['convert.params']:,} parameters, "
               f"{output.size(done['convert.bytes'])}")  # fmt: skip
     output.write_json(args.json, done)
     return 0
+
+
+def between_folders(folder: Path, out: Path, to: str | None, line: Any) -> dict[str, Any] | None:
+    """From a checkpoint of bitsandbytes or into one, None if neither is asked for. Raises what model/bnb.py raises."""
+    from danlu import families
+    from danlu.model import bnb
+
+    if to not in (None, "bnb"):
+        return None
+    if to is None and not bnb.is_bnb(families.read(folder)):
+        return None
+    spec = (bnb.write if to else bnb.read)(folder, out, line.show)
+    written = sum(each.stat().st_size for each in out.iterdir())
+    return {"convert.family": spec.family, "convert.params": spec.params, "convert.bytes": written}
 
 
 def from_gguf(path: Path, out: Path, to: str | None, line: Any) -> dict[str, Any]:

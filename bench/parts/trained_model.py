@@ -53,7 +53,7 @@ def train(folder: Path) -> list[npt.NDArray[np.int64]]:
         adam.step()
         falls.step()
         adam.zero_grad()
-        line.show(f"step {step + 1} of {STEPS}, loss {float(loss):.3f}")
-    line.done(f"{SPEC.params / 1e6:.1f} M parameters, loss {float(loss):.3f}")
+        line.show(f"step {step + 1} of {STEPS}, loss {float(loss.detach()):.3f}")
+    line.done(f"{SPEC.params / 1e6:.1f} M parameters, loss {float(loss.detach()):.3f}")
     export({name: each.detach().bfloat16() for name, each in decoder.named_parameters()}, SPEC, folder)
     return [row[None].numpy() for row in held]

@@ -168,7 +168,7 @@ def test_a_scale_that_is_not_finite_is_refused(folder):
         load(folder)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_damaged_folder_gives_our_error_or_finite_weights(tmp_path_factory, data):
     """Flip or cut bytes anywhere: never a crash, never a read beyond the file."""
@@ -261,12 +261,12 @@ def test_what_is_not_there_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_one_matrix_is_in_memory_at_a_time(tmp_path):
-    spec = ModelSpec("llama", 12, 512, 8, 8, 64, 1024, 131, 64)
+    spec = ModelSpec("llama", 8, 512, 8, 8, 64, 512, 131, 64)
     model_folder(tmp_path / "model", spec)
     seen = []
     quantize(tmp_path / "model", tmp_path / "small", lambda *_: seen.append(anonymous()))
     size = (tmp_path / "model" / "model.safetensors").stat().st_size
-    assert size > 120e6 and max(seen) - seen[0] < size / 4
+    assert size > 50e6 and max(seen) - seen[0] < size / 4
 
 
 def anonymous() -> int:

@@ -20,10 +20,11 @@ from danlu.nouns import ModelSpec
 DOCUMENTS = [Document(f"doc {n}", f"Document {n} counts {n * n} and {n * 31 % 97}.\n" * 3) for n in range(120)]
 
 
-@pytest.fixture
-def world(tmp_path):
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
     """tokens/ and model/: 30 steps of training on text that is easy to foretell."""
     torch.set_num_threads(1)
+    tmp_path = tmp_path_factory.mktemp("world")
     tokenizer = bpe.train((each.text for each in DOCUMENTS), 320)
     held = encode.held_out({each.key: len(each.text) for each in DOCUMENTS})
     encode.encode(DOCUMENTS, held, tokenizer, tmp_path / "tokens", {}, len(DOCUMENTS), lambda words, share: None)
@@ -68,8 +69,8 @@ def test_a_text_is_scored_by_the_models_own_tokenizer(world):
 
 
 def test_a_misspelt_flag_is_refused_before_anything_is_written(world, capsys):
-    assert main(["quantize", str(world / "model"), str(world / "small"), "--data.sek", "32"]) == 2
-    assert "data.seq" in capsys.readouterr().err and not (world / "small").exists()
+    assert main(["quantize", str(world / "model"), str(world / "never"), "--data.sek", "32"]) == 2
+    assert "data.seq" in capsys.readouterr().err and not (world / "never").exists()
 
 
 def test_a_folder_that_is_not_there_is_a_catalogue_error(world, capsys):

@@ -135,7 +135,8 @@ def _forward(
 ) -> tuple[Forward, int]:
     """What computes the steps, and the bytes of its weights: natively on a CPU where it can be, else torch modules.
 
-    Native weights move to huge pages when they and the KV pages fit free memory; else they stay in the mapped file.
+    Native weights move to huge pages when they and the KV pages fit free memory; else they stay in the mapped file. There
+    stays a table that is only looked up: of its pages those of the words that were said are in memory.
     """
     if card == "cpu":
         try:
@@ -146,7 +147,8 @@ def _forward(
             weights = mapped(folder, dtype)
             size = sum(weight.nbytes for weight in weights.values())
             if free_bytes is None or size + settings.kv_bytes < free_bytes:
-                weights = together(weights)
+                table = {} if spec.tied else {"embed.weight": weights.pop("embed.weight")}
+                weights = {**together(weights), **table}
             runner = Runner(program, weights, kv.cache, precision=settings.precision)
             return Native(runner, spec), sum(weights[name].nbytes for name in program.weights)
         except NotLowered as error:

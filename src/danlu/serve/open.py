@@ -135,8 +135,8 @@ def _forward(
 ) -> tuple[Forward, int]:
     """What computes the steps, and the bytes of its weights: natively on a CPU where it can be, else torch modules.
 
-    Native weights move to huge pages when they and the KV pages fit free memory; else they stay in the mapped file. There
-    stays a table that is only looked up: of its pages those of the words that were said are in memory.
+    Native weights move to huge pages when they and the KV pages fit free memory; else they stay in the mapped file. A
+    table that is only looked up stays there: of its pages those of the words that were said are in memory.
     """
     if card == "cpu":
         try:

@@ -80,6 +80,18 @@ def test_copies_that_send_nothing_slow_take_as_long_as_the_slowest():
     assert two < three
 
 
+def test_a_forward_that_runs_again_is_paid_twice_and_kept_once():
+    plan = plan_of(DENSE, [((ONE,), 4), (((3, (2, 2), ()), (6, (), ())), 4)])
+    again = replace(plan, replicas=tuple(
+        replace(each, stages=tuple(replace(stage, recompute="full") for stage in each.stages))
+        for each in plan.replicas))  # fmt: skip
+    usual, twice = forecast(plan).forecast, forecast(again).forecast
+    assert twice.stage_busy_s[0] == pytest.approx(usual.stage_busy_s[0])
+    for rank in (1, 2, 3):
+        assert 1.1 * usual.stage_busy_s[rank] < twice.stage_busy_s[rank] < 1.6 * usual.stage_busy_s[rank]
+    assert twice.stage_bytes[1] < usual.stage_bytes[1]
+
+
 def test_a_step_waits_for_gradients_and_weights_on_a_slow_link():
     plan = plan_of(DENSE, [((ONE,), 2), ((ONE,), 2)])
     found, fast = exchange(plan), timeline(plan).step_s

@@ -94,9 +94,11 @@ def _cost(plan: Plan, mine: Sequence[Seat], moved: Exchange) -> StageCost:
     attends = any(recipe.kind_of(unit) in recipe.ATTENDS for unit in units)
     forward, backward = _sums_s(plan, mine, units)
     ends = [_end(plan, seat, moved) for seat in mine]
+    forward += sum(cost.forward_s for cost in slowest) + max(a + attends * b for a, b in entries)
+    again = forward if stage.recompute == "full" else 0.0
     return StageCost(
-        forward_s=sum(cost.forward_s for cost in slowest) + forward + max(a + attends * b for a, b in entries),
-        backward_s=sum(cost.backward_s for cost in slowest) + backward,
+        forward_s=forward,
+        backward_s=sum(cost.backward_s for cost in slowest) + backward + again,
         norm_s=max(end.norm_s for end in ends),
         step_s=max(end.step_s for end in ends),
         weight_s=sum(cost.weight_s for cost in slowest),
@@ -235,9 +237,10 @@ def rank_bytes(plan: Plan, moved: Exchange) -> tuple[int, ...]:
     """
     size, found = DTYPE_BYTES[plan.dtype], []
     for seat in seats(plan):
-        stage, flights = plan.pipelines[seat.replica].stages[seat.stage], orders(alone(plan, seat.replica))
+        stage, order = plan.pipelines[seat.replica].stages[seat.stage], orders(alone(plan, seat.replica))[seat.stage]
+        again = held_at_once(order.replace("F", "").replace("I", "F")) or 1 if stage.recompute == "full" else None
         part = part_of(plan.model, share_of(plan, seat.replica, seat.stage, seat.part))
-        kept = stage_bytes(part, stage.start, stage.stop, in_flight=held_at_once(flights[seat.stage]),
+        kept = stage_bytes(part, stage.start, stage.stop, in_flight=held_at_once(order), recomputed=again,
                            micro_batch=plan.micro_batch, seq=plan.seq, dtype=plan.dtype)  # fmt: skip
         state = int(2 * size * moved.held[seat.rank]) + 16 * moved.owned[seat.rank]
         swapped = max(

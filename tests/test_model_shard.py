@@ -77,15 +77,17 @@ def gradients(spec: ModelSpec, shares: tuple[Share, ...]) -> tuple[float, dict[s
     Parts are joined along their cut axis; what every card holds must have one gradient on all of them.
     """
     add, ids, decoders, losses = Sum(len(shares)), torch.arange(14) * 5 % spec.vocab, {}, {}
+    targets = ids.roll(-1)
+    targets[5] = -100  # a place that no token fills
 
     def run(card: int) -> None:
         reduce = add.of(card) if len(shares) > 1 else None
         state, decoder = Causal(2, 7), random(spec, shares[card], reduce)
         logits = decoder(ids, state, state.meta())
         if reduce is None:
-            loss = F.cross_entropy(logits, ids.roll(-1), reduction="sum")
+            loss = F.cross_entropy(logits, targets, reduction="sum")
         else:
-            loss = cross_entropy(logits, ids.roll(-1), shares[card].vocab[0], card, len(shares), reduce)
+            loss = cross_entropy(logits, targets, shares[card].vocab[0], card, len(shares), reduce)
         loss.backward()
         decoders[card], losses[card] = decoder, loss.item()
 

@@ -117,6 +117,6 @@ def test_missing_cut_and_flipped_tokens_are_refused(made, tmp_path):
     with provoke("DL-DATA-065"):
         loader.verify(tmp_path)
     text = (tmp_path / "manifest.json").read_text()
-    (tmp_path / "manifest.json").write_text(text.replace('"tokens": 1,', '"tokens": 7,', 1))
+    (tmp_path / "manifest.json").write_text(text.replace('"tokens": 2,', '"tokens": 7,', 1))
     with provoke("DL-DATA-062"):
         loader.manifest_of(tmp_path)

@@ -77,6 +77,9 @@ class DataText(Section):
     workers: int = Field(1, gt=0, description="processes that clean the text")
     vocab: int = Field(2048, ge=300, description="tokens of the byte-level BPE trained on the text")
     seq: int = Field(128, gt=1, description="tokens per training sequence")
+    packing: Literal["best_fit", "cut"] = Field(
+        "best_fit", description="best_fit: a document that fits a sequence is not split; cut: windows of one stream"
+    )
     limit_mb: float = Field(64, gt=0, description="stop reading text after so many MB")
 
 

@@ -13,6 +13,7 @@ example:
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,12 +74,13 @@ def prepare(run: Run) -> Prepared:
     made = prep(run.data.text, run.out, vocab=run.data.vocab, limit_bytes=int(run.data.limit_mb * 1e6),
                 steps=run.data.steps or STEPS,
                 execute=spread.local(run.data.workers) if run.data.workers > 1 else None, tell=tell)  # fmt: skip
-    Loader(made.tokens, seq=run.data.seq, batch=run.plan.micro_batch * run.plan.micro_batches, seed=run.train.seed)
+    loader = Loader(made.tokens, seq=run.data.seq, batch=run.plan.micro_batch * run.plan.micro_batches,
+                    seed=run.train.seed, packing=run.data.packing)  # fmt: skip
     rate = made.bytes_in / 1e6 / max(made.seconds, 1e-9)
     for line, words in stages[-1:]:
         line.done(words)
     whole.done(f"{made.manifest['splits']['train']['tokens']:,} tokens, {rate:.1f} MB/s")
-    return made
+    return replace(made, sequences=loader.windows, padding=loader.padding)
 
 
 def funnel(made: Prepared) -> str:
@@ -93,6 +95,7 @@ def funnel(made: Prepared) -> str:
     end = (
         f"{made.bytes_in / 1e6:.1f} MB read, {splits['train']['tokens']:,} tokens to learn from and "
         f"{splits['held']['tokens']:,} held out, vocabulary {made.manifest['vocab']:,}, "
-        f"unigram entropy {made.manifest['unigram_entropy']:.3f} nats\n{made.tokens}"
+        f"unigram entropy {made.manifest['unigram_entropy']:.3f} nats\n"
+        f"{made.sequences:,} sequences, {made.padding:.3%} of them padding\n{made.tokens}"
     )
     return table(["documents", "number", "for example"], rows) + "\n\n" + end

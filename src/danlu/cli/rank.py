@@ -22,7 +22,8 @@ def main(argv: list[str]) -> int:
         from danlu.data.loader import Loader
 
         told = job.loads(path.read_text(encoding="utf-8"), str(path))
-        loader = Loader(told.tokens, seq=told.plan.seq, batch=told.batch, seed=told.seed)
+        packing = told.loader.get("packing", "cut")
+        loader = Loader(told.tokens, seq=told.plan.seq, batch=told.batch, seed=told.seed, packing=packing)
         rank.follow(line, told, loader.batch_at, argv[2])
     except Exception as error:
         rank.report(line, error)

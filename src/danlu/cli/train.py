@@ -182,7 +182,7 @@ def job_of(run: Run, plan: Plan) -> TrainJob:
     from danlu.train.owner import start_of
 
     tokens, train = tokens_of(run).resolve(), run.train
-    loader = Loader(tokens, seq=plan.seq, batch=plan.sequences, seed=train.seed)
+    loader = Loader(tokens, seq=plan.seq, batch=plan.sequences, seed=train.seed, packing=run.data.packing)
     vocab = int(loader.manifest["vocab"])
     if vocab > plan.model.vocab:
         raise BadValue("the tokens are of another vocabulary", where=str(tokens),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from danlu.data.loader import Loader
+from danlu.data.loader import Loader, Packing
 from danlu.errors import BadValue
 
 
@@ -22,18 +22,21 @@ class TokenBatches(IterableDataset[torch.Tensor]):
 
     seq, batch   tokens of a sequence, sequences of a batch over all ranks
     rank, ranks  which rows of the batch: any split that divides it gives the same batches
+    packing      best_fit: documents are not cut, -100 fills what is left of a sequence: clamp the inputs at 0, and
+                 cross_entropy leaves such targets out
     Raises BadValue, and what Loader raises.
     """
 
     def __init__(self, tokens: Path, *, seq: int, batch: int, seed: int, split: str = "train", rank: int = 0,
-                 ranks: int = 1, start: int = 0) -> None:  # fmt: skip
+                 ranks: int = 1, start: int = 0, packing: Packing = "cut") -> None:  # fmt: skip
         if not 0 <= rank < ranks or batch % ranks:
             raise BadValue(
                 f"a batch of {batch} cannot be split over {ranks} ranks for rank {rank}",
                 why="every rank takes the same number of rows, and ranks count from 0",
                 fix=f"give a batch that {ranks} divides, and a rank from 0 to {ranks - 1}",
             )
-        self._given: dict[str, Any] = {"seq": seq, "batch": batch, "seed": seed, "split": split}
+        self._given: dict[str, Any] = {"seq": seq, "batch": batch, "seed": seed, "split": split,
+                                       "packing": packing}  # fmt: skip
         self._tokens, self._rows = tokens, slice(rank * batch // ranks, (rank + 1) * batch // ranks)
         self._start, self._state = start, Loader(tokens, **self._given).state()
 

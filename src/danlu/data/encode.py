@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -20,8 +21,9 @@ from danlu.store import atomic
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
+FILES = ("train.bin", "train.ends", "held.bin", "held.ends")
 HELD = 0.02  # share of documents, not of positions: a held-out text is never seen in part
 LEAST_HELD = 4096  # bytes: ten sequences of 128 tokens, so that a perplexity can be taken of a small corpus too
 BATCH = 1 << 20  # characters encoded at once: few calls, little memory
@@ -50,7 +52,7 @@ def held_out(sizes: Mapping[str, int]) -> frozenset[str]:
 
 def encode(documents: Iterable[Document], held: frozenset[str], tokenizer: Tokenizer, folder: Path,
            record: dict[str, Any], total: int, tell: Tell) -> dict[str, Any]:  # fmt: skip
-    """Write train.bin, held.bin and the tokenizer, then the manifest; until that is there, there is no token file.
+    """Write streams, ends of documents and tokenizer, then the manifest; until that is there, there is no token file.
 
     documents  in the order their tokens shall have, each followed by the end token
     record     what the manifest keeps besides: where the text came from
@@ -62,8 +64,9 @@ def encode(documents: Iterable[Document], held: frozenset[str], tokenizer: Token
     end, encoder = int(tokenizer.token_to_id(bpe.END) or 0), Encoder(tokenizer)
     (folder / MANIFEST).unlink(missing_ok=True)
     bpe.save(tokenizer, folder)
-    with atomic.replacing(folder / "train.bin") as train, atomic.replacing(folder / "held.bin") as rest:
-        splits = {"train": _Split(train, vocab), "held": _Split(rest, vocab)}
+    with ExitStack() as files:
+        opened = {name: files.enter_context(atomic.replacing(folder / name)) for name in FILES}
+        splits = {name: _Split(opened[f"{name}.bin"], opened[f"{name}.ends"], vocab) for name in ("train", "held")}
         for batch in batches(documents, BATCH):
             for document, ids in zip(batch, encoder.arrays([each.text for each in batch]), strict=True):
                 name = "held" if original(document.key) in held else "train"
@@ -73,7 +76,7 @@ def encode(documents: Iterable[Document], held: frozenset[str], tokenizer: Token
     manifest = {
         "tokens": VERSION, "dtype": dtype.name, "vocab": vocab, "end": end,
         "unigram_entropy": splits["train"].entropy(),
-        "splits": {name: split.as_dict(f"{name}.bin") for name, split in splits.items()}, **record,
+        "splits": {name: split.as_dict(name) for name, split in splits.items()}, **record,
     }  # fmt: skip
     atomic.write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     return manifest
@@ -82,8 +85,9 @@ def encode(documents: Iterable[Document], held: frozenset[str], tokenizer: Token
 class _Split:
     """Owns what is known of one stream while it is written."""
 
-    def __init__(self, file: BinaryIO, vocab: int) -> None:
+    def __init__(self, file: BinaryIO, ends: BinaryIO, vocab: int) -> None:
         self._file, self._digest = file, blake2b(digest_size=16)
+        self._ends, self._ends_digest = ends, blake2b(digest_size=16)
         self._counts = np.zeros(vocab, np.int64)
         self.tokens = self.documents = 0
 
@@ -94,6 +98,9 @@ class _Split:
         self._counts += np.bincount(ids, minlength=len(self._counts))
         self.tokens += len(ids)
         self.documents += 1
+        end = self.tokens.to_bytes(8, "little")
+        self._ends.write(end)
+        self._ends_digest.update(end)
 
     def entropy(self) -> float:
         """Nats per token of the best guess that knows only how frequent each token is."""
@@ -101,4 +108,6 @@ class _Split:
         return float(-(share * np.log(share)).sum())
 
     def as_dict(self, name: str) -> dict[str, Any]:
-        return {"file": name, "tokens": self.tokens, "documents": self.documents, "blake2b": self._digest.hexdigest()}
+        return {"file": f"{name}.bin", "tokens": self.tokens, "documents": self.documents,
+                "blake2b": self._digest.hexdigest(), "ends": f"{name}.ends",
+                "ends_blake2b": self._ends_digest.hexdigest()}  # fmt: skip

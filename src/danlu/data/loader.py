@@ -1,7 +1,8 @@
 """Batches out of a token file: which sequences stand in a batch is a pure function of the step.
 
-The stream is cut into windows of `seq` tokens; each epoch has every window once, in an order of its own. Nothing is
-stored but the seed, so a run resumes at any step with any number of ranks: each takes its rows of the same batch.
+The stream is cut into windows of `seq` tokens, or its documents are packed into sequences (packing.py); each epoch has
+every one once, in an order of its own. Nothing is stored but the seed, so a run resumes at any step with any number of
+ranks: each takes its rows of the same batch.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import json
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from danlu.data.encode import MANIFEST, VERSION
 from danlu.data.order import permute
+from danlu.data.packing import pack
 from danlu.errors import DamagedTokens, NewerFormat, OtherTokens, TooFewTokens
 
+Packing = Literal["cut", "best_fit"]
+NO_TARGET = -100  # fills a sequence that is not full: torch's cross_entropy leaves it out; clamp inputs at 0
 FIX = "prepare them again: danlu prep run.yaml"
 
 
@@ -43,6 +47,13 @@ def manifest_of(folder: Path) -> dict[str, Any]:
                     fix=FIX,
                     why=f"it has {size} bytes, {split['tokens']} tokens need {split['tokens'] * width}",
                 )
+            if "ends" in split and (size := (folder / split["ends"]).stat().st_size) != split["documents"] * 8:
+                raise DamagedTokens(
+                    f"{split['ends']} has the wrong size",
+                    where=str(folder),
+                    fix=FIX,
+                    why=f"it has {size} bytes, 8 for each of {split['documents']} documents were written",
+                )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedTokens("there is no whole token file", where=str(folder), why=str(error), fix=FIX) from error
     return manifest
@@ -51,29 +62,36 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 def verify(folder: Path) -> None:
     """Read every token and compare with the manifest's digest. Raises DamagedTokens."""
     for name, split in manifest_of(folder)["splits"].items():
-        digest = blake2b((folder / split["file"]).read_bytes(), digest_size=16).hexdigest()
-        if digest != split["blake2b"]:
-            raise DamagedTokens(
-                f"the {name} tokens are damaged",
-                where=str(folder / split["file"]),
-                fix=FIX,
-                why=f"their digest is {digest}, {split['blake2b']} was written",
-            )
+        files = {split["file"]: split["blake2b"]} | ({split["ends"]: split["ends_blake2b"]} if "ends" in split else {})
+        for file, written in files.items():
+            digest = blake2b((folder / file).read_bytes(), digest_size=16).hexdigest()
+            if digest != written:
+                raise DamagedTokens(f"the {name} tokens are damaged", where=str(folder / file), fix=FIX,
+                                    why=f"their digest is {digest}, {written} was written")  # fmt: skip
 
 
 class Loader:
     """Owns one split of a token file, mapped into memory.
 
     windows  sequences in one epoch
+    padding  share of their places that no token fills
     Raises TooFewTokens, DamagedTokens, NewerFormat on opening.
     """
 
-    def __init__(self, folder: Path, *, seq: int, batch: int, seed: int, split: str = "train") -> None:
-        """seq, batch  tokens per sequence, sequences per batch; seed  of the order; split  "train" or "held"."""
+    def __init__(self, folder: Path, *, seq: int, batch: int, seed: int, split: str = "train",
+                 packing: Packing = "cut") -> None:  # fmt: skip
+        """Open it; `best_fit` costs a sort of all documents, on every opening.
+
+        seq, batch  tokens per sequence, sequences per batch; seed  of the order; split  "train" or "held"
+        packing     cut: windows of the stream, one after the other; best_fit: see packing.py
+        """
         self.manifest = manifest_of(folder)
         found = self.manifest["splits"][split]
         self.tokens: int = found["tokens"]
-        self.windows = (self.tokens - 1) // seq
+        self._stream = np.memmap(folder / found["file"], np.dtype(self.manifest["dtype"]).newbyteorder("<"), "r") \
+            if self.tokens else np.empty(0, np.uint16)  # fmt: skip
+        self._packed = pack(self._ends(folder, found), seq) if packing == "best_fit" else None
+        self.windows = max(0, self.tokens - 1) // seq if self._packed is None else self._packed.sequences
         if self.windows < batch:
             raise TooFewTokens(
                 f"{self.tokens:,} {split} tokens are fewer than one batch",
@@ -81,21 +99,45 @@ class Loader:
                 why=f"{batch} sequences of {seq} need {batch * seq + 1:,}",
                 fix="give more text, or lower plan.micro_batch, plan.micro_batches or data.seq",
             )
-        self._stream = np.memmap(folder / found["file"], np.dtype(self.manifest["dtype"]).newbyteorder("<"), "r")
+        self.padding = 0.0 if self._packed is None else 1 - self.tokens / (self.windows * seq)
         self._seq, self._batch, self._seed = seq, batch, seed
-        self._state = {"blake2b": found["blake2b"], "split": split, "seq": seq, "batch": batch, "seed": seed}
+        self._state = {"blake2b": found["blake2b"], "split": split, "seq": seq, "batch": batch, "seed": seed,
+                       "packing": packing}  # fmt: skip
 
     def batch_at(self, step: int) -> npt.NDArray[np.int64]:
-        """Token ids of step 0, 1, ...: (batch, seq + 1); inputs lack the last column, targets the first."""
+        """Token ids of step 0, 1, ...: (batch, seq + 1); inputs lack the last column, targets the first.
+
+        Of a packed sequence every token is a target once; the first input is what stands before it in the stream, and
+        NO_TARGET fills what is left.
+        """
         places = np.arange(step * self._batch, (step + 1) * self._batch, dtype=np.uint64)
         epochs, inside = np.divmod(places, np.uint64(self.windows))
         numbers = np.empty(self._batch, np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             numbers[here] = permute(inside[here], self.windows, (self._seed << 32) + int(epoch))
+        if self._packed is not None:
+            return np.stack([self._sequence(number) for number in numbers.tolist()])
         rows = numbers[:, None] * self._seq + np.arange(self._seq + 1)
         ids: npt.NDArray[np.int64] = self._stream[rows].astype(np.int64)
         return ids
+
+    def _sequence(self, number: int) -> npt.NDArray[np.int64]:
+        assert self._packed is not None
+        ids = np.full(self._seq + 1, NO_TARGET, np.int64)
+        filled, (first, last) = 1, self._packed.edges[number : number + 2]
+        starts, sizes = self._packed.starts[first:last].tolist(), self._packed.sizes[first:last].tolist()
+        ids[0] = self._stream[starts[0] - 1] if starts[0] else self.manifest["end"]
+        for start, size in zip(starts, sizes, strict=True):
+            ids[filled : filled + size] = self._stream[start : start + size]
+            filled += size
+        return ids
+
+    def _ends(self, folder: Path, split: dict[str, Any]) -> npt.NDArray[np.int64]:
+        """Where each document ends. A file of version 1 does not say: its tokens are searched for the end token."""
+        if "ends" not in split:
+            return np.flatnonzero(self._stream == self.manifest["end"]).astype(np.int64) + 1
+        return np.fromfile(folder / split["ends"], "<u8").astype(np.int64)
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run must share with this one, besides its step; below 1 KB of JSON."""
@@ -103,7 +145,7 @@ class Loader:
 
     def check(self, state: dict[str, Any]) -> None:
         """Raise OtherTokens unless `state`, from an earlier run's loader, gives the same batches."""
-        for name, was in state.items():
+        for name, was in {"packing": "cut", **state}.items():  # runs from before there was a choice were cut
             if self._state.get(name) != was:
                 raise OtherTokens(
                     f"the data differs in {name!r} from the run that is to be resumed",

@@ -39,6 +39,8 @@ class Prepared:
     examples: dict[str, list[str]]
     manifest: dict[str, Any]
     seconds: float
+    sequences: int = 0  # of an epoch, as the run packs them
+    padding: float = 0.0  # share of their places that no token fills
 
     @property
     def figures(self) -> dict[str, float]:
@@ -49,7 +51,8 @@ class Prepared:
             "duplicates": self.dropped.get("exact", 0), "near_duplicates": self.dropped.get("near", 0),
             "tokens": splits["train"]["tokens"], "held_tokens": splits["held"]["tokens"],
             "vocab": self.manifest["vocab"], "unigram_entropy": self.manifest["unigram_entropy"],
-            "seconds": self.seconds, **{f"dropped.{name}": count for name, count in self.dropped.items()},
+            "seconds": self.seconds, "sequences": self.sequences, "padding": self.padding,
+            **{f"dropped.{name}": count for name, count in self.dropped.items()},
         }  # fmt: skip
         return {f"data.{name}": value for name, value in values.items()}
 

@@ -46,7 +46,7 @@ def cross_entropy(logits_TV: Tensor, targets_T: Tensor, start: int, card: int, c
 
     start      first token id of this card's columns
     card       its number among `cards`
-    targets_T  ids of the whole vocabulary
+    targets_T  ids of the whole vocabulary; a token with one below 0 has no part in the loss
     Returns the same scalar on every card. Two sums: the largest logit of each card, then exp-sums and target logits.
     """
     loss: Tensor = _CutLoss.apply(logits_TV, targets_T, start, card, cards, reduce)  # type: ignore[no-untyped-call]
@@ -88,8 +88,9 @@ class _CutLoss(Function):
         exp_TV = shifted_TV.exp()
         hit_T = shifted_TV.gather(1, local_T[:, None])[:, 0] * mine_T
         sums = reduce(torch.stack((exp_TV.sum(-1), hit_T)))
-        ctx.save_for_backward(exp_TV.div_(sums[0][:, None]), local_T, mine_T)
-        return (sums[0].log() - sums[1]).sum()
+        counts_T = targets_T >= 0
+        ctx.save_for_backward(exp_TV.mul_((counts_T / sums[0])[:, None]), local_T, mine_T)
+        return ((sums[0].log() - sums[1]) * counts_T).sum()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None, None]:

@@ -118,7 +118,6 @@ class Interpreter:
         self._device = next(decoder.parameters()).device
         self._state = Causal(plan.micro_batch, plan.seq)
         self._meta = self._state.meta(device=self._device)
-        self._tokens = plan.sequences * plan.seq
         self._before = plan.micro_batch * sum(each.micro_batches for each in plan.pipelines[: self.seat.replica])
         self._shape = (plan.micro_batch * plan.seq, plan.model.hidden)
         apart = plan.model.tied and self.first != self.last and not shared(plan)
@@ -147,7 +146,8 @@ class Interpreter:
         """
         self._wire, self._number, self._rate, self._clip, self._work = wire, step, rate, clip, work
         rows = torch.from_numpy(batch).to(self._device)
-        self._x, self._y = rows[:, :-1], rows[:, 1:]
+        self._x, self._y = rows[:, :-1].clamp(min=0), rows[:, 1:]  # below 0: no token, and no target
+        self._tokens = max(1, int((batch[:, 1:] >= 0).sum()))
         self._loss = torch.zeros((), device=self._device)
         if self._group is not None:
             self._group.begin(wire, step, self.pacer)

@@ -4,64 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from clusters import free_ports, needs, ray_cluster, slurm_cluster, until
 
 from danlu.fleet import text
 from danlu.fleet.emulate import emulate, shares
 from danlu.fleet.probe import probe
 
 pytestmark = pytest.mark.system
-CONF = """ClusterName=test
-SlurmctldHost={host}(127.0.0.1)
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-StateSaveLocation={home}/state
-SlurmdSpoolDir={home}/spool.%n
-SlurmctldPidFile={home}/ctld.pid
-SlurmdPidFile={home}/slurmd.%n.pid
-SlurmctldPort={ports[0]}
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SelectType=select/cons_tres
-ReturnToService=2
-SlurmctldLogFile={home}/ctld.log
-SlurmdLogFile={home}/slurmd.%n.log
-MpiDefault=none
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1
-PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
-"""
-
-
-def needs(*programs: str) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: sudo ./danlu test --system")
-    if missing := [each for each in programs if shutil.which(each) is None]:
-        pytest.skip(f"no {missing[0]}: apt-get install slurm-wlm openssh-server")
-
-
-def free_ports(count: int) -> list[int]:
-    doors = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [door.getsockname()[1] for door in doors]
-    for door in doors:
-        door.close()
-    return ports
-
-
-def until(condition, limit_s: float = 60.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -108,26 +63,8 @@ def trained(folder: Path, *hosts: str) -> None:
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    """A Slurm cluster of two nodes, both this machine."""
-    needs("slurmctld", "slurmd", "munged", "sbatch")
-    home = tmp_path_factory.mktemp("slurm")
-    for name in ("state", "spool.n1", "spool.n2"):
-        (home / name).mkdir()
-    conf = home / "slurm.conf"
-    conf.write_text(CONF.format(host=socket.gethostname(), home=home, ports=free_ports(3)))
-    Path("/run/munge").mkdir(exist_ok=True)
-    shutil.chown("/run/munge", "munge")
-    started = [subprocess.Popen(["su", "-s", "/bin/sh", "munge", "-c", "munged --force --foreground"])]
-    until(lambda: subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode == 0)
-    environment = {**os.environ, "SLURM_CONF": str(conf)}
-    for argv in (["slurmctld", "-D"], ["slurmd", "-D", "-N", "n1"], ["slurmd", "-D", "-N", "n2"]):
-        started.append(subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-    idle = ["sinfo", "-h", "-t", "idle", "-o", "%D"]
-    until(lambda: subprocess.run(idle, env=environment, capture_output=True, text=True, check=False).stdout == "2\n")
-    yield str(conf)
-    for process in reversed(started):
-        process.terminate()
-        process.wait()
+    with slurm_cluster(tmp_path_factory.mktemp("slurm")) as conf:
+        yield conf
 
 
 def test_slurm_trains_over_two_nodes(slurm, a_run, tmp_path):
@@ -177,13 +114,8 @@ def test_torchrun_trains_over_two_nodes(a_run, tmp_path):
 
 
 def test_ray_starts_the_helpers(a_run, tmp_path):
-    cluster_utils = pytest.importorskip("ray.cluster_utils", reason="pip install 'danlu[ray]'")
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    cluster.add_node(num_cpus=1)
-    try:
+    with ray_cluster() as address:
         path = a_run(tmp_path, "r1", "r2")
-        done = launched("-m", "danlu.cli", "launch", str(path), "--on", "ray", "--address", cluster.address)
+        done = launched("-m", "danlu.cli", "launch", str(path), "--on", "ray", "--address", address)
         assert done.returncode == 0, done.stderr
         trained(tmp_path, "r1", "r2")
-    finally:
-        cluster.shutdown()

@@ -74,7 +74,7 @@ class DataText(Section):
     steps: list[str | dict[str, Any]] | None = Field(
         None, min_length=1, description="what cleans the text, in order: files of danlu/data/steps"
     )
-    workers: int = Field(1, gt=0, description="processes that clean the text")
+    workers: int = Field(1, gt=0, description="processes that clean the text, or tasks of a Slurm array or of Ray")
     vocab: int = Field(2048, ge=300, description="tokens of the byte-level BPE trained on the text")
     seq: int = Field(128, gt=1, description="tokens per training sequence")
     packing: Literal["best_fit", "cut"] = Field(

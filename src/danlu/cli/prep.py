@@ -7,6 +7,7 @@ decontaminate, shared_lines, mix and more are files of danlu/data/steps.
 
 example:
   danlu prep --out runs/notes --data.text "[~/notes]" --json prep.json
+  danlu prep run.yaml --on slurm --data.workers 100
   danlu prep --out runs/notes --data.steps "[normalise, exact, gopher_quality, near]" --report prep.html
 """
 
@@ -21,10 +22,16 @@ if TYPE_CHECKING:
     from danlu.cli.config import Run
     from danlu.data.prep import Prepared
 
+PLACES = ("local", "slurm", "ray")
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Which run, and where its figures go."""
     parser.add_argument("config", type=Path, nargs="?", help="run.yaml; the defaults without it")
+    parser.add_argument(
+        "--on", choices=PLACES, default="local", help="who starts the data.workers processes that clean"
+    )
+    parser.add_argument("--address", metavar="HOST:PORT", help="for ray: the cluster; default: this machine's")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write a page: funnel, histograms, examples")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat JSON object")
 
@@ -34,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from danlu.cli import config, output
 
     run = config.load(args.config, args.overrides)
-    made = prepare(run)
+    made = prepare(run, args.on, args.address)
     print(funnel(made))
     if args.report is not None:
         from danlu.cli import prep_page
@@ -44,10 +51,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(run: Run) -> Prepared:
+def prepare(run: Run, on: str = "local", address: str | None = None) -> Prepared:
     """Tokens for a run, made or found as they are, enough for at least one batch; progress goes to stderr.
 
-    Raises what `data.prep` raises, and TooFewTokens.
+    on  who starts the data.workers processes that clean: local, slurm or ray (its cluster: address)
+    Raises what `data.prep` raises, TooFewTokens, and LaunchFailed without a cluster.
     """
     from danlu.cli import spread
     from danlu.cli.output import Progress
@@ -73,7 +81,7 @@ def prepare(run: Run) -> Prepared:
     whole = Progress("prep")
     made = prep(run.data.text, run.out, vocab=run.data.vocab, limit_bytes=int(run.data.limit_mb * 1e6),
                 steps=run.data.steps or STEPS,
-                execute=spread.local(run.data.workers) if run.data.workers > 1 else None, tell=tell)  # fmt: skip
+                execute=spread.executor(on, run.data.workers, address), tell=tell)  # fmt: skip
     loader = Loader(made.tokens, seq=run.data.seq, batch=run.plan.micro_batch * run.plan.micro_batches,
                     seed=run.train.seed, packing=run.data.packing)  # fmt: skip
     rate = made.bytes_in / 1e6 / max(made.seconds, 1e-9)

@@ -1,4 +1,4 @@
-"""A training run as a Slurm job: one helper per node by srun, and the run itself on the first node."""
+"""A training run as a Slurm job: one helper per node by srun, the run itself on the first. Commands as a job array."""
 
 from __future__ import annotations
 
@@ -49,13 +49,32 @@ exit $code
 """
 
 
+def array(name: str, commands: Sequence[Sequence[str]], log: Path) -> str:
+    """The text for sbatch of an array: task i runs the i-th command and writes log/slurm-JOB-i.log."""
+    cases = "\n".join(f"  {number}) exec {shlex.join(words)} ;;" for number, words in enumerate(commands))
+    return f"""#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --array=0-{len(commands) - 1}
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=1
+#SBATCH --output={log / "slurm-%A-%a.log"}
+# Written by danlu prep.
+case "$SLURM_ARRAY_TASK_ID" in
+{cases}
+esac
+"""
+
+
 def submit(path: Path) -> str:
     """Hand a script to sbatch; returns the job's id. Raises LaunchFailed."""
     return _said(("sbatch", "--parsable", str(path))).partition(";")[0]
 
 
 def follow(job: str, show: Callable[[str], None]) -> str:
-    """Wait for the job's end; returns its last state, for example "COMPLETED". A KeyboardInterrupt cancels the job."""
+    """Wait for the job's end; returns its last state, for example "COMPLETED". A KeyboardInterrupt cancels the job.
+
+    Of an array it is COMPLETED only when every task is.
+    """
     state = "PENDING"
     try:
         while state not in OVER:
@@ -69,9 +88,13 @@ def follow(job: str, show: Callable[[str], None]) -> str:
 
 
 def _state(job: str) -> str:
-    """The state by scontrol: it needs no accounting daemon, and knows a job for some minutes after its end."""
+    """The state by scontrol: it needs no accounting daemon, and knows a job for some minutes after its end.
+
+    An array has one for each task: that of one that is not over, else of one that failed.
+    """
     told = _said(("scontrol", "show", "job", job, "--oneliner"))
     found = [word.partition("=")[2] for word in told.split() if word.startswith("JobState=")]
+    found.sort(key=lambda state: (state in OVER, state == "COMPLETED"))
     return found[0] if found else "UNKNOWN"
 
 

@@ -1,0 +1,95 @@
+"""Clusters of this machine for tests of launchers: real slurmctld and slurmd, a real Ray."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+CONF = """ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+StateSaveLocation={home}/state
+SlurmdSpoolDir={home}/spool.%n
+SlurmctldPidFile={home}/ctld.pid
+SlurmdPidFile={home}/slurmd.%n.pid
+SlurmctldPort={ports[0]}
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+ReturnToService=2
+SlurmctldLogFile={home}/ctld.log
+SlurmdLogFile={home}/slurmd.%n.log
+MpiDefault=none
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def needs(*programs: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: sudo ./danlu test --system")
+    if missing := [each for each in programs if shutil.which(each) is None]:
+        pytest.skip(f"no {missing[0]}: apt-get install slurm-wlm openssh-server")
+
+
+def free_ports(count: int) -> list[int]:
+    doors = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [door.getsockname()[1] for door in doors]
+    for door in doors:
+        door.close()
+    return ports
+
+
+def until(condition, limit_s: float = 60.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+@contextmanager
+def slurm_cluster(home: Path) -> Iterator[str]:
+    """A Slurm cluster of two nodes, both this machine; gives the path of its slurm.conf."""
+    needs("slurmctld", "slurmd", "munged", "sbatch")
+    for name in ("state", "spool.n1", "spool.n2"):
+        (home / name).mkdir()
+    conf = home / "slurm.conf"
+    conf.write_text(CONF.format(host=socket.gethostname(), home=home, ports=free_ports(3)))
+    Path("/run/munge").mkdir(exist_ok=True)
+    shutil.chown("/run/munge", "munge")
+    started = [subprocess.Popen(["su", "-s", "/bin/sh", "munge", "-c", "munged --force --foreground"])]
+    until(lambda: subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode == 0)
+    environment = {**os.environ, "SLURM_CONF": str(conf)}
+    for argv in (["slurmctld", "-D"], ["slurmd", "-D", "-N", "n1"], ["slurmd", "-D", "-N", "n2"]):
+        started.append(subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    idle = ["sinfo", "-h", "-t", "idle", "-o", "%D"]
+    until(lambda: subprocess.run(idle, env=environment, capture_output=True, text=True, check=False).stdout == "2\n")
+    try:
+        yield str(conf)
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait()
+
+
+@contextmanager
+def ray_cluster() -> Iterator[str]:
+    """A Ray cluster of two nodes, both this machine; gives its address."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils", reason="pip install 'danlu[ray]'")
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    try:
+        yield cluster.address
+    finally:
+        cluster.shutdown()

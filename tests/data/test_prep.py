@@ -184,7 +184,7 @@ def test_the_command_prints_the_funnel_and_writes_the_figures(tmp_path, capsys):
     words = ["--out", str(out), "--data.text", f"[{text}]", "--data.vocab", "400", "--data.seq", "16",
              "--plan.micro_batch", "2", "--plan.micro_batches", "2"]  # fmt: skip
     arguments = argparse.Namespace(
-        config=None, overrides=words, json=tmp_path / "prep.json", report=tmp_path / "p.html"
+        config=None, overrides=words, on="local", address=None, json=tmp_path / "prep.json", report=tmp_path / "p.html"
     )
     assert command.run(arguments) == 0
     printed = capsys.readouterr()

@@ -18,7 +18,8 @@ from danlu.errors import BadValue, NoText
 from danlu.store import atomic
 from danlu.store.packs import Store, Writer
 
-DROPPED = "dropped.jsonl"  # beside the stores: every document a step took out, by name and rule
+DROPPED = "dropped.jsonl"  # beside the stores: documents that a step took out, by name and rule
+LISTED = 1_000_000  # of a store with more documents the list names about so many at most: 150 MB, whatever is dropped
 Spec = str | Mapping[str, Any]  # of a step: its name, or its name with options
 
 # Cheap and sharp steps first, those that compare documents last: what stands before them can be done in
@@ -118,7 +119,7 @@ def cleaned(store: Store, folder: Path, steps: Sequence[Spec], made_by: Mapping[
             else:
                 funnel, documents = replace(after[0], docs_kept=0), after[1]
                 log.write(after[2].read_bytes())
-            funnel.log = log
+            funnel.log, funnel.listed = log, min(1.0, LISTED / max(store.records, 1))
             for document in pipeline(documents, steps, funnel):
                 funnel.docs_kept += 1
                 if writer.add(*to_record(document)):

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, BinaryIO, Protocol
 
 COPY = "#copy"  # what the name of a document taken more than once has before its number
@@ -81,6 +82,11 @@ def batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]
         yield batch
 
 
+def _place(key: str) -> int:
+    digest = blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8, person=b"dropped").digest()
+    return int.from_bytes(digest, "big")
+
+
 @dataclass
 class Funnel:
     """Counts of one pass: documents and bytes in, kept, and dropped by rule, with a few examples of each."""
@@ -90,7 +96,8 @@ class Funnel:
     docs_kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
-    log: BinaryIO | None = field(default=None, compare=False)  # where every drop is written too, one JSON object a line
+    log: BinaryIO | None = field(default=None, compare=False)  # where drops are written too, one JSON object a line
+    listed: float = field(default=1.0, compare=False)  # share of documents that the log names, by their hash
 
     def drop(self, name: str, key: str, why: str) -> None:
         """Count one dropped document."""
@@ -98,7 +105,7 @@ class Funnel:
         kept = self.examples.setdefault(name, [])
         if len(kept) < EXAMPLES:
             kept.append(f"{key}: {why}")
-        if self.log is not None:
+        if self.log is not None and (self.listed >= 1 or _place(key) < self.listed * 2**64):
             line = {"key": key, "rule": name, "why": why}
             self.log.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
 

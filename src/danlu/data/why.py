@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from danlu.data import rules
-from danlu.data.clean import DROPPED
+from danlu.data.clean import DROPPED, LISTED
 from danlu.data.document import Document, from_record
 from danlu.data.measure import FIELDS, measure
 from danlu.errors import NoText
 from danlu.store.packs import Store
+
+UNLISTED = "a step that is not listed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,10 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """rule and why: of the step that dropped it, empty if it was kept. text: as read."""
+    """rule and why: of the step that dropped it, empty if it was kept. text: as read.
+
+    Of a store so large that only a sample of the drops is listed, the rule may be UNLISTED.
+    """
 
     key: str
     rule: str
@@ -41,7 +46,7 @@ class Fate:
 
 
 def drops(out: Path) -> Iterator[dict[str, Any]]:
-    """Every document that a step dropped: key, rule, why. Raises NoText before there is such a list."""
+    """Documents that steps dropped, of more than LISTED a sample: key, rule, why. Raises NoText before it is there."""
     try:
         with (out / "store" / DROPPED).open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
@@ -63,7 +68,16 @@ def fate(out: Path, key: str) -> Fate:
                      fix=f"danlu prep why {like[0]!r}" if like else f"danlu store ls {out}/store/raw")  # fmt: skip
     store.close()
     text = from_record(key.encode(), value).text
+    if not found["rule"] and not _is_kept(out, key):
+        found = {"rule": UNLISTED, "why": f"the list names about {LISTED:,} of the store's documents, not this one"}
     return Fate(key, found["rule"], found["why"], text, tuple(limits(text)))
+
+
+def _is_kept(out: Path, key: str) -> bool:
+    store = Store(out / "store" / "clean")
+    kept = store.get(key.encode()) is not None
+    store.close()
+    return kept
 
 
 def limits(text: str) -> Iterator[Limit]:

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ ABI = 1  # danlu_abi() of csrc/core/cpu.cpp
 CHECKOUT = Path(__file__).parents[2]
 PACKAGED = Path(__file__).with_name("danlu_native.so")
 # Without -ffp-contract=off a compiler may fuse a*b+c, and the reference would differ from torch in the last bit.
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
 
 
 class NotBuilt(Exception):
@@ -56,7 +57,7 @@ def build(root: Path = CHECKOUT, cxx: str | None = None, extra: tuple[str, ...] 
     sources = sorted((root / "csrc").glob("*/*.cpp"))
     if not sources:
         raise NotBuilt(f"no sources in {root / 'csrc'}")
-    command = [cxx, *FLAGS, *extra, f"-I{root / 'csrc'}", *map(str, sources)]
+    command = [cxx, *FLAGS, *extra, f"-I{root / 'csrc'}"]
     try:
         out = root / "build" / f"libdanlu-{_fingerprint(root / 'csrc', command)}.so"
         if out.exists():
@@ -67,26 +68,41 @@ def build(root: Path = CHECKOUT, cxx: str | None = None, extra: tuple[str, ...] 
             if out.exists():
                 return Built(out, 0.0)
             begin = time.monotonic()
-            _compile(command, out)
+            _compile(command, sources, out)
             return Built(out, time.monotonic() - begin)
     except OSError as error:
         raise NotBuilt(str(error)) from error
 
 
-def _compile(command: list[str], out: Path) -> None:
-    """Run the compiler into a file of our own, then give it its name: a killed build leaves no library behind."""
-    fresh = out.with_suffix(f".{os.getpid()}")
+def _compile(command: list[str], sources: list[Path], out: Path) -> None:
+    """Compile on all cores into a folder of our own, then give the library its name: a killed build leaves none."""
+    room = out.parent / "objects"
+    shutil.rmtree(room, ignore_errors=True)  # of a build that was killed; the lock is ours
+    room.mkdir()
     try:
-        command = [*command, "-o", str(fresh)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        if done.returncode:
-            first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200].strip())
-            raise NotBuilt(f"{command[0]} ended with {done.returncode}: {first}")
+        objects = [room / f"{number}.o" for number in range(len(sources))]
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            each = [
+                pool.submit(_run, [*command, "-c", str(source), "-o", str(made)])
+                for source, made in zip(sources, objects, strict=True)
+            ]
+            for waiting in each:
+                waiting.result()
+        fresh = room / out.name
+        _run([*command, "-shared", *map(str, objects), "-o", str(fresh)])
         with fresh.open("rb") as written:
             os.fsync(written.fileno())
         fresh.rename(out)
     finally:
-        fresh.unlink(missing_ok=True)
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def _run(command: list[str]) -> None:
+    """One call of the compiler. Raises NotBuilt with its first error."""
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200].strip())
+        raise NotBuilt(f"{command[0]} ended with {done.returncode}: {first}")
 
 
 def _fingerprint(csrc: Path, command: list[str]) -> str:

@@ -158,11 +158,11 @@ def test_a_failing_decoder_is_told_to_everyone_and_nobody_hangs(started):
     running = started(model, max_seqs=2, native=False)
     listeners = [Listener(running, Ask((1, 2), 250, GREEDY)) for _ in range(4)]
     assert isinstance(listeners[0].wait(), Accepted)
-    body, model._body = model._body, [torch.nn.Linear(3, 3)]
+    runs, model._runs = model._runs, [torch.nn.Linear(3, 3)]
     for listener in listeners:
         with provoke("DL-RUN-100"):
             listener.answer()
-    model._body = body
+    model._runs = runs
     with provoke("DL-RUN-100"):
         Listener(running, Ask((1, 2), 5, GREEDY)).answer()
     assert running.failure is not None

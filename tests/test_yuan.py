@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu import families, tensorfile
-from danlu.kernels import nf4
+from danlu.kernels import q4
 from danlu.model import load
 from danlu.model.export import export
 from danlu.model.net import Causal, Decoder, Meta, init
-from danlu.model.quantize import quantize
+from danlu.model.quantize import Recipe, quantize, small
+from danlu.model.quantized import matrices
 from danlu.nouns import ModelSpec
 from danlu.serve.kv import Paged, Piece
 
@@ -95,16 +96,16 @@ def test_a_quantized_folder_answers_like_its_dequantized_weights(tmp_path):
     decoder = random(SPEC)
     export(decoder.state_dict(), SPEC, tmp_path / "m")
     quantize(tmp_path / "m", tmp_path / "q")
-    small, state, ids = load.load(tmp_path / "q"), Causal(1, 9), torch.arange(9)
+    loaded, state, ids = load.load(tmp_path / "q"), Causal(1, 9), torch.arange(9)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
-            if name.startswith("layers.") and parameter.ndim == 2:
-                parameter.copy_(nf4.dequantize(nf4.quantize_nf4(parameter)))
+            if name in matrices(SPEC):
+                parameter.copy_(q4.dequantize(small(name, parameter, Recipe(), 4)[0]))
             elif name in ("embed.weight", "head.weight"):
-                parameter.copy_(parameter.bfloat16())
+                parameter.copy_(q4.dequantize(small(name, parameter, Recipe(), 8)[0]))
         expected = decoder(ids, state, state.meta())
         # The 4-bit kernels round what they multiply with; a wrong matrix would be off by the logits themselves.
-        torch.testing.assert_close(small(ids, state, state.meta()), expected, rtol=0, atol=5e-3)
+        torch.testing.assert_close(loaded(ids, state, state.meta()), expected, rtol=0, atol=5e-3)
         assert expected.abs().max() > 0.5
 
 

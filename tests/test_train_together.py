@@ -74,10 +74,14 @@ def test_losses_and_weights_of_many_steps_are_those_of_one_process(case):
             assert all(torch.equal(each, owner.slots[cell.key].of(owner.flat)) for each in mine), cell.key
     whole = {key: slot.of(stage.optimizer.flat) for stage in ranks for key, slot in stage.optimizer.slots.items()}
     for name, slot in one.slots.items():
-        # Adam divides by the gradient's own size, so what rounding leaves of a gradient near zero (an expert that few
-        # tokens reach) moves as far as any other: few numbers may, and none as far as one step.
-        apart = (bench.whole_of(whole, name) - slot.of(one.flat)).abs().flatten()
-        assert apart.quantile(0.8) < 1e-5 and apart.max() < job.lr, name
+        found, wanted = bench.whole_of(whole, name), slot.of(one.flat)
+        if ".experts." not in name:
+            # Adam divides by the gradient's own size, so a number near zero may end a little elsewhere.
+            assert bench.relative(found, wanted) < 1e-4, name
+            continue
+        # An expert that few tokens reach has many such numbers: most must agree, and none be off by one step.
+        apart = (found - wanted).abs().flatten()
+        assert apart.quantile(0.9) < 1e-4 and apart.median() < 1e-5 and apart.max() < job.lr, name
 
 
 def test_moments_are_kept_once_and_evenly():

@@ -1,7 +1,7 @@
 """Model families without tensors: what a config.json means, and what the parameters are called in a family's files.
 
-A family is one file of this package, named as `model_type` in config.json, with spec(config), config(spec) and
-names(spec); where its files cut or join what is one parameter here, also stored(spec).
+A family is one file of this package, named as `model_type` in config.json, with FAMILY: what differs from Llama as a
+table, or a class of its own with spec(config), config(spec), names(spec) and stored(spec).
 """
 
 from __future__ import annotations
@@ -74,38 +74,37 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
             why=f"model_type is {family!r}",
             fix=f"add one of: {', '.join(plugins.names('danlu.families'))}",
         )
-    found: ModelSpec = plugins.load("danlu.families", family).spec(config)
+    found: ModelSpec = _find(family).spec(config)
     return found
 
 
 def config(spec: ModelSpec) -> dict[str, Any]:
     """config.json of a spec, for transformers from 4.56 on. Raises UnsupportedModel if the family cannot say it."""
-    found: dict[str, Any] = plugins.load("danlu.families", spec.family).config(spec)
+    found: dict[str, Any] = _find(spec.family).config(spec)
     return found
 
 
 def names(spec: ModelSpec) -> dict[str, str]:
     """Our parameter name -> the one in the family's safetensors files, or in a quantized folder made from them."""
-    found: dict[str, str] = plugins.load("danlu.families", spec.family).names(spec)
+    found: dict[str, str] = _find(spec.family).names(spec)
     return found
 
 
 def pieces(spec: ModelSpec) -> dict[str, tuple[Piece, ...]]:
     """Our parameter name -> the parts of the files' tensors that it is made of, joined along the first axis."""
-    special = _stored(spec)
+    special = _find(spec.family).stored(spec)
     own = special.pieces if special else {}
     return {ours: own.get(ours, (Piece(name),)) for ours, name in names(spec).items()}
 
 
 def stored_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Shapes of every tensor in the family's files, by its name there."""
-    special, ours = _stored(spec), shapes(spec)
+    special, ours = _find(spec.family).stored(spec), shapes(spec)
     if special is None:
         return {name: ours[own] for own, name in names(spec).items()}
     kept = {name: ours[own] for own, name in names(spec).items() if own not in special.pieces}
     return {**kept, **special.shapes}
 
 
-def _stored(spec: ModelSpec) -> Stored | None:
-    module = plugins.load("danlu.families", spec.family)
-    return module.stored(spec) if hasattr(module, "stored") else None
+def _find(family: str) -> Any:
+    return plugins.load("danlu.families", family).FAMILY

@@ -1,6 +1,6 @@
 // Signatures with AVX2. Bytes are classed 64 at a time into bit masks: which belong to words, and which begin one. A word is
 // then hashed from one or two 8-byte loads, and every shingle meets the permutations 32 and 40 at a time, in registers.
-// Functions carry the target as an attribute, for the reason given in nf4/avx2.cpp.
+// Functions carry the target as an attribute, for the reason given in q4/avx2.h.
 #if defined(__x86_64__)
 #include <immintrin.h>
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from danlu import native
+from danlu.kernels import ops
 
 
 @pytest.fixture
@@ -85,16 +86,16 @@ def test_without_a_compiler_the_operators_run_in_torch_and_say_so_once(tmp_path)
     code = """
 import torch
 from danlu import events, kernels
-from danlu.kernels import nf4
-w, x = nf4.quantize_nf4(torch.randn(6, 64)), torch.randn(2, 64)
+from danlu.kernels import codebooks, linear, q4
+w, x = codebooks.quantize(torch.randn(6, 64)), torch.randn(2, 64)
 for _ in range(2):
-    assert torch.allclose(nf4.linear(x, w), x @ nf4.dequantize_torch(w, 0, 6).T, atol=1e-5)
+    assert torch.allclose(linear.linear(x, w), x @ q4.dequantize_torch(w).T, atol=1e-5)
 assert events.fallbacks["native"] == 1
 print(kernels.describe())
 """
     env = {**os.environ, "PYTHONPATH": str(tmp_path / "src"), "PATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert done.stderr.count("warning: no native code") == 1 and done.stdout.startswith("linear_nf4: torch")
+    assert done.stderr.count("warning: no native code") == 1 and done.stdout.startswith("linear_q4: torch")
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no /proc/cpuinfo")
@@ -111,13 +112,19 @@ def test_a_forked_process_gets_its_own_threads():
     """fork() takes the memory of the thread team but none of its threads."""
     code = """
 import os, torch, warnings
-from danlu.kernels import nf4
+from danlu.kernels import codebooks, linear
 torch.set_num_threads(2)
-w, x = nf4.quantize_nf4(torch.randn(300, 64)), torch.randn(1, 64)
-out = nf4.linear(x, w)
+w, x = codebooks.quantize(torch.randn(300, 64)), torch.randn(1, 64)
+out = linear.linear(x, w)
 child = os.fork()
 if child == 0:
-    os._exit(0 if torch.equal(nf4.linear(x, w), out) else 1)
+    os._exit(0 if torch.equal(linear.linear(x, w), out) else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
+def test_the_choice_of_kernels_is_explained():
+    choices = {choice.operator: choice for choice in ops.describe()}
+    assert set(choices) == set(ops.OPERATORS)
+    assert (choices["linear_q4"].isa == "avx2") == native.runs("avx2") or native.runs("avx512")

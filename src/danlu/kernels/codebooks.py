@@ -97,14 +97,6 @@ def quantize(
     return q4.Q4(parts["codes"], parts["absmax"], parts["scale"], levels, (rows, columns))
 
 
-def nf4_scales(weight_NK: Tensor) -> Tensor:
-    """The scale of every block (N, B) that leaves the least error in NF4, for nf4.quantize_nf4.
-
-    21.4 dB on Gaussian weights where the absmax gives 20.7, at the same bits. Raises as `quantize` does.
-    """
-    return q4.absmax_of(quantize(weight_NK, "nf4"))
-
-
 def quantize_torch(weight_NK: Tensor, book: Codebook, tries: tuple[float, ...]) -> q4.Q4:
     """The same in torch, block by block for every try; what the native kernel is held to."""
     (rows, columns), levels = weight_NK.shape, torch.tensor(book.levels)

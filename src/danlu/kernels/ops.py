@@ -1,8 +1,8 @@
 """Which implementation of an operator runs here.
 
 An operator OP for an instruction set ISA is the function `danlu_OP_ISA` of the native library: adding
-csrc/nf4/avx512.cpp adds it for that instruction set, with no change here. Where none is found the operator's torch code
-runs.
+csrc/train/avx512.cpp adds its operators for that instruction set, with no change here. Where none is found the
+operator's torch code runs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from danlu import native
 BEST_FIRST = ("avx512", "avx2")
 # "ref" is plain C++ for any CPU: fast enough for unpacking, which is bound by memory, far too slow for products.
 OPERATORS = {
-    "linear_nf4": BEST_FIRST,
-    "dequantize_nf4": (*BEST_FIRST, "ref"),
     "linear_q4": BEST_FIRST,
     "dequantize_q4": ("ref",),
     **{name: (*BEST_FIRST, "ref") for name in ("norm", "norm_back", "gate", "gate_back", "turn")},

@@ -319,7 +319,7 @@ prep([text], out, vocab=400, limit_bytes=10**8)
 import json
 from hashlib import blake2b
 from danlu.data.loader import Loader
-from danlu.store import atomic
+from danlu import atomic
 load, done = Loader(tokens, seq=64, batch=8, seed=1), out / "done.jsonl"
 out.mkdir(exist_ok=True)
 lines = done.read_bytes().splitlines(keepends=True) if done.exists() else []

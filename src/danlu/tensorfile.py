@@ -12,13 +12,13 @@ import json
 import math
 import mmap
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.errors import BadTensorFile, DiskFull
+from danlu import atomic
+from danlu.errors import BadTensorFile
 
 WIDTH = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -116,7 +116,7 @@ class Writer:
             self._spans[name] = (begin, end)
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
         text += b" " * (-(8 + len(text)) % ALIGN)
-        self._path, self._part = path, path.with_name(f".{path.name}.part")
+        self._path, self._part = path, atomic.draft(path)
         self._start, self._left = 8 + len(text), set(self._spans)
         self._size = self._start + end
         self._fd = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -125,7 +125,7 @@ class Writer:
             self._write(len(text).to_bytes(8, "little") + text, 0)
         except OSError as error:
             self._abandon()
-            raise self._full(error) from error
+            raise atomic.full(self._path, error, self._size) from error
 
     def put(self, name: str, buffer: Any) -> None:
         """Write the bytes of one tensor. Raises DiskFull."""
@@ -135,7 +135,7 @@ class Writer:
         try:
             self._write(data, self._start + begin)
         except OSError as error:
-            raise self._full(error) from error
+            raise atomic.full(self._path, error, self._size) from error
         self._left.discard(name)
 
     def __enter__(self) -> Writer:
@@ -150,12 +150,10 @@ class Writer:
             os.fsync(self._fd)
         except OSError as error:
             self._abandon()
-            raise self._full(error) from error
+            raise atomic.full(self._path, error, self._size) from error
         os.close(self._fd)
         os.replace(self._part, self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        atomic.sync(self._path.parent)
 
     def _write(self, data: bytes | memoryview, at: int) -> None:
         view = memoryview(data)
@@ -166,17 +164,6 @@ class Writer:
     def _abandon(self) -> None:
         os.close(self._fd)
         self._part.unlink(missing_ok=True)
-
-    def _full(self, error: OSError) -> Exception:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return error
-        free = shutil.disk_usage(self._path.parent).free
-        return DiskFull(
-            f"no room for {self._path.name}",
-            where=str(self._path.parent),
-            why=f"it takes {self._size:,} bytes, {free:,} are free ({error.strerror})",
-            fix="free some space or write to another disk; what was there before is untouched",
-        )
 
 
 def _place(described: tuple[str, tuple[str, tuple[int, ...]]]) -> tuple[bool, int]:

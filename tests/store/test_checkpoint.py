@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from provoke import provoke
 from snapshots import NAMES, same, save, tensors
 
-from danlu.store import atomic, checkpoint
+from danlu import atomic
+from danlu.store import checkpoint
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=20), st.tuples(

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from provoke import provoke
 
-from danlu.store import atomic, manifest
+from danlu import atomic
+from danlu.store import manifest
 from danlu.store.home import Folder
 from danlu.store.merge import merge
 from danlu.store.packs import Store, Writer

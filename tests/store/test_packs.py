@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from provoke import provoke
 
-from danlu import native
-from danlu.store import atomic, clib, hashing, lookup, pack
+from danlu import atomic, native
+from danlu.store import clib, hashing, lookup, pack
 from danlu.store.packs import MANIFEST, Store, Writer
 
 records = st.dictionaries(st.binary(max_size=30), st.binary(max_size=60), max_size=60)

@@ -87,7 +87,7 @@ def write_json(path: Path | None, values: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file for the user, whole or not at all; `/dev/stdout` and its like are appended to. Raises DiskFull."""
-    from danlu.store import atomic
+    from danlu import atomic
 
     if path.parent in (Path("/dev"), Path("/dev/fd")):
         sys.stdout.flush()

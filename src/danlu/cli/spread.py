@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from danlu import atomic
 from danlu.data import parts
 from danlu.data.ingest import Tell
 from danlu.errors import PartFailed
-from danlu.store import atomic
 
 POLL_S = 0.02
 TOLD_S = 0.5  # between two looks at which parts are done

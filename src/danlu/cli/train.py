@@ -94,11 +94,11 @@ def train_run(
     """
     import sys
 
+    from danlu import atomic
     from danlu.cli import config, output
     from danlu.cli.train_line import StepLine
     from danlu.plan import text
     from danlu.plan.seats import seats
-    from danlu.store import atomic
     from danlu.train import owner
     from danlu.train.tensorboard import EventFile
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from danlu import atomic
 from danlu.errors import MissingPackage
-from danlu.store import atomic
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

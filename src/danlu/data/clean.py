@@ -10,12 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from danlu import plugins
+from danlu import atomic, plugins
 from danlu.data import rules
 from danlu.data.document import Document, Drop, Funnel, Step, from_record, to_record
 from danlu.data.ingest import PACK_BYTES, Tell
 from danlu.errors import BadValue, NoText
-from danlu.store import atomic
 from danlu.store.packs import Store, Writer
 
 DROPPED = "dropped.jsonl"  # beside the stores: documents that a step took out, by name and rule

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from danlu import atomic
 from danlu.data import bpe
 from danlu.data.document import Document, batches, original
 from danlu.data.encoder import Encoder
 from danlu.data.ingest import Tell
-from danlu.store import atomic
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -17,11 +17,11 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from danlu import atomic
 from danlu.data.clean import DROPPED, Spec, cleaned, is_whole
 from danlu.data.document import Document, Funnel, from_record
 from danlu.data.ingest import Tell
 from danlu.errors import PartFailed
-from danlu.store import atomic
 from danlu.store.packs import Store
 
 JOB = "job.json"

@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from danlu import families, ggml, gguf
+from danlu import atomic, families, ggml, gguf
 from danlu.errors import BadModel, UnsupportedModel, WrongWeights
 from danlu.model.export import Later
-from danlu.model.folder import replacing_file
 from danlu.model.rope import frequencies
 from danlu.nouns import ModelSpec, RopeScaling
 
@@ -261,7 +260,7 @@ def write(
         extra[ROPE_FREQS] = divisors(spec.head_dim, spec.rope_theta, spec.rope_scaling)
         layout[ROPE_FREQS] = ("F32", tuple(extra[ROPE_FREQS].shape))
     text, offsets = gguf.header(_metadata(spec) | dict(words or {}), layout)
-    with replacing_file(out) as draft, draft.open("wb") as file:
+    with atomic.replacing(out) as file:
         file.write(text)
         for (name, (form, shape)), at in zip(layout.items(), offsets, strict=True):
             progress(name)

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from danlu import atomic
 from danlu.errors import DamagedSnapshot, NewerFormat, NoSuchTensor
 from danlu.events import fallback
-from danlu.store import atomic
 
 VERSION = 2  # 1 had no parts of tensors
 KEEP = 2  # committed snapshots that stay; the one before the newest is there in case the newest is damaged

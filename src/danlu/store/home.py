@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from danlu import atomic
 from danlu.errors import StoreInUse
-from danlu.store import atomic
 
 if TYPE_CHECKING:
     from danlu.store.cache import Cache

@@ -15,13 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from danlu import errors
+from danlu import atomic, errors
 from danlu.errors import DanluError, RankLost
 from danlu.events import EventLog
 from danlu.fault import suspect
 from danlu.fault.drill import SIGNALS, Drill
 from danlu.plan.seats import seats
-from danlu.store import atomic, checkpoint
+from danlu.store import checkpoint
 from danlu.train import job as job_text
 from danlu.train.crew import Crew, Member, Spawn, tail
 from danlu.train.job import TrainJob

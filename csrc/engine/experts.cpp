@@ -163,7 +163,7 @@ void op_experts(const Run& run, const danlu_op& op, int part, int parts) {
     });
 }
 
-// out += for every token the sum over its experts of weight * (expert's matrix times the expert's row). A thread owns
+// out += (n[1]: =) for every token the sum over its experts of weight * (expert's matrix times the expert's row). A thread owns
 // rows of that matrix of one expert after the other, which other threads' sums may go to as well: so it owns columns of
 // out instead, the same of every expert.
 AVX2 void op_collect(const Run& run, const danlu_op& op, int part, int parts) {
@@ -176,6 +176,8 @@ AVX2 void op_collect(const Run& run, const danlu_op& op, int part, int parts) {
     const int64_t width = is_small ? std::min(mine.to * kQ4Rows, out.cols) - mine.from * kQ4Rows : mine.to - mine.from;
     char *scratch = after_deal(run, d, part), *ready = run.ready;
     auto* sums = reinterpret_cast<float*>(scratch + rounded(run.q4->scratch_bytes(d.rows, in.cols, precision)));
+    const int64_t first = is_small ? mine.from * kQ4Rows : mine.from;
+    for (int64_t t = 0; op.n[1] && t < run.rows(out); t++) std::fill_n(out.data + t * out.cols + first, width, 0.0f);
     for (int64_t e = 0; e < d.experts; e++) {
         const int64_t begin = d.begin[e], count = d.begin[e + 1] - begin;
         if (!count) continue;

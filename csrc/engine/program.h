@@ -4,13 +4,14 @@
 #include <cstdint>
 
 #include "core/status.h"
+#include "shm/shm.h"
 
-constexpr int kProgramVersion = 1;
+constexpr int kProgramVersion = 2;
 
 // Numbers of src/danlu/kernels/program.py, class Code; what each does is said there.
 enum danlu_code : int32_t {
     OP_EMBED, OP_TAKE, OP_NORM, OP_LINEAR, OP_HEAD_NORM, OP_ANGLES, OP_ROPE, OP_STORE, OP_ATTEND, OP_GATE, OP_ADD,
-    OP_PAST, OP_ROUTE, OP_EXPERTS, OP_COLLECT, OP_BLEND, OP_COUNT,
+    OP_PAST, OP_ROUTE, OP_EXPERTS, OP_COLLECT, OP_BLEND, OP_REDUCE, OP_GATHER, OP_COUNT,
 };
 
 // Of a weight, and (the first three) of keys and values. The data of a KIND_Q4 is a danlu_q4 (q4/q4.h).
@@ -52,6 +53,11 @@ struct danlu_piece {
     int32_t row, count, start, pages;
 };
 
+// Why a step ended before its last operator: a danlu_status of the sum it is at, and the rank that says so of.
+struct danlu_stop {
+    int32_t status, rank;
+};
+
 struct danlu_program {
     const danlu_op* ops;
     const danlu_weight* weights;
@@ -62,6 +68,9 @@ struct danlu_program {
     double* seconds;  // per op, added to; null to not measure
     int32_t count, version;
     int32_t precision, unused;  // danlu_precision, of products with 4-bit weights
+    danlu_shm* ranks;           // this process's end of a segment, null for a model that is not shared
+    int64_t patience_ns;        // of one wait for the other ranks
+    danlu_stop* stop;           // where that ends a step
 };
 
 struct danlu_step {

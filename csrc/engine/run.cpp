@@ -31,12 +31,14 @@ constexpr Known kKnown[OP_COUNT] = {
     {op_embed, true},  {op_take, false}, {op_norm, true},  {op_linear, false}, {op_head_norm, true}, {op_angles, true},
     {op_rope, true},   {op_store, true}, {op_attend, false}, {op_gate, true},  {op_add, true},
     {op_past, false},  {op_route, true}, {op_experts, false}, {op_collect, false}, {op_blend, true},
+    {op_reduce, false}, {op_gather, false},
 };
 
 struct Task {
     Run run;
     Barrier barrier;
     int first, stop;
+    int at;  // where the step ended, written by the first thread
 };
 
 // The buffer whose rows an operator is cut by.
@@ -66,6 +68,8 @@ void enter(Task& task, int i, int part, int parts) {
     task.barrier.meet(parts);
 }
 
+bool ended(const danlu_program& p) { return p.stop && p.stop->status != DANLU_OK; }
+
 void work(void* arg, int part, int parts) {
     Task& task = *static_cast<Task*>(arg);
     const danlu_program& p = *task.run.program;
@@ -74,7 +78,9 @@ void work(void* arg, int part, int parts) {
     for (int i = task.first; i < task.stop; i++) {
         const danlu_op& op = p.ops[i];
         enter(task, i, part, parts);
+        if (ended(p)) return;  // the threads met since it was said, so all of them see it here
         kKnown[op.code].run(task.run, op, part, parts);
+        if (part == 0) task.at = ended(p) ? i : i + 1;
         if (p.seconds && part == 0) {
             const auto now = Clock::now();
             p.seconds[i] += std::chrono::duration<double>(now - began).count();
@@ -86,6 +92,7 @@ void work(void* arg, int part, int parts) {
 // Whether this file's operators can run it: an unknown code or an unknown kind of weight is left to the caller.
 bool known(const danlu_program& p, const danlu_op& op) {
     if (op.code < 0 || op.code >= OP_COUNT) return false;
+    if ((op.code == OP_REDUCE || op.code == OP_GATHER) && (!p.ranks || !p.stop)) return false;
     for (int32_t i : op.weight)
         if (i >= 0 && (p.weights[i].kind < 0 || p.weights[i].kind >= KIND_COUNT)) return false;
     if (op.code == OP_EXPERTS || op.code == OP_COLLECT)  // experts add nothing up: none is kept in 8 bits
@@ -116,7 +123,8 @@ DANLU_API int64_t danlu_engine_scratch_avx2(const danlu_program* p, int64_t rows
 }
 
 // Run operators [first, count) of a program; returns the index of the first that is not known here (count when all ran),
-// or -1 for a program of another version or too little scratch.
+// or -1 for a program of another version or too little scratch. With p->stop said, the index of a sum that another rank
+// did not come to: the same call from there on waits again.
 DANLU_API int danlu_engine_run_avx2(const danlu_program* p, const danlu_step* step, int first, int threads) {
     if (p->version != kProgramVersion || threads < 1) return -1;
     if (p->scratch_bytes < danlu_engine_scratch_avx2(p, step->rows, threads)) return -1;
@@ -125,10 +133,11 @@ DANLU_API int danlu_engine_run_avx2(const danlu_program* p, const danlu_step* st
     const danlu_q4_kernels* q4 = danlu_q4_best();
     const Scratch s = scratch_of(*p, step->rows, threads, *q4);
     char* ready = p->scratch + rounded(step->rows * int64_t(sizeof(int32_t)));
-    Task task{{p, step, q4, reinterpret_cast<int32_t*>(p->scratch), ready, ready + s.ready, s.own}, {}, first, stop};
+    Task task{{p, step, q4, reinterpret_cast<int32_t*>(p->scratch), ready, ready + s.ready, s.own}, {}, first, stop, first};
+    if (p->stop) *p->stop = {DANLU_OK, -1};
     for (int32_t i = 0; i < step->piece_count; i++)
         for (int32_t j = 0; j < step->pieces[i].count; j++) task.run.piece_of[step->pieces[i].row + j] = i;
     if (threads == 1 || !danlu_at_once(threads, work, &task)) work(&task, 0, 1);
-    return stop;
+    return ended(*p) ? task.at : stop;
 }
 #endif

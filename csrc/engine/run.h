@@ -79,6 +79,8 @@ void op_route(const Run&, const danlu_op&, int, int);
 void op_experts(const Run&, const danlu_op&, int, int);
 void op_collect(const Run&, const danlu_op&, int, int);
 void op_blend(const Run&, const danlu_op&, int, int);
+void op_reduce(const Run&, const danlu_op&, int, int);
+void op_gather(const Run&, const danlu_op&, int, int);
 
 int64_t attend_bytes(const danlu_program& program);  // of scratch, for one thread
 

@@ -24,15 +24,19 @@ AVX2 float largest(const float* x) {
 }
 
 AVX2 void absmax(const danlu_q4& w, int64_t group, int64_t from, int64_t count, float* out) {
-    if (w.map || from % kQ4Span || count > kQ4Span) return q4_absmax(w, group, from, count, out);
-    const int64_t blocks = q4_blocks(w.cols), spans = (blocks + kQ4Span - 1) / kQ4Span;
-    const float* scale = w.scale + (group * spans + from / kQ4Span) * 2;
-    const __m256 step = _mm256_set1_ps(scale[0]), low = _mm256_set1_ps(scale[1]);
-    const uint8_t* code = w.absmax + (group * blocks + from) * kQ4Rows;
-    for (int64_t i = 0; i < count * kQ4Rows; i += 8) {
-        const __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(code + i)));
-        // Not fused, as in absmax.cpp.
-        _mm256_storeu_ps(out + i, _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(wide), step), low));
+    if (w.map) return q4_absmax(w, group, from, count, out);
+    const int64_t first = w.shift + from;
+    const float* scale = w.scale + (group * q4_spans(w) + first / kQ4Span) * 2;
+    const uint8_t* code = w.absmax + (group * q4_blocks(w.cols) + from) * kQ4Rows;
+    for (int64_t done = 0; done < count; scale += 2) {  // twice for 16 blocks of a part that begins inside a span
+        const int64_t stop = std::min(count, ((first + done) / kQ4Span + 1) * kQ4Span - first);
+        const __m256 step = _mm256_set1_ps(scale[0]), low = _mm256_set1_ps(scale[1]);
+        for (int64_t i = done * kQ4Rows; i < stop * kQ4Rows; i += 8) {
+            const __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(code + i)));
+            // Not fused, as in absmax.cpp.
+            _mm256_storeu_ps(out + i, _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(wide), step), low));
+        }
+        done = stop;
     }
 }
 

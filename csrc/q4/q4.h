@@ -21,25 +21,30 @@ struct danlu_q4 {
     int64_t codes_bytes;
     const uint8_t* absmax;  // [groups][blocks][16]
     int64_t absmax_bytes;
-    const float* scale;  // map null: [groups][ceil(blocks / 16)][2], absmax = code * step + low
-    int64_t scales;  // else:     [ceil(rows * blocks / 256)], absmax = map[code] * scale[(row * blocks + block) / 256]
-                     // + offset
+    const float* scale;  // map null: [groups][ceil((shift + blocks) / 16)][2], absmax = code * step + low
+    int64_t scales;  // else:     absmax = map[code] * scale[(shift + row * stride + block) / 256] + offset
     const float* map;  // null or 256
     float offset;
     const float* levels;  // 16, each in [-1, 1]
     int64_t rows, cols;
     const danlu_q4* rest;  // null, or a matrix of the same shape to add (8 bits); the engine adds, no kernel here does
+    int64_t shift;   // of a part of a larger matrix: where its first block is in the first span (map: in the first 256)
+    int64_t stride;  // map: absmax of a row of the whole matrix, 0 when that is `blocks`
 };
 
 inline int64_t q4_blocks(int64_t cols) { return (cols + kQ4Block - 1) / kQ4Block; }
 inline int64_t q4_groups(int64_t rows) { return (rows + kQ4Rows - 1) / kQ4Rows; }
+inline int64_t q4_spans(const danlu_q4& w) { return (w.shift + q4_blocks(w.cols) + kQ4Span - 1) / kQ4Span; }
+inline int64_t q4_stride(const danlu_q4& w) { return w.stride ? w.stride : q4_blocks(w.cols); }
 
 // True when every buffer has the bytes that rows and cols ask for.
 inline bool q4_sizes_hold(const danlu_q4& w) {
     constexpr int64_t kMost = int64_t(1) << 40;  // keeps every product below within 64 bits
     if (w.rows < 1 || w.cols < 1 || w.rows > kMost || w.cols > kMost / w.rows) return false;
-    const int64_t groups = q4_groups(w.rows), blocks = q4_blocks(w.cols);
-    const int64_t scales = w.map ? (w.rows * blocks + 255) / 256 : groups * ((blocks + kQ4Span - 1) / kQ4Span) * 2;
+    if (w.shift < 0 || w.shift >= (w.map ? 256 : kQ4Span) || w.stride < 0 || w.stride > kMost / w.rows) return false;
+    const int64_t groups = q4_groups(w.rows), blocks = q4_blocks(w.cols), stride = q4_stride(w);
+    if (stride < blocks || (w.stride && !w.map)) return false;
+    const int64_t scales = w.map ? (w.shift + (w.rows - 1) * stride + blocks - 1) / 256 + 1 : groups * q4_spans(w) * 2;
     return w.codes_bytes == groups * blocks * kQ4Bytes && w.absmax_bytes == groups * blocks * kQ4Rows &&
            w.scales == scales;
 }

@@ -67,7 +67,7 @@ def cut(
 ) -> tuple[Share, ...]:
     """The shares of cards that hold `heads` query heads each, in order; all other axes follow in proportion.
 
-    grain    ffn is cut at multiples of this (64 keeps the blocks of NF4 whole)
+    grain    widths and the vocabulary are cut at multiples of this (64 keeps the blocks of 4-bit weights whole)
     experts  whole experts of each card; None cuts the ffn of every expert instead
     Raises BadShares if they do not sum to the model's heads or experts, leave a card nothing, or cut a group of query
     heads that share their keys and values.
@@ -81,7 +81,7 @@ def cut(
     # Halves round up, not to even: steps of one or more then never give a card nothing.
     ffn, shared, channels, vocab = (
         [int(size / step * edge / spec.heads + 0.5) * step for edge in edges[:-1]] + [size]
-        for size, step in ((spec.ffn, grain), (spec.shared_ffn, grain), (spec.hidden // 2, 1), (spec.vocab, 1))
+        for size, step in ((spec.ffn, grain), (spec.shared_ffn, grain), (spec.hidden // 2, grain), (spec.vocab, grain))
     )
     axes = [edges, [edge // group for edge in edges], ffn, vocab]
     needed = axes + [shared] * bool(spec.shared_ffn) + [channels] * ("lfa" in spec.recipe)

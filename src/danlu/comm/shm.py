@@ -177,16 +177,23 @@ class ShmGroup:
         table = (_Flow * self.size)(*(_Flow(*flow) for flow in flows))
         self._run(self._move, flat(array).ctypes.data, out.ctypes.data, ctypes.addressof(table), detail)
 
+    def missed(self, status: int, rank: int, waited_s: float) -> None:
+        """A call of the native end came back with a status about member `rank`, `waited_s` after it began.
+
+        Returns when the same call may be made again, for nobody came late enough; else raises as all collectives do.
+        """
+        if self._aborted:
+            raise Aborted
+        if status != _LATE or waited_s >= self._limit_s:
+            self._fail(status, rank)
+
     def _run(self, call: Any, *arguments: Any) -> None:
         if (status := call(self._at, *arguments, _SLICE_NS, self._late_at)) == _OK:
             return
-        deadline = time.monotonic() + self._limit_s - _SLICE_NS / 1e9
-        while status == _LATE and not self._aborted and time.monotonic() < deadline:
-            if (status := call(self._at, *arguments, _SLICE_NS, self._late_at)) == _OK:
-                return
-        if self._aborted:
-            raise Aborted
-        self._fail(status, self._late.value)
+        began = time.monotonic() - _SLICE_NS / 1e9
+        while status != _OK:
+            self.missed(status, self._late.value, time.monotonic() - began)
+            status = call(self._at, *arguments, _SLICE_NS, self._late_at)
 
     def _fail(self, status: int, index: int) -> None:
         rank, where = self.members[index], f"rank {self.members[self.rank]}, process {os.getpid()}"

@@ -16,6 +16,7 @@ from danlu.kernels import q4
 from danlu.kernels.linear import Precision
 from danlu.kernels.linear import linear as linear_q4
 from danlu.kernels.program import Code, Op
+from danlu.kernels.ranks import Ranks
 from danlu.kernels.step import Cache, Places, Step, slots_of
 
 Weight = Tensor | q4.Q4
@@ -23,7 +24,7 @@ Weight = Tensor | q4.Q4
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything an operator may touch: this step, its buffers (cut to its rows), weights by name, and the pages."""
+    """All that an operator may touch: step, buffers (cut to its rows), weights by name, pages, and the other ranks."""
 
     step: Step
     places: Places
@@ -31,6 +32,7 @@ class Scene:
     weights: Mapping[str, Weight]
     cache: Cache
     precision: Precision
+    ranks: Ranks | None = None
 
     def vector(self, name: str) -> Tensor:
         """A weight that is a vector, in float32."""
@@ -184,6 +186,8 @@ def collect(s: Scene, op: Op) -> None:
     """Back to the tokens, weighted."""
     out, x, row = s.buffers[op.out], s.buffers[op.source], 0
     weight = s.buffers[op.other].chunk(2, -1)[1]
+    if op.n[1]:
+        out.zero_()
     for expert, slots in enumerate(dealt(s, op)):
         if len(slots):
             y = times(x[row : row + len(slots)], s.weights[op.weights[expert]], s.precision)
@@ -196,8 +200,23 @@ def blend(s: Scene, op: Op) -> None:
     s.buffers[op.out].add_(s.buffers[op.source] * s.buffers[op.other][:, :1].sigmoid())
 
 
+def reduce(s: Scene, op: Op) -> None:
+    """The sum over ranks."""
+    assert s.ranks is not None
+    s.ranks.all_reduce(s.buffers[op.out].view(-1).numpy())
+
+
+def gather(s: Scene, op: Op) -> None:
+    """The columns of all ranks, side by side."""
+    assert s.ranks is not None
+    counts = s.vector(op.weights[0]).diff().int().tolist()
+    for mine, row in zip(s.buffers[op.source], s.buffers[op.out], strict=True):
+        row.copy_(torch.from_numpy(s.ranks.all_gather(mine.numpy(), counts)))
+
+
 OPERATORS: Mapping[Code, Callable[[Scene, Op], None]] = {
     Code.EMBED: embed, Code.TAKE: take, Code.NORM: norm, Code.LINEAR: linear, Code.HEAD_NORM: head_norm,
     Code.ANGLES: angles, Code.ROPE: rope, Code.STORE: store, Code.ATTEND: attend, Code.GATE: gate, Code.ADD: add,
     Code.PAST: past, Code.ROUTE: route, Code.EXPERTS: experts, Code.COLLECT: collect, Code.BLEND: blend,
+    Code.REDUCE: reduce, Code.GATHER: gather,
 }  # fmt: skip

@@ -2,14 +2,18 @@
 
 A new family, or a new order of sub-layers, needs nothing here or in C; a new kind of sub-layer is one more function in
 SUBLAYERS, made of the operators there are. A model with one that is not here runs as torch modules.
+
+A model shared by several ranks is the same list over narrower buffers: what a rank adds to the residual is summed over
+all of them first, once for each sub-layer and once inside a local filter (Shoeybi 2019, figure 3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from danlu.kernels.program import FREQUENCIES, Buffer, Code, Op, Program
+from danlu.kernels.program import EDGES, FREQUENCIES, Buffer, Code, Op, Program
 from danlu.nouns import ModelSpec
+from danlu.shares import Share, whole
 
 FILTER_EPS = 1e-6  # of the local filter's norm: fixed in the published model, whatever config.json says of the others
 
@@ -21,8 +25,11 @@ class NotLowered(Exception):
 class Draft:
     """A program being written: its operators so far, and its buffers by name."""
 
-    def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: ModelSpec, share: Share) -> None:
+        self.spec, self.share = spec, share
+        self.heads, self.kv_heads, self.ffn, self.shared_ffn, self.channels, self.vocab = (
+            stop - start for start, stop in (share.heads, share.kv_heads, share.ffn, share.shared, share.filter,
+                                             share.vocab))  # fmt: skip
         self.ops: list[Op] = []
         self._buffers: dict[str, tuple[int, Buffer]] = {}
 
@@ -39,15 +46,28 @@ class Draft:
         """Append one operator."""
         self.ops.append(Op(code, out, source, other, tuple(weights), tuple(biases), n, scale))
 
+    def partial(self) -> int:
+        """Where a sub-layer puts what it adds to the residual: there at once, or, shared, to be summed first."""
+        return self.buffer("x" if self.share.cards == 1 else "partial", self.spec.hidden)
+
+    def total(self, part: int, out: int) -> None:
+        """Add what all ranks put to `part`; nothing to do when it went to `out` at once."""
+        if part != out:
+            self.add(Code.REDUCE, part)
+            self.add(Code.ADD, out, part)
+
     @property
     def buffers(self) -> tuple[Buffer, ...]:
         """All buffers by index."""
         return tuple(buffer for _, buffer in self._buffers.values())
 
 
-def lower(spec: ModelSpec) -> Program:
-    """The op program of a whole model. Raises NotLowered for a kind of sub-layer that it has no operators for."""
-    draft = Draft(spec)
+def lower(spec: ModelSpec, share: Share | None = None) -> Program:
+    """The op program of a whole model, or of one rank's share of it (whole experts of one card cannot be had yet).
+
+    Logits are whole on the first rank only. Raises NotLowered for a kind of sub-layer that it has no operators for.
+    """
+    draft = Draft(spec, whole(spec) if share is None else share)
     x = draft.buffer("x", spec.hidden)
     draft.add(Code.EMBED, x, weights=["embed.weight"])
     draft.add(Code.ANGLES, draft.buffer("angles", spec.head_dim), weights=[FREQUENCIES])
@@ -59,9 +79,19 @@ def lower(spec: ModelSpec) -> Program:
     taken, normed = (draft.buffer(name, spec.hidden, wanted=True) for name in ("taken", "normed"))
     draft.add(Code.TAKE, taken, x)
     draft.add(Code.NORM, normed, taken, weights=["head.norm.weight"], scale=spec.norm_eps)
-    head = "embed.weight" if spec.tied else "head.weight"
-    draft.add(Code.LINEAR, draft.buffer("logits", spec.vocab, wanted=True), normed, weights=[head], n=(0, 0))
+    _head(draft, normed)
     return Program(tuple(draft.ops), draft.buffers)
+
+
+def _head(draft: Draft, normed: int) -> None:
+    """Logits; of a share its own columns, then all of them on the first rank."""
+    logits, alone = draft.buffer("logits", draft.spec.vocab, wanted=True), draft.share.cards == 1
+    head = "embed.weight" if draft.spec.tied and alone else "head.weight"
+    own = logits if alone else draft.buffer("own_logits", draft.vocab, wanted=True)
+    draft.add(Code.LINEAR, own, normed, weights=[head], n=(0, 0))
+    if not alone:
+        came = draft.buffer("came_logits", draft.spec.vocab, wanted=True)
+        draft.add(Code.GATHER, logits, own, came, weights=[EDGES])
 
 
 def attention(draft: Draft, unit: str, layer: int) -> None:
@@ -79,7 +109,7 @@ def filtered_attention(draft: Draft, unit: str, layer: int) -> None:
     o = A0 past(h) + A1 h + a;  u = B0 past(o) + B1 o + b;  z = norm(u + h)
     """
     spec = draft.spec
-    width, inner = spec.hidden, spec.hidden // 2
+    width, inner = spec.hidden, draft.channels
     x, h, z = (draft.buffer(name, width) for name in ("x", "h", "filtered"))
     past, channels, past_channels = (draft.buffer(name, size) for name, size in (
         ("past", width), ("channels", inner), ("past_channels", inner)))  # fmt: skip
@@ -87,19 +117,22 @@ def filtered_attention(draft: Draft, unit: str, layer: int) -> None:
     for number, (source, before, out) in enumerate(((h, past, channels), (channels, past_channels, z))):
         name = f"{unit}.conv{number + 1}"
         draft.add(Code.PAST, before, source, n=(layer, number))
-        draft.add(Code.LINEAR, out, source, weights=[f"{name}.here.weight"], biases=[f"{name}.here.bias"], n=(0, 0))
+        bias = None if number and draft.share.card else f"{name}.here.bias"
+        draft.add(Code.LINEAR, out, source, weights=[f"{name}.here.weight"], biases=[bias], n=(0, 0))
         draft.add(Code.LINEAR, out, before, weights=[f"{name}.past.weight"], n=(1, 0))
+    if draft.share.cards > 1:
+        draft.add(Code.REDUCE, z)
     draft.add(Code.ADD, z, h)
     draft.add(Code.NORM, z, z, weights=[f"{unit}.filter_norm.weight"], scale=FILTER_EPS)
     _project(draft, unit, "qk", z, 0)
-    _project(draft, unit, "v", h, (spec.heads + spec.kv_heads) * spec.head_dim)
+    _project(draft, unit, "v", h, (draft.heads + draft.kv_heads) * spec.head_dim)
     _attend(draft, unit, layer)
 
 
 def _project(draft: Draft, unit: str, parts: str, source: int, column: int) -> None:
     """Some of q, k and v side by side, from a column on."""
     spec = draft.spec
-    qkv = draft.buffer("qkv", (spec.heads + 2 * spec.kv_heads) * spec.head_dim)
+    qkv = draft.buffer("qkv", (draft.heads + 2 * draft.kv_heads) * spec.head_dim)
     draft.add(Code.LINEAR, qkv, source, weights=[f"{unit}.{part}.weight" for part in parts],
               biases=[f"{unit}.{part}.bias" if spec.qkv_bias else None for part in parts], n=(0, column))  # fmt: skip
 
@@ -107,17 +140,19 @@ def _project(draft: Draft, unit: str, parts: str, source: int, column: int) -> N
 def _attend(draft: Draft, unit: str, layer: int) -> None:
     """From q, k and v to the residual."""
     spec = draft.spec
-    q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    q, kv = draft.heads * spec.head_dim, draft.kv_heads * spec.head_dim
     qkv, o, angles = draft.buffer("qkv", q + 2 * kv), draft.buffer("o", q), draft.buffer("angles", spec.head_dim)
-    for part, column, heads in (("q", 0, spec.heads), ("k", q, spec.kv_heads)):
+    for name, column, heads in (("q", 0, draft.heads), ("k", q, draft.kv_heads)):
         if spec.qk_norm:
-            draft.add(Code.HEAD_NORM, qkv, weights=[f"{unit}.{part}_norm.weight"], n=(column, heads, spec.head_dim),
+            draft.add(Code.HEAD_NORM, qkv, weights=[f"{unit}.{name}_norm.weight"], n=(column, heads, spec.head_dim),
                       scale=spec.norm_eps)  # fmt: skip
         draft.add(Code.ROPE, qkv, other=angles, n=(column, heads, spec.head_dim))
     draft.add(Code.STORE, source=qkv, n=(q, q + kv, layer))
-    draft.add(Code.ATTEND, o, qkv, n=(0, spec.heads, layer, spec.window or 0), scale=spec.head_dim**-0.5)
-    draft.add(Code.LINEAR, draft.buffer("x", spec.hidden), o, weights=[f"{unit}.o.weight"],
-              biases=[f"{unit}.o.bias" if spec.out_bias else None], n=(1, 0))  # fmt: skip
+    draft.add(Code.ATTEND, o, qkv, n=(0, draft.heads, layer, spec.window or 0), scale=spec.head_dim**-0.5)
+    x, part = draft.buffer("x", spec.hidden), draft.partial()
+    bias = f"{unit}.o.bias" if spec.out_bias and not draft.share.card else None
+    draft.add(Code.LINEAR, part, o, weights=[f"{unit}.o.weight"], biases=[bias], n=(int(part == x), 0))
+    draft.total(part, x)
 
 
 def mlp(draft: Draft, unit: str, layer: int) -> None:
@@ -125,7 +160,9 @@ def mlp(draft: Draft, unit: str, layer: int) -> None:
     spec = draft.spec
     x, h = draft.buffer("x", spec.hidden), draft.buffer("h", spec.hidden)
     draft.add(Code.NORM, h, x, weights=[f"{unit}.norm.weight"], scale=spec.norm_eps)
-    _gated(draft, f"{unit}.", "", spec.ffn, x, add=True)
+    part = draft.partial()
+    _gated(draft, f"{unit}.", "", draft.ffn, part, add=part == x)
+    draft.total(part, x)
 
 
 def moe(draft: Draft, unit: str, layer: int) -> None:
@@ -134,20 +171,22 @@ def moe(draft: Draft, unit: str, layer: int) -> None:
     x, h, router = (draft.buffer(name, size) for name, size in (
         ("x", spec.hidden), ("h", spec.hidden), ("router", spec.experts)))  # fmt: skip
     route = draft.buffer("route", 2 * spec.experts_used)
-    both = draft.buffer("expert_gate_up", 2 * spec.ffn, times=spec.experts_used)
-    inner = draft.buffer("expert_inner", spec.ffn, times=spec.experts_used)
+    both = draft.buffer("expert_gate_up", 2 * draft.ffn, times=spec.experts_used)
+    inner = draft.buffer("expert_inner", draft.ffn, times=spec.experts_used)
+    part = draft.partial()
     names = [[f"{unit}.experts.{e}.{part}.weight" for e in range(spec.experts)] for part in ("gate", "up", "down")]
     draft.add(Code.NORM, h, x, weights=[f"{unit}.norm.weight"], scale=spec.norm_eps)
     draft.add(Code.LINEAR, router, h, weights=[f"{unit}.router.weight"], n=(0, 0))
     draft.add(Code.ROUTE, route, router, n=(int(spec.norm_topk),))
     draft.add(Code.EXPERTS, both, h, route, weights=names[0] + names[1], n=(spec.experts,))
-    draft.add(Code.GATE, inner, both, n=(0, spec.ffn))
-    draft.add(Code.COLLECT, x, inner, route, weights=names[2], n=(spec.experts,))
+    draft.add(Code.GATE, inner, both, n=(0, draft.ffn))
+    draft.add(Code.COLLECT, part, inner, route, weights=names[2], n=(spec.experts, int(part != x)))
     if spec.shared_ffn:
         shared, share = draft.buffer("shared", spec.hidden), draft.buffer("share", 1)
-        _gated(draft, f"{unit}.shared.", "shared_", spec.shared_ffn, shared, add=False)
+        _gated(draft, f"{unit}.shared.", "shared_", draft.shared_ffn, shared, add=False)
         draft.add(Code.LINEAR, share, h, weights=[f"{unit}.shared_gate.weight"], n=(0, 0))
-        draft.add(Code.BLEND, x, shared, share)
+        draft.add(Code.BLEND, part, shared, share)
+    draft.total(part, x)
 
 
 def _gated(draft: Draft, prefix: str, own: str, ffn: int, out: int, *, add: bool) -> None:

@@ -63,8 +63,15 @@ class NativeProgram(ctypes.Structure):
         ("ops", ctypes.c_void_p), ("weights", ctypes.c_void_p), ("buffers", ctypes.c_void_p), ("kv", NativeKv),
         ("scratch", ctypes.c_void_p), ("scratch_bytes", ctypes.c_int64), ("seconds", ctypes.c_void_p),
         ("count", ctypes.c_int32), ("version", ctypes.c_int32), ("precision", ctypes.c_int32),
-        ("unused", ctypes.c_int32),
+        ("unused", ctypes.c_int32), ("ranks", ctypes.c_void_p), ("patience_ns", ctypes.c_int64),
+        ("stop", ctypes.c_void_p),
     ]  # fmt: skip
+
+
+class NativeStop(ctypes.Structure):
+    """struct danlu_stop."""
+
+    _fields_ = (("status", ctypes.c_int32), ("rank", ctypes.c_int32))
 
 
 class NativeStep(ctypes.Structure):

@@ -2,7 +2,7 @@
 
 docs/formats.md ("op program") says the same for C, which reads it as the structs of csrc/engine/program.h. A buffer is
 a float32 matrix with one row per token of the step, or one per wanted row; a weight is one of the model's parameters by
-our name, or the rotary frequencies.
+our name, the rotary frequencies, or the columns where ranks' parts of the vocabulary begin.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-VERSION = 1
-FREQUENCIES = "rope.frequencies"  # the one weight that no file has: it follows from the spec
+VERSION = 2
+# Weights that no file has: one follows from the spec, the other from the shares of the ranks.
+FREQUENCIES, EDGES = "rope.frequencies", "ranks.vocab"
 
 
 class Code(IntEnum):
@@ -32,8 +33,12 @@ class Code(IntEnum):
     ROUTE      out = numbers, then weights, of the greatest of softmax(source); n[0]: weights sum to one
     EXPERTS    out = source @ [a, b].T of each of n[0] experts, for the tokens that `other` routes to it; rows are
                sorted by expert, then by token; weights are all a, then all b
-    COLLECT    out += for each token the sum over its experts of weight * (its row of source @ weight.T)
+    COLLECT    out += for each token the sum over its experts of weight * (its row of source @ weight.T); n[1]: out is
+               zero before
     BLEND      out += sigmoid(column 0 of other) * source
+    REDUCE     out = the sum of every rank's out
+    GATHER     out = source of every rank side by side, on rank 0; the weight has the first column of each, and the end;
+               `other` is room for as much as out
     """
 
     EMBED = 0
@@ -52,6 +57,8 @@ class Code(IntEnum):
     EXPERTS = 13
     COLLECT = 14
     BLEND = 15
+    REDUCE = 16
+    GATHER = 17
 
 
 @dataclass(frozen=True, slots=True)

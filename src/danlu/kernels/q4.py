@@ -41,6 +41,8 @@ class Q4:
     levels  float32 (16,)       within [-1, 1]
     map     float32 (256,) or None; offset float32 ()
     rest    another such matrix to add, without a rest of its own, or None: in 8 bits, what the first 4 left
+    shift   of a part of a larger matrix (kernels/cut.py): where its first block is in its first span
+    stride  with a map, also the blocks of a row of the whole matrix; 0 for a matrix that is whole
     Raises WrongNf4 when the parts do not belong together.
     """
 
@@ -52,9 +54,12 @@ class Q4:
     map: Tensor | None = None
     offset: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(()))
     rest: Q4 | None = None
+    shift: int = 0
+    stride: int = 0
 
     def __post_init__(self) -> None:
-        for name, (dtype, shape) in parts_of(*self.shape, mapped=self.map is not None).items():
+        wanted = parts_of(*self.shape, mapped=self.map is not None, shift=self.shift, stride=self.stride)
+        for name, (dtype, shape) in wanted.items():
             found = getattr(self, name)
             if found.dtype != dtype or tuple(found.shape) != shape or not found.is_contiguous():
                 raise WrongNf4(
@@ -89,7 +94,7 @@ class Q4:
             self.codes.data_ptr(), self.codes.numel(), self.absmax.data_ptr(), self.absmax.numel(),
             self.scale.data_ptr(), self.scale.numel(), None if self.map is None else self.map.data_ptr(),
             float(self.offset), self.levels.data_ptr(), *self.shape,
-            None if self.rest is None else ctypes.addressof(self.rest.view),
+            None if self.rest is None else ctypes.addressof(self.rest.view), self.shift, self.stride,
         )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,13 +110,17 @@ class NativeView(ctypes.Structure):
         ("absmax_bytes", ctypes.c_int64), ("scale", ctypes.c_void_p), ("scales", ctypes.c_int64),
         ("map", ctypes.c_void_p), ("offset", ctypes.c_float), ("levels", ctypes.c_void_p),
         ("rows", ctypes.c_int64), ("cols", ctypes.c_int64), ("rest", ctypes.c_void_p),
+        ("shift", ctypes.c_int64), ("stride", ctypes.c_int64),
     )  # fmt: skip
 
 
-def parts_of(rows: int, columns: int, mapped: bool = False) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+def parts_of(
+    rows: int, columns: int, mapped: bool = False, shift: int = 0, stride: int = 0
+) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Dtype and shape of every part of a matrix."""
     groups, blocks = -(-rows // ROWS), -(-columns // BLOCK)
-    scale = (-(-rows * blocks // nf4.ABSMAX_BLOCK),) if mapped else (groups, -(-blocks // SPAN), 2)
+    looked_up = shift + (rows - 1) * (stride or blocks) + blocks
+    scale = (-(-looked_up // nf4.ABSMAX_BLOCK),) if mapped else (groups, -(-(shift + blocks) // SPAN), 2)
     parts: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
         "codes": (torch.uint8, (groups, blocks, ROWS * BLOCK // 2)),
         "absmax": (torch.uint8, (groups, blocks, ROWS)),
@@ -173,10 +182,11 @@ def of_nf4(w: nf4.Nf4) -> Q4:
 
 def to_nf4(w: Q4) -> nf4.Nf4:
     """The reverse of `of_nf4`. Raises WrongNf4 for a matrix that NF4 cannot hold: another codebook, linear absmax."""
-    if w.map is None or not torch.equal(w.map.cpu(), nf4.ABSMAX_LEVELS) or not torch.equal(w.levels.cpu(), nf4.LEVELS):
+    mapped = w.map is not None and torch.equal(w.map.cpu(), nf4.ABSMAX_LEVELS) and not w.shift and not w.stride
+    if not mapped or not torch.equal(w.levels.cpu(), nf4.LEVELS):
         raise WrongNf4(
             "this 4-bit matrix is not NF4 with double quantization",
-            why="its levels or its absmax are others",
+            why="its levels or its absmax are others, or it is a part of one",
             fix="quantize with --codebook nf4 --absmax bitsandbytes",
         )
     rows, codes_NK = w.shape[0], separate(w.codes)
@@ -193,11 +203,11 @@ def absmax_of(w: Q4) -> Tensor:
     """The absmax of every block as float32 (N, B), the bits the kernels use."""
     rows, blocks = w.shape[0], w.absmax.shape[1]
     if w.map is None:
-        step, low = w.scale.repeat_interleave(SPAN, 1)[:, :blocks].unsqueeze(-1).unbind(2)
+        step, low = w.scale.repeat_interleave(SPAN, 1)[:, w.shift : w.shift + blocks].unsqueeze(-1).unbind(2)
         return (w.absmax * step + low).transpose(1, 2).reshape(-1, blocks)[:rows].contiguous()
-    index = torch.arange(rows * blocks, device=w.codes.device) // nf4.ABSMAX_BLOCK
-    codes_NB = absmax_codes(w)[:rows]
-    return w.map[codes_NB.int()] * w.scale[index].view(rows, blocks) + w.offset
+    row_N, block_B = (torch.arange(count, device=w.codes.device) for count in (rows, blocks))
+    index_NB = (w.shift + row_N[:, None] * (w.stride or blocks) + block_B) // nf4.ABSMAX_BLOCK
+    return w.map[absmax_codes(w)[:rows].int()] * w.scale[index_NB] + w.offset
 
 
 def dequantize(w: Q4, first: int = 0, stop: int | None = None) -> Tensor:

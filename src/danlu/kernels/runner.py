@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Mapping
 
 import torch
@@ -12,11 +13,21 @@ from danlu.events import fallback
 from danlu.kernels import interpret, ops, q4
 from danlu.kernels.interpret import Scene, Weight
 from danlu.kernels.linear import PRECISIONS, Precision
-from danlu.kernels.native_program import NativeCache, NativeProgram, NativeSteps, buffers_of, ops_of, weights_of
+from danlu.kernels.native_program import (
+    NativeCache,
+    NativeProgram,
+    NativeSteps,
+    NativeStop,
+    buffers_of,
+    ops_of,
+    weights_of,
+)
 from danlu.kernels.program import VERSION, Program
+from danlu.kernels.ranks import Ranks
 from danlu.kernels.step import Cache, Places, Step
 
 ALIGN = 16  # floats: every buffer begins on a cache line of its own
+PATIENCE_NS = 50_000_000  # of one wait for the other ranks before Python is asked whether to go on
 
 
 class Runner:
@@ -28,10 +39,13 @@ class Runner:
 
     def __init__(
         self, program: Program, weights: Mapping[str, Weight], cache: Cache, isa: str = "auto",
-        precision: Precision = "int8",
+        precision: Precision = "int8", ranks: Ranks | None = None,
     ) -> None:  # fmt: skip
-        """weights  by our name, on the CPU; matrices are used where they lie, vectors are copied as float32."""
-        self.program, self.cache, self._precision = program, cache, precision
+        """weights  by our name, on the CPU; matrices are used where they lie, vectors are copied as float32.
+
+        ranks    the processes that share the model, where the program is one rank's
+        """
+        self.program, self.cache, self._precision, self._ranks = program, cache, precision, ranks
         self.weights = {name: _held(weights[name]) for name in program.weights}
         native = isa != "torch"
         self._run, self._scratch_bytes = (
@@ -39,9 +53,11 @@ class Runner:
         )
         self._ops, self._table = ops_of(program), weights_of(list(self.weights.values()))
         self._kv = NativeCache(cache)
+        self._stop = NativeStop()
         self._struct = NativeProgram(ctypes.addressof(self._ops), ctypes.addressof(self._table), None, self._kv.struct,
-                                     count=len(program.ops), version=VERSION,
-                                     precision=PRECISIONS.index(precision))  # fmt: skip
+                                     count=len(program.ops), version=VERSION, precision=PRECISIONS.index(precision),
+                                     ranks=None if ranks is None else ranks.handle, patience_ns=PATIENCE_NS,
+                                     stop=ctypes.addressof(self._stop))  # fmt: skip
         self._rows = self._wanted = self._threads = 0
         self.seconds = torch.zeros(len(program.ops), dtype=torch.float64)
 
@@ -60,21 +76,38 @@ class Runner:
         self._struct.seconds = self.seconds.data_ptr() if on else None
 
     def run(self, step: Step) -> Tensor:
-        """Logits (R, V) of one step, float32; a view that the next step overwrites."""
+        """Logits (R, V) of one step, float32; a view that the next step overwrites. Of a shared model on rank 0 only.
+
+        Raises what Ranks.missed raises.
+        """
         self._make_room(len(step.tokens), len(step.wanted))
         scene: Scene | None = None
         at, count = 0, len(self.program.ops)
         arrays = NativeSteps(step, self.cache.page)
         while at < count:
             if self._run is not None:
-                at = self._run(ctypes.byref(self._struct), ctypes.byref(arrays.struct), at, self._threads)
-                if at < 0:
-                    raise RuntimeError("the native engine refused a program (version or scratch)")
+                at = self._native(arrays, at)
             if at < count:
                 scene = scene or self._scene(step)
                 self._torch(scene, at)
                 at += 1
         return self._cut(step)[self.program.logits]
+
+    def _native(self, arrays: NativeSteps, at: int) -> int:
+        """Run from operator `at` on; the first that has no native code, or their number."""
+        assert self._run is not None
+        since = 0.0
+        while True:
+            found = self._run(ctypes.byref(self._struct), ctypes.byref(arrays.struct), at, self._threads)
+            if found < 0:
+                raise RuntimeError("the native engine refused a program (version or scratch)")
+            if not self._stop.status:
+                return found
+            assert self._ranks is not None
+            now = time.monotonic()
+            since = since if since and found == at else now - PATIENCE_NS / 1e9
+            self._ranks.missed(self._stop.status, self._stop.rank, now - since)
+            at = found
 
     def _torch(self, scene: Scene, at: int) -> None:
         op = self.program.ops[at]
@@ -84,9 +117,8 @@ class Runner:
         interpret.OPERATORS[op.code](scene, op)
 
     def _scene(self, step: Step) -> Scene:
-        return Scene(
-            step, Places.of(step, self.cache.page), self._cut(step), self.weights, self.cache, self._precision
-        )
+        places = Places.of(step, self.cache.page)
+        return Scene(step, places, self._cut(step), self.weights, self.cache, self._precision, self._ranks)
 
     def _cut(self, step: Step) -> list[Tensor]:
         """Every buffer, as many rows of it as this step has."""

@@ -162,11 +162,11 @@ def matrix(
 ) -> q4.Q4:
     """The small matrix of that name in the folder. Raises WrongNf4 when a scale is not finite."""
     if version == 1:
-        fields = _finite(name, {field: read(name + end) for field, end in PARTS_1.items()})
-        return q4.of_nf4(nf4.Nf4(**fields, shape=shape))
+        found = _finite(name, {field: read(name + end) for field, end in PARTS_1.items()})
+        return q4.of_nf4(nf4.Nf4(**found, shape=shape))
     rest = matrix(name + REST, shape, entries, version, read) if _has_rest(name, entries, version) else None
     wanted = PARTS | (MAPPED if name + MAPPED["map"] in entries else {})
-    fields = _finite(name, {field: read(name + end) for field, end in wanted.items()})
+    fields: dict[str, Any] = dict(_finite(name, {field: read(name + end) for field, end in wanted.items()}))
     if float(fields["levels"].abs().max()) > 1:
         raise WrongNf4(f"a level of {name} is beyond 1", why="the kernels count on levels within [-1, 1]", fix=AGAIN)
     return q4.Q4(**fields, shape=shape, rest=rest)

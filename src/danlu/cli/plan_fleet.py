@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from danlu.nouns import GroupedFleet, ModelSpec
     from danlu.plan.choose import Chosen
     from danlu.plan.grouped import GroupedPlan
+    from danlu.plan.sum_share import SumShare
 
 
 def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     """Plan, prove, print, write what was asked for."""
     from danlu.cli import output, plan_told
     from danlu.plan import certificate, choose, fitting
+    from danlu.plan.sum_share import sum_share
 
     spec = model_of(model)
     fleet = fleet_of(fleet_words, args.price, args.watts)
@@ -37,8 +39,9 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     progress.show("how far from the best it can be")
     proved = certificate.prove_gap(chosen.found) if chosen.proves else None
     gap = None if proved is None else proved.gap
+    share = sum_share(chosen.found, progress.show)
     progress.done(f"{fleet.cards:,} cards of {len(fleet.groups)} kinds, {len(chosen.others) + 1} plans to choose from")
-    said = plan_told.told(chosen, fleet, gap, args.kg_per_kwh)
+    said = plan_told.told(chosen, fleet, gap, share, args.kg_per_kwh)
     print(said)
     _written(args, chosen.best.plan, spec, said, f"{model} on {fleet_words}")
     if args.certificate is not None:
@@ -47,7 +50,7 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
                            fix="leave --certificate out")  # fmt: skip
         output.write_text(args.certificate, certificate.dumps(proved))
         print(f"\ncertificate written: danlu plan verify {args.certificate}")
-    output.write_json(args.json, figures(chosen, fleet, gap, args.kg_per_kwh))
+    output.write_json(args.json, figures(chosen, fleet, gap, share, args.kg_per_kwh))
     return 0
 
 
@@ -136,13 +139,15 @@ def _said(each: str, name: str) -> tuple[str, float]:
     return card, value
 
 
-def figures(chosen: Chosen, fleet: GroupedFleet, gap: float | None, kg_per_kwh: float) -> dict[str, Any]:
+def figures(
+    chosen: Chosen, fleet: GroupedFleet, gap: float | None, share: SumShare, kg_per_kwh: float
+) -> dict[str, Any]:  # fmt: skip
     """The command's flat JSON."""
     best, plan = chosen.best, chosen.best.plan
     return {
         "goal": chosen.goal, "kind": plan.kind, "pipelines": plan.pipelines, "step_s": best.seconds,
         "step_low_s": best.low, "step_high_s": best.high, "tokens_per_s": best.tokens_per_s,
-        "search_s": plan.seconds, "gap": gap, "u_sum_simulated": chosen.found.sum_share, "u_peak": best.u_peak,
+        "search_s": plan.seconds, "gap": gap, "u_sum_simulated": share.value, "u_peak": best.u_peak,
         "cards": fleet.cards, "used": {group.card: n for group, n in zip(plan.fleet.groups, plan.used, strict=True)},
         "dominant": best.dominant, "kwh_per_step": best.kwh, "price_per_step": best.price,
         "co2_kg_per_step": None if best.kwh is None else best.kwh * kg_per_kwh,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from danlu.plan.grouped import GroupedPlan, Replicas
     from danlu.plan.outlook import Outlook
     from danlu.plan.scaling import Point
+    from danlu.plan.sum_share import SumShare
 
 ROWS = 12  # of pipelines and of stages that are printed; --json and --html have all
 CARD_TERMS = {
@@ -22,12 +23,12 @@ CARD_TERMS = {
 }  # fmt: skip
 
 
-def told(chosen: Chosen, fleet: GroupedFleet, gap: float | None, kg_per_kwh: float) -> str:
+def told(chosen: Chosen, fleet: GroupedFleet, gap: float | None, share: SumShare, kg_per_kwh: float) -> str:
     """All of it."""
     from danlu.plan import advice
 
     parts = [
-        headline(chosen), pipelines(chosen.best.plan), stages(chosen.best.plan), forecast(chosen, gap),
+        headline(chosen), pipelines(chosen.best.plan), stages(chosen.best.plan), forecast(chosen, gap, share),
         "why\n" + "\n".join(f"  {each}" for each in advice.why(chosen, fleet)), costs(chosen.best, kg_per_kwh),
         alternatives(chosen),
     ]  # fmt: skip
@@ -76,15 +77,18 @@ def stages(plan: GroupedPlan) -> str:
             + f"\nfullest card of the plan: {fullest:.0%} of its memory")  # fmt: skip
 
 
-def forecast(chosen: Chosen, gap: float | None) -> str:
+def forecast(chosen: Chosen, gap: float | None, share: SumShare) -> str:
     """Seconds, their interval, the shares of what is possible."""
-    best, found = chosen.best, chosen.found
-    u_sum = "no type holds the model alone" if math.isinf(found.sum_share) else f"{found.sum_share:.1%}"
+    best, there = chosen.best, {group.card: group.count for group in chosen.found.ask.fleet.groups}
+    u_sum = "no type holds the model, on any number" if math.isinf(share.value) else f"{share.value:.1%}"
+    more = [f"{name} cannot alone: counted at the rate of {n:,} of them" if n else f"{name}: on no number of them"
+            for name, n in share.cards.items() if n != there.get(name, n)]  # fmt: skip
     wait = best.seconds / best.plan.seconds
     lines = [
         f"forecast  {span(best.seconds)} a step, {span(best.low)} to {span(best.high)} in 8 of 10 published runs like "
         f"it; {best.tokens_per_s:,.0f} tokens/s",
-        f"U_sum     {u_sum} (simulated: over the sum of the best of each card type alone, by this same predictor)",
+        f"U_sum     {u_sum} (simulated: over the sum of the best of each card type alone, by this same predictor"
+        + "".join(f"; {each}" for each in more) + ")",
         f"U_peak    {best.u_peak:.1%} of the published dense 16-bit rate of all cards of the fleet",
         f"waiting   x{wait:.3f} because {sum(best.plan.used):,} cards wait for the slowest; in the forecast, not in "
         "the pipelines' seconds or the bound",

@@ -11,7 +11,7 @@ import numpy as np
 from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan.grouped import GroupedPlan, GroupStage, Replicas
 from danlu.plan.pipelines import Pipeline, Span, pipeline
-from danlu.plan.pricing import Space, space
+from danlu.plan.pricing import MOST_STAGES, Space, space
 from danlu.plan.stack_time import Constants
 from danlu.plan.stage_ways import Floats, StageWays, micro_batch_sizes, stage_ways
 from danlu.plan.unit_cost import Stack
@@ -40,10 +40,10 @@ class Ask:
         return stage_ways(self.spec, self.fleet, micro_batch=micro_batch, seq=self.seq, replicas=replicas, most=most,
                           schedule=self.schedule, stack=self.stack, constants=self.constants)  # fmt: skip
 
-    def spaces(self, replicas: int, most: int | None = None) -> list[Space]:
-        """One per micro-batch size."""
+    def spaces(self, replicas: int, most: int | None = None, stages: int = MOST_STAGES) -> list[Space]:
+        """One per micro-batch size, with pipelines of so many stages at most."""
         sizes = micro_batch_sizes(self.batch, self.most_sequences)
-        return [space(self.ways(size, replicas, most), len(self.fleet.groups)) for size in sizes]
+        return [space(self.ways(size, replicas, most), len(self.fleet.groups), stages) for size in sizes]
 
     def part(self, group: int) -> Ask:
         """The same with the cards of one group alone."""

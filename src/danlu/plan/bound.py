@@ -27,6 +27,7 @@ from danlu.plan.stage_ways import Floats
 SLACK = 0.002  # of the time: what the proof gives away so that intervals need not be narrow; more if that fails
 FINEST = 1.0004  # of an interval's ends
 TURNS = 16
+ENOUGH = 300  # pipelines that do more than they cost: prices so wrong are mended before more are looked for
 ASIDE = 1e-8  # of the batch: room for rounding in a checker's sums
 HUGE = 1e30
 
@@ -116,7 +117,7 @@ def prove(where: Space, prices: Floats, place: float, seconds: float) -> Proof:
         narrow = [
             at for at in bad if open_[at][0] and (open_[at][1] < FINEST * open_[at][0] or open_[at][0] > 4 * seconds)
         ]
-        if narrow or any(not open_[at][0] for at in bad):
+        if narrow or len(against) > ENOUGH or any(not open_[at][0] for at in bad):
             return Proof((), False, tuple(against))
         open_ = [half for at in bad for half in _halves(*open_[at])]
     return Proof(tuple(sorted(done)), not against, tuple(against))

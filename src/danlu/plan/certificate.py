@@ -10,7 +10,6 @@ verify.checked(json.loads(path.read_text()))    # plan/verify.py, which shares n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,7 @@ from danlu.plan.assemble import Ask, again
 from danlu.plan.bound import HUGE, Bound, bound
 from danlu.plan.grouped import GroupedPlan, GroupStage
 from danlu.plan.large import Found
-from danlu.plan.pipelines import Pipeline
-from danlu.plan.pricing import MOST_STAGES
+from danlu.plan.pricing import DEEPEST, MOST_STAGES
 from danlu.plan.stage_ways import StageWays
 from danlu.plan.unit_cost import KINDS
 
@@ -29,11 +27,12 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Proved:
-    """A plan and what bounds it: one Bound for every number of pipelines there may be."""
+    """A plan and what bounds it: one Bound for every number of pipelines there may be, of `stages` stages at most."""
 
     ask: Ask
     plan: GroupedPlan
     bounds: tuple[Bound, ...]
+    stages: int = MOST_STAGES
 
     @property
     def bound_s(self) -> float:
@@ -53,25 +52,25 @@ def prove_gap(found: Found) -> Proved:
     # Few pipelines sum gradients inside a host, where links are fast: they are bounded apart.
     inside = max(group.per_host for group in ask.fleet.groups)
     few = inside if plan.pipelines > inside else plan.pipelines // 3
+    stages = MOST_STAGES if all(len(each.stages) <= MOST_STAGES for each in plan.replicas) else DEEPEST
     best: tuple[Bound, ...] = ()
     while True:
-        above = _bound(ask, found.columns, plan, few + 1, most, None)
-        bounds = (above,) if few == 0 else (_bound(ask, found.columns, plan, 1, few, few), above)
+        above = _bound(found, few + 1, most, None, stages)
+        bounds = (above,) if few == 0 else (_bound(found, 1, few, few, stages), above)
         if not best or min(b.seconds for b in bounds) > min(b.seconds for b in best):
             best = bounds
         if few == 0 or bounds[0].seconds >= above.seconds:
-            return Proved(ask, plan, best)
+            return Proved(ask, plan, best, stages)
         few //= 3
 
 
-def _bound(
-    ask: Ask, known: Iterable[Pipeline], plan: GroupedPlan, fewest: int, most: int, cap: int | None
-) -> Bound:  # fmt: skip
-    spaces = ask.spaces(fewest, most)
+def _bound(found: Found, fewest: int, most: int, cap: int | None, stages: int) -> Bound:
+    ask = found.ask
+    spaces = ask.spaces(fewest, most, stages)
     tables = {each.ways.micro_batch: each.ways for each in spaces}
-    moved = [again(each, tables[each.micro_batch], len(ask.fleet.groups)) for each in known]
+    moved = [again(each, tables[each.micro_batch], len(ask.fleet.groups)) for each in found.columns]
     columns = [each for each in moved if each is not None]
-    return bound(spaces, columns, ask.there, ask.batch, plan.seconds, fewest, cap)
+    return bound(spaces, columns, ask.there, ask.batch, found.plan.seconds, fewest, cap)
 
 
 def dumps(proved: Proved) -> str:
@@ -87,7 +86,7 @@ def as_dict(proved: Proved) -> dict[str, Any]:
         "certificate": VERSION,
         "model": _model(ask.spec),
         "batch": ask.batch,
-        "stages": MOST_STAGES,
+        "stages": proved.stages,
         "cards": [group.count for group in ask.fleet.groups],
         "names": [group.card for group in ask.fleet.groups],
         "plan": {

@@ -25,8 +25,9 @@ from danlu.plan.assemble import Ask, finished
 from danlu.plan.grouped import GroupedPlan
 from danlu.plan.pack import pack
 from danlu.plan.pipelines import Pipeline
-from danlu.plan.pricing import Columns, bottlenecks, grow, seconds_for, worth
+from danlu.plan.pricing import DEEPEST, MOST_STAGES, Columns, bottlenecks, grow, seconds_for, worth
 from danlu.plan.small import best_choice
+from danlu.plan.spanning import spanning
 from danlu.plan.stack_time import Constants
 from danlu.plan.stage_ways import Ints, micro_batch_sizes
 from danlu.plan.unit_cost import Stack
@@ -35,7 +36,8 @@ TURNS = 4  # of column generation
 FINER = 24  # times below the best packing that are tried
 # Cards, units and sequences up to which the very best plan is found, within seconds; and without a compiler.
 EXACT, EXACT_IN_PYTHON = (16, 18, 16), (8, 10, 8)
-DESIGNS = 4  # numbers of replicas tried to share optimizer states over
+FEW = 4  # pipelines, or fewer, are made of counted cards where prices find none
+DESIGNS = 6  # numbers of replicas tried to share optimizer states over
 Say = Callable[[str], None]
 
 
@@ -154,7 +156,7 @@ def _best(ask: Ask) -> tuple[GroupedPlan, list[GroupedPlan], list[Pipeline], int
         if found is None:
             if replicas == 1:
                 return best
-            replicas = max(1, replicas // 4)
+            replicas = max(1, replicas // (4 if replicas > FEW else 2))
             continue
         plan, columns = found
         if plan.pipelines >= replicas:
@@ -179,7 +181,18 @@ def _first_design(ask: Ask) -> int:
 
 def _designed(ask: Ask, replicas: int) -> tuple[GroupedPlan, list[Pipeline]] | None:
     """The best plan of at least so many pipelines; with fewer found, one that may not fit memory."""
-    spaces, columns = ask.spaces(replicas), Columns(ask.there)
+    found = _priced(ask, replicas, Columns(ask.there), MOST_STAGES) if replicas > 1 else None
+    if found is not None or replicas > FEW:
+        return found
+    columns = Columns(ask.there)
+    for each in ask.spaces(replicas, stages=DEEPEST):
+        columns.add(spanning(each, ask.there, ask.batch, replicas))
+    return _priced(ask, replicas, columns, DEEPEST)
+
+
+def _priced(ask: Ask, replicas: int, columns: Columns, stages: int) -> tuple[GroupedPlan, list[Pipeline]] | None:
+    """The best plan of `columns` and of what prices of cards add to them, of up to so many stages."""
+    spaces = ask.spaces(replicas, stages=stages)
     rate = sum(group.count * group.flops for group in ask.fleet.groups)
     guess = 12.0 * ask.spec.params * ask.batch * ask.seq / rate
     prices = np.array([ask.batch / rate * group.flops for group in ask.fleet.groups])

@@ -18,6 +18,7 @@ from danlu.plan.pipelines import Pipeline, Span, pipeline
 from danlu.plan.stage_ways import Floats, Ints, StageWays, memory_ends
 
 MOST_STAGES = 64  # of one pipeline
+DEEPEST = 192  # of one pipeline where few hold all of a fleet
 STEP = 1.04  # from one tried bottleneck to the next
 LENIENT = 1.3  # pipelines that cost so much more than they do are kept while prices are guesses
 
@@ -36,9 +37,9 @@ class Space:
         return Space(self.ways.only(keep), self.memory[:, keep], self.groups)
 
 
-def space(ways: StageWays, groups: int) -> Space:
-    """The space of these ways."""
-    return Space(ways, memory_ends(ways, min(MOST_STAGES, ways.units)), groups)
+def space(ways: StageWays, groups: int, most: int = MOST_STAGES) -> Space:
+    """The space of these ways, in pipelines of up to `most` stages."""
+    return Space(ways, memory_ends(ways, min(most, ways.units)), groups)
 
 
 def bottlenecks(where: Space, seconds: float, step: float = STEP) -> Floats:

@@ -124,6 +124,12 @@ class ProbeFailed(BadEnvironment):
     code = "DL-ENV-010"
 
 
+class NotShareable(BadEnvironment):
+    """A model cannot run as several processes here: too few cores, another card, or no native engine."""
+
+    code = "DL-ENV-100"
+
+
 class NoRoom(DanluError):
     """Memory, disk or a port ran out."""
 

@@ -96,6 +96,29 @@ def cut(
     return tuple(Share(h, g, f, v, e, s, c, card, len(heads)) for card, (h, g, f, v, e, s, c) in enumerate(own))
 
 
+def in_proportion(spec: ModelSpec, parts: Sequence[int]) -> tuple[int, ...]:
+    """Query heads of cards that are to do so much each: 3:1 of 32 heads is 24 and 8. Equal parts are dealt as evenly as
+    the groups of heads allow. Raises BadShares for parts that would cut a group, or more of them than there are groups.
+    """
+    group, groups, total = spec.heads // spec.kv_heads, spec.kv_heads, sum(parts)
+    even = len(set(parts)) == 1
+    if min(parts) < 1 or len(parts) > groups or (not even and any(groups * part % total for part in parts)):
+        said = ":".join(map(str, parts))
+        raise BadShares(
+            f"{spec.heads} heads cannot be shared {said}",
+            why=f"they come in {groups} groups of {group} that share keys and values; {said} would be "
+            + ", ".join(f"{groups * part / total:.3g}" for part in parts) + " groups",
+            fix=f"give parts that sum to a divisor of {groups}, at most {groups} of them, such as "
+            + ":".join(map(str, _even(groups, min(len(parts), groups)))),
+        )  # fmt: skip
+    counts = _even(groups, len(parts)) if even else [groups * part // total for part in parts]
+    return tuple(group * count for count in counts)
+
+
+def _even(count: int, parts: int) -> list[int]:
+    return [count // parts + (i < count % parts) for i in range(parts)]
+
+
 def _experts(spec: ModelSpec, heads: Sequence[int], experts: Sequence[int]) -> list[tuple[int, int]]:
     if len(experts) != len(heads) or sum(experts) != spec.experts or min(experts, default=0) < 1:
         raise BadShares(

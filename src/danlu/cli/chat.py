@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import queue
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """One answer with --prompt, else a conversation."""
     from danlu.cli import config
     from danlu.cli.doctor import memory_bytes
-    from danlu.cli.serve import model_folder, settings_of, share_cores
+    from danlu.cli.serve import model_folder, settings_of, share_cores, starter
     from danlu.errors import BadValue
 
     text = config.load(args.config, args.overrides)
@@ -51,18 +52,18 @@ def run(args: argparse.Namespace) -> int:
     from danlu.serve.open import open_engine  # with torch behind it: not before the words are known to be right
     from danlu.serve.sample import Sampling
 
-    opened = open_engine(folder, settings_of(args, text), memory_bytes()[1])
-    opened.engine.start()
-    sampling = Sampling(args.temperature, seed=args.seed)
-    history = [{"role": "system", "content": args.system}] if args.system else []
-    try:
-        if args.prompt is not None:
-            _turn(opened, [*history, {"role": "user", "content": args.prompt}], args.max_tokens, sampling)
-            return 0
-        return _converse(opened, history, args.max_tokens, sampling)
-    finally:
-        opened.engine.stop(0.0)
-        opened.engine.join(5.0)
+    with closing(open_engine(folder, settings_of(args, text), memory_bytes()[1], starter)) as opened:
+        opened.engine.start()
+        sampling = Sampling(args.temperature, seed=args.seed)
+        history = [{"role": "system", "content": args.system}] if args.system else []
+        try:
+            if args.prompt is not None:
+                _turn(opened, [*history, {"role": "user", "content": args.prompt}], args.max_tokens, sampling)
+                return 0
+            return _converse(opened, history, args.max_tokens, sampling)
+        finally:
+            opened.engine.stop(0.0)
+            opened.engine.join(5.0)
 
 
 def _converse(opened: Opened, history: list[dict[str, str]], most: int | None, sampling: Sampling) -> int:

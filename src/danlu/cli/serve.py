@@ -5,6 +5,7 @@ Ctrl-C lets running answers end for a few seconds, then stops.
 
 example:
   danlu serve runs/demo/nf4 --port 8000
+  danlu serve runs/demo/nf4 --tp 2
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from danlu.errors import BadValue, ServerNotReady
 
 if TYPE_CHECKING:
     from danlu.cli.config import Run
+    from danlu.launch.local import Process
+    from danlu.nouns import Job
     from danlu.serve.open import Opened, Settings
 
 GRACE_S = 3.0  # for answers under way when the server is asked to stop
@@ -50,6 +53,12 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
         help="of products with 4-bit weights on a CPU; int16 is 50 times closer to the weights and half as fast",
     )
     parser.add_argument("--card", default="auto", help="cpu, or an accelerator as torch names it")
+    parser.add_argument(
+        "--tp",
+        default="1",
+        metavar="N|A:B|PLAN",
+        help="processes that share the model on a CPU, one per NUMA node: how many, their parts, or a plan's stage",
+    )
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +105,36 @@ def settings_of(args: argparse.Namespace, run: Run) -> Settings:
 
     kv_bytes = int(run.serve.kv_gib * 2**30)
     return Settings(run.serve.max_seqs, run.serve.max_waiting, kv_bytes, run.serve.context, args.dtype, args.card,
-                    args.precision)
+                    args.precision, parts_of(args.tp))
+
+
+def parts_of(text: str) -> tuple[int, ...]:
+    """How much each process computes: "2" is two alike, "3:1" thrice as much by the first, a file a plan's stage.
+
+    Raises BadValue, and what plan.text.loads raises.
+    """
+    if text.isdecimal() and int(text) > 0:
+        return (1,) * int(text)
+    if all(part.isdecimal() and int(part) > 0 for part in text.split(":")):
+        return tuple(map(int, text.split(":")))
+    path = Path(text)
+    if not path.is_file():
+        raise BadValue(f"{text!r} says no parts", where="--tp", why="it is no number of processes, no A:B and no file",
+                       fix="--tp 2, --tp 3:1 or --tp plan.json")
+    from danlu.plan import text as plans
+
+    stages = plans.loads(path.read_text(encoding="utf-8"), text).stages
+    if len(stages) > 1:
+        raise BadValue(f"{text} has {len(stages)} stages", where="--tp", why="processes that serve share every layer",
+                       fix="give the parts themselves: --tp 3:1")
+    return stages[0].shares or (1,)
+
+
+def starter(job: Job) -> Process:
+    """Start a rank; what it warns of goes to our own standard error."""
+    from danlu.launch import local
+
+    return local.spawn(job)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -118,38 +156,44 @@ def run(args: argparse.Namespace) -> int:
         from danlu.serve.open import open_engine
         from danlu.serve.server import Server
 
-        opened = open_engine(folder, settings_of(args, text), memory_bytes()[1])
-        name = args.name or folder.resolve().name
-        server = Server(make_app(opened.engine, opened.voice, name), opened.engine, ear)
-        stop = _stop_event(args.stop_on_eof)
-        server.start()
-        try:
-            ready_s = time.monotonic() - began
-            print(_welcome(opened, text, server.url, name, ready_s), flush=True)
-            write_json(
-                args.json,
-                {
-                    "url": server.url,
-                    "model": name,
-                    "pid": os.getpid(),
-                    "seconds.ready": ready_s,
-                    "weight_bytes": opened.weight_bytes,
-                    "kv_bytes": opened.kv_bytes,
-                    "context": opened.engine.context,
-                    "dtype": opened.dtype,
-                    "card": opened.card,
-                    "native": opened.native,
-                },
-            )
-            while not stop.wait(0.2) and opened.engine.failure is None:
-                pass
-            failure = opened.engine.failure
-        finally:
-            server.stop(GRACE_S)
+        every = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+        with closing(open_engine(folder, settings_of(args, text), memory_bytes()[1], starter)) as opened:
+            name = args.name or folder.resolve().name
+            server = Server(make_app(opened.engine, opened.voice, name), opened.engine, ear)
+            stop = _stop_event(args.stop_on_eof)
+            server.start()
+            try:
+                if opened.lead is not None and every:
+                    server.spread(every)
+                ready_s = time.monotonic() - began
+                print(_welcome(opened, text, server.url, name, ready_s), flush=True)
+                write_json(args.json, _sizes(opened, server.url, name, ready_s))
+                while not stop.wait(0.2) and opened.failure() is None:
+                    pass
+                failure = opened.failure()
+            finally:
+                server.stop(GRACE_S)
     if failure is not None:
         raise failure
     print("stopped", file=sys.stderr)
     return 0
+
+
+def _sizes(opened: Opened, url: str, name: str, ready_s: float) -> dict[str, Any]:
+    """What --json writes."""
+    return {
+        "url": url,
+        "model": name,
+        "pid": os.getpid(),
+        "seconds.ready": ready_s,
+        "weight_bytes": opened.weight_bytes,
+        "kv_bytes": opened.kv_bytes,
+        "context": opened.engine.context,
+        "dtype": opened.dtype,
+        "card": opened.card,
+        "native": opened.native,
+        "processes": 1 if opened.lead is None else opened.lead.size,
+    }
 
 
 def _stop_event(on_eof: bool) -> threading.Event:
@@ -175,6 +219,8 @@ def _stop_event(on_eof: bool) -> threading.Event:
 
 
 def _how(opened: Opened) -> str:
+    if opened.lead is not None:
+        return f"natively by {opened.lead}"
     return "natively" if opened.native else f"in {opened.dtype} by torch"
 
 

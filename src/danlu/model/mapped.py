@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,28 +13,39 @@ from danlu.kernels.program import FREQUENCIES
 from danlu.model import quantized
 from danlu.model.load import check, joined, tensor
 from danlu.model.rope import rope_frequencies
+from danlu.model.shared import extras, part
+from danlu.shares import Share
 
 
-def mapped(folder: Path, dtype: torch.dtype) -> dict[str, Weight]:
-    """Every weight of the model in `folder`, and its rotary frequencies.
+def mapped(folder: Path, dtype: torch.dtype, shares: Sequence[Share] = (), rank: int = 0) -> dict[str, Weight]:
+    """Every weight of the model in `folder`, and its rotary frequencies; or one rank's part of them, by its share.
 
-    A tensor stays in the file's own pages unless it is wider than `dtype`, which then is a copy of that type.
-    Raises what load.load raises.
+    A tensor stays in the file's own pages unless it is wider than `dtype`, which then is a copy of that type, or its
+    columns are cut. Raises what load.load and model.shared.part raise.
     """
     config = families.read(folder)
     spec, entries = families.spec(config), tensorfile.read_folder(folder)
     version, found = quantized.version_of(config, folder), dict[str, Weight]()
     pieces = families.pieces(spec)
+
+    def take(ours: str, weight: Weight) -> None:
+        mine = part(spec, ours, weight, shares[rank]) if shares else weight
+        if isinstance(mine, torch.Tensor) and mine.itemsize > dtype.itemsize and mine.dim() > 1:
+            mine = mine.to(dtype)
+        if mine is not None:
+            found[ours] = mine
+
     if version:
         check(spec, quantized.unpacked(spec, entries, version, folder), folder, quantized.shapes(spec))
         pieces = {ours: (families.Piece(name),) for ours, name in families.names(spec).items()}
         for ours in quantized.small(spec, entries, version):
             rows, columns = families.shapes(spec)[ours]
             name = pieces.pop(ours)[0].name
-            found[ours] = quantized.matrix(name, (rows, columns), entries, version, lambda each: tensor(entries[each]))
+            whole = quantized.matrix(name, (rows, columns), entries, version, lambda each: tensor(entries[each]))
+            take(ours, whole)
     else:
         check(spec, entries, folder)
     for ours, parts in pieces.items():
-        whole = joined(parts, entries)
-        found[ours] = whole.to(dtype) if whole.itemsize > dtype.itemsize and whole.dim() > 1 else whole
-    return {**found, FREQUENCIES: rope_frequencies(spec)}
+        take(ours, joined(parts, entries))
+    more = extras(spec, found["embed.weight"], shares, rank) if shares else {}
+    return {**found, **more, FREQUENCIES: rope_frequencies(spec)}

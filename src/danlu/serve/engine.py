@@ -150,6 +150,8 @@ class Engine:
                     self._read_inbox()
                     if not self._schedule.idle:
                         self._step()
+        except DanluError as error:  # a rank that is gone: it says all there is to say
+            cause = error
         except Exception as error:  # every waiting request is told, whatever it was; a thread has no caller to raise to
             logging.getLogger(__name__).exception("the engine failed")
             cause = AnswerFailed("the engine failed", why=f"{type(error).__name__}: {error}"[:500],

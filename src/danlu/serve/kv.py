@@ -15,8 +15,10 @@ from torch import Tensor
 
 from danlu.kernels.step import Cache, Piece
 from danlu.model.net import Meta
+from danlu.model.shared import cache_widths
 from danlu.nouns import ModelSpec
 from danlu.serve.pages import PAGE
+from danlu.shares import Share
 
 
 def page_bytes(spec: ModelSpec, dtype: torch.dtype) -> int:
@@ -37,14 +39,19 @@ class Paged:
     each page left behind. Prefixes are shared by whole pages, so a sequence that goes on always finds it at an edge.
     """
 
-    def __init__(self, spec: ModelSpec, count: int, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
-        shape = (count * PAGE, spec.kv_heads, spec.head_dim)
+    def __init__(
+        self, spec: ModelSpec, count: int, *, dtype: torch.dtype, device: torch.device | str = "cpu",
+        share: Share | None = None,
+    ) -> None:  # fmt: skip
+        """share  of a rank that holds a part of the heads; None holds all of them"""
+        heads, widths = (spec.kv_heads, edge_widths(spec)) if share is None else cache_widths(spec, share)
+        shape = (count * PAGE, heads, spec.head_dim)
         self._layers = [
             (torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device))
             for _ in range(spec.layers)
         ]
         self._edges = [
-            [torch.zeros(count, width, dtype=dtype, device=device) for width in edge_widths(spec)]
+            [torch.zeros(count, width, dtype=dtype, device=device) for width in widths]
             for _ in range(spec.layers)
         ]
         self._device = torch.device(device)

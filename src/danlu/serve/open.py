@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 
 from danlu import tensorfile
-from danlu.errors import BadValue, DoesNotFit
+from danlu.comm.shm import usable
+from danlu.errors import BadValue, DanluError, DoesNotFit, NotShareable
 from danlu.events import fallback
+from danlu.fleet.cores import deal, nodes
 from danlu.kernels import ops
 from danlu.kernels.huge import together
 from danlu.kernels.linear import Precision
@@ -24,11 +26,13 @@ from danlu.nouns import ModelSpec
 from danlu.serve.engine import Engine
 from danlu.serve.forward import Forward, Modules, Native
 from danlu.serve.kv import Paged, page_bytes
+from danlu.serve.lead import Lead, Spawn
 from danlu.serve.pages import PAGE, Pages, root
 from danlu.serve.schedule import Limits, Schedule
+from danlu.serve.shared import DTYPES, Part
+from danlu.shares import in_proportion
 from danlu.tokens import Tokenizer
 
-DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 STORED: Mapping[str, str] = {"F64": "fp32", "F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 PROMPT_TOKENS = 512  # of prompts in one step: at 1 ms a token, nobody waits longer than half a second for the next one
 
@@ -41,6 +45,7 @@ class Settings:
     card     torch device, or "auto": this machine's accelerator, else its CPU
     precision  least precision of products with 4-bit weights on a CPU (kernels/linear.py)
     context  most tokens of prompt and answer; None for the model's own limit
+    parts    how much of the model each of several processes computes, in proportion; a single one computes all of it
     """
 
     max_seqs: int = 8
@@ -50,6 +55,7 @@ class Settings:
     dtype: str = "auto"
     card: str = "auto"
     precision: Precision = "int8"
+    parts: tuple[int, ...] = (1,)
 
 
 class Voice:
@@ -76,6 +82,7 @@ class Opened:
     """A loaded model behind an engine that is not started yet, and what there is to say about it.
 
     native  steps run in one native call; else in torch modules
+    lead    the processes that share the model, None where this one has all of it
     """
 
     engine: Engine
@@ -88,46 +95,83 @@ class Opened:
     kv_bytes: int
     pages: int
     chats: bool
+    lead: Lead | None = None
+
+    def failure(self) -> DanluError | None:
+        """Why no request is taken any more, or None while all is well."""
+        return self.engine.failure or (None if self.lead is None else self.lead.failure())
+
+    def close(self) -> None:
+        """End what was started beside the engine, which must have been stopped."""
+        if self.lead is not None:
+            self.lead.close()
 
 
-def open_engine(folder: Path, settings: Settings, free_bytes: int | None = None) -> Opened:
+def open_engine(folder: Path, settings: Settings, free_bytes: int | None = None, spawn: Spawn | None = None) -> Opened:
     """Load the model in `folder` and give it KV memory.
 
     free_bytes  memory of the host that may be used; None to not ask
-    Raises what model.load and Tokenizer raise, BadValue for a context the model has not, DoesNotFit.
+    spawn       starts the other processes where the settings have more than one part
+    Raises what model.load and Tokenizer raise, BadValue for a context the model has not, DoesNotFit; for parts
+    BadShares, NotShareable, RankLost.
     """
     spec, tokenizer = spec_of(folder), Tokenizer(folder)
     card = _card(settings.card)
     name = _stored(folder, card) if settings.dtype == "auto" else settings.dtype
     dtype = DTYPES[name]
     if settings.context is not None and settings.context > spec.positions:
-        raise BadValue(f"a context of {settings.context} tokens is more than the model has", where="serve.context",
-                       why=f"it was made for {spec.positions}", fix=f"--serve.context {spec.positions}")
+        raise BadValue(
+            f"a context of {settings.context} tokens is more than the model has",
+            where="serve.context",
+            why=f"it was made for {spec.positions}",
+            fix=f"--serve.context {spec.positions}",
+        )
     each = page_bytes(spec, dtype)
     count = settings.kv_bytes // each
     if count < 2:
-        raise DoesNotFit("no KV page fits the memory given", where="serve.kv_gib",
-                         why=f"a page of {PAGE} tokens takes {each} bytes, {settings.kv_bytes} were given",
-                         fix=f"--serve.kv_gib {8 * each / 2**30:.2g}")
+        raise DoesNotFit(
+            "no KV page fits the memory given",
+            where="serve.kv_gib",
+            why=f"a page of {PAGE} tokens takes {each} bytes, {settings.kv_bytes} were given",
+            fix=f"--serve.kv_gib {8 * each / 2**30:.2g}",
+        )
     if free_bytes is not None and card == "cpu" and settings.kv_bytes > free_bytes:
-        raise DoesNotFit(f"{settings.kv_bytes / 2**30:.1f} GiB of KV pages do not fit", where="serve.kv_gib",
-                         why=f"this host has {free_bytes / 2**30:.1f} GiB of free memory",
-                         fix=f"--serve.kv_gib {free_bytes / 2**31:.2g}")
+        raise DoesNotFit(
+            f"{settings.kv_bytes / 2**30:.1f} GiB of KV pages do not fit",
+            where="serve.kv_gib",
+            why=f"this host has {free_bytes / 2**30:.1f} GiB of free memory",
+            fix=f"--serve.kv_gib {free_bytes / 2**31:.2g}",
+        )
     context = min(settings.context or spec.positions, count * PAGE)
     if context < (settings.context or spec.positions):
-        fallback("serve.context", f"the context is {context} tokens, not {settings.context or spec.positions}: "
-                                  f"more do not fit {settings.kv_bytes / 2**30:.3g} GiB of KV pages (serve.kv_gib)")
+        fallback(
+            "serve.context",
+            f"the context is {context} tokens, not {settings.context or spec.positions}: "
+            f"more do not fit {settings.kv_bytes / 2**30:.3g} GiB of KV pages (serve.kv_gib)",
+        )
+    lead: Lead | None = None
+    forward: Forward
     try:
-        kv = Paged(spec, count, dtype=dtype, device=card)
-        forward, weight_bytes = _forward(folder, kv, dtype, card, settings, free_bytes)
+        if len(settings.parts) > 1:
+            assert spawn is not None
+            forward = lead = _lead(folder, count, name, card, settings, free_bytes, spawn)
+            weight_bytes = lead.weight_bytes
+        else:
+            kv = Paged(spec, count, dtype=dtype, device=card)
+            forward, weight_bytes = _forward(folder, kv, dtype, card, settings, free_bytes)
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise DoesNotFit("weights and KV pages do not fit", where=card, why=str(error),
-                         fix="quantize the model: danlu quantize, or set a smaller --serve.kv_gib") from error
+        raise DoesNotFit(
+            "weights and KV pages do not fit",
+            where=card,
+            why=str(error),
+            fix="quantize the model: danlu quantize, or set a smaller --serve.kv_gib",
+        ) from error
     limits = Limits(settings.max_seqs, settings.max_waiting, PROMPT_TOKENS + settings.max_seqs)
     schedule = Schedule(Pages(count), limits, root(identity(folder), name))
     engine = Engine(forward, schedule, words=tokenizer.stream, ends=tokenizer.eos, context=context)
-    return Opened(engine, Voice(tokenizer), spec, name, card, isinstance(forward, Native), weight_bytes, count * each,
-                  count, tokenizer.has_template)  # fmt: skip
+    native = isinstance(forward, Native | Lead)
+    return Opened(engine, Voice(tokenizer), spec, name, card, native, weight_bytes, count * each, count,
+                  tokenizer.has_template, lead)  # fmt: skip
 
 
 def _forward(
@@ -157,6 +201,32 @@ def _forward(
     weight_bytes = sum(parameter.nbytes for parameter in decoder.parameters())
     weight_bytes += sum(part.weight.nbytes for part in decoder.modules() if isinstance(part, Q4Linear))
     return Modules(decoder, kv, card), weight_bytes
+
+
+def _lead(
+    folder: Path, pages: int, dtype: str, card: str, settings: Settings, free_bytes: int | None, spawn: Spawn
+) -> Lead:
+    """The processes that share the model, each on its own cores and with its part of the weights in its own memory."""
+    heads = in_proportion(spec_of(folder), settings.parts)
+    near = nodes()
+    count, asked = sum(map(len, near)), len(heads)
+    why = (
+        f"this process may use {count} cores, {asked} processes were asked for" if asked > count
+        else f"the card is {card!r}; processes share a model on CPUs" if card != "cpu"
+        else "this machine has no native engine or no shared memory (danlu doctor)" if not usable() else ""
+    )  # fmt: skip
+    if why:
+        fix = f"--tp {count}" if asked > count > 1 else "leave --tp out"
+        raise NotShareable("this model cannot be shared by processes here", where="--tp", why=why, fix=fix)
+    size = sum(len(entry.buffer) for entry in tensorfile.read_folder(folder).values())
+    large = free_bytes is None or size + settings.kv_bytes < free_bytes
+    cores = deal(near, heads)
+    try:
+        return Lead(spec_of(folder), Part(0, str(folder.resolve()), heads, cores[0], dtype, settings.precision, pages,
+                                          large), cores, spawn)  # fmt: skip
+    except NotLowered as error:
+        raise NotShareable("this model cannot be shared by processes", where="--tp", why=str(error),
+                           fix="leave --tp out: it then runs as torch modules") from error  # fmt: skip
 
 
 def identity(folder: Path) -> str:

@@ -9,7 +9,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from danlu.errors import AnswerFailed, BadMessages, BadRequest, DanluError, Overloaded, PromptTooLong, UnknownModel
+from danlu.errors import (
+    AnswerFailed,
+    BadMessages,
+    BadRequest,
+    DanluError,
+    LateRank,
+    Overloaded,
+    PromptTooLong,
+    RankLost,
+    UnknownModel,
+)
 
 STATUS: dict[type[DanluError], tuple[int, str, str | None]] = {
     BadRequest: (400, "invalid_request_error", None),
@@ -18,6 +28,8 @@ STATUS: dict[type[DanluError], tuple[int, str, str | None]] = {
     UnknownModel: (404, "invalid_request_error", "model_not_found"),
     Overloaded: (429, "rate_limit_exceeded", "rate_limit_exceeded"),
     AnswerFailed: (503, "server_error", None),
+    LateRank: (503, "server_error", None),
+    RankLost: (503, "server_error", None),
 }
 
 

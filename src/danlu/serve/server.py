@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
+from collections.abc import Collection
 
 import uvicorn
 from fastapi import FastAPI
@@ -35,6 +37,11 @@ class Server:
                 raise AnswerFailed("the HTTP server did not start", why=f"it was not ready within {limit_s:.0f} s",
                                    fix="try again with --port 0; see the log above")
             time.sleep(0.005)
+
+    def spread(self, cores: Collection[int]) -> None:
+        """Let the HTTP thread run on these cores; started beside a bound engine, it is bound as that one is."""
+        assert self._thread.native_id is not None
+        os.sched_setaffinity(self._thread.native_id, cores)
 
     def stop(self, grace_s: float = 3.0) -> None:
         """Take no new requests, let running answers end for up to `grace_s` seconds, then close everything."""

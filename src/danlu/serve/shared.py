@@ -1,0 +1,95 @@
+"""One rank of a model that several processes share: its weights, its pages and its op program.
+
+What it is told is JSON: docs/formats.md, "rank of a served model".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from danlu.comm.shm import Segment, ShmGroup
+from danlu.kernels import ops
+from danlu.kernels.huge import together
+from danlu.kernels.linear import Precision
+from danlu.kernels.lower import NotLowered, lower
+from danlu.kernels.ranks import Ranks
+from danlu.kernels.runner import Runner
+from danlu.model.load import spec_of
+from danlu.model.mapped import mapped
+from danlu.model.shared import grain
+from danlu.serve.kv import Paged
+from danlu.shares import Share, cut
+
+LIMIT_S = 60.0  # for a rank to come to a sum: a step may first have to read its weights from a disk
+DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one rank is to hold and where it runs; all ranks' are alike but for `rank` and `cores`.
+
+    folder   of the model;  heads  query heads of every rank
+    pages    of KV memory, in every rank;  large  weights go to memory in large pages, else they stay in the file
+    """
+
+    rank: int
+    folder: str
+    heads: tuple[int, ...]
+    cores: tuple[int, ...]
+    dtype: str
+    precision: Precision
+    pages: int
+    large: bool
+
+    def dumps(self, segment: Segment) -> bytes:
+        """As a message, with the segment that the ranks meet in."""
+        return json.dumps({"part": 1, **dataclasses.asdict(self), "segment": segment.address}).encode()
+
+    @staticmethod
+    def loads(message: bytes) -> tuple[Part, Segment]:
+        """The part, and this process's end of the segment. Raises OSError when that is gone."""
+        said = json.loads(message)
+        assert said.pop("part") == 1, "ranks of one server are of one version"
+        address = said.pop("segment")
+        said["heads"], said["cores"] = tuple(said["heads"]), tuple(said["cores"])
+        part = Part(**said)
+        return part, Segment(len(part.heads), address)
+
+    def group(self, segment: Segment) -> ShmGroup:
+        """This rank's end of it."""
+        return ShmGroup(segment, range(len(self.heads)), self.rank, limit_s=LIMIT_S)
+
+
+def bind(cores: tuple[int, ...]) -> None:
+    """Let this thread, and those it starts, run on these cores only: memory is taken where it is first written."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    torch.set_num_threads(len(cores))
+
+
+def shares_of(folder: Path, heads: tuple[int, ...]) -> tuple[Share, ...]:
+    """How the model in a folder is cut. Raises BadShares, and what load.load raises for the folder."""
+    return cut(spec_of(folder), heads, grain(folder))
+
+
+def open_rank(part: Part, ranks: Ranks) -> tuple[Runner, int]:
+    """Load one rank; its runner and the bytes of its weights. Raises NotLowered and what load.load raises."""
+    if ops.find("engine_run") is None:
+        raise NotLowered("this machine has no native engine (danlu doctor says why)")
+    folder = Path(part.folder)
+    spec, shares, dtype = spec_of(folder), shares_of(folder, part.heads), DTYPES[part.dtype]
+    program = lower(spec, shares[part.rank])
+    weights = mapped(folder, dtype, shares, part.rank)
+    table = {"embed.weight": weights.pop("embed.weight")}
+    if part.large:
+        weights = together(weights)
+    kv = Paged(spec, part.pages, dtype=dtype, share=shares[part.rank])
+    size = sum(weight.nbytes for weight in weights.values())
+    return Runner(program, {**weights, **table}, kv.cache, precision=part.precision, ranks=ranks), size

@@ -1,0 +1,214 @@
+"""A model served by several processes, as a person runs it: real processes, one of them killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import folder as folders
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from provoke import provoke
+
+from danlu.cli.app import main
+from danlu.cli.serve import parts_of, serving, starter
+from danlu.comm.shm import usable
+from danlu.fleet.cores import deal, nodes
+from danlu.kernels.step import Piece, Step
+from danlu.nouns import Card, Fleet, ModelSpec, Plan, Stage
+from danlu.plan import text as plans
+from danlu.serve.open import Settings, open_engine
+from danlu.serve.steps import dumps, loads
+
+EVERY = range(os.cpu_count() or 1)
+shared = pytest.mark.skipif(not usable() or len(EVERY) < 2, reason="needs shared memory and two cores")
+numbers = st.lists(st.integers(0, 2**31 - 1), max_size=5)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    torch.set_num_threads(1)
+    path = tmp_path_factory.mktemp("tiny")
+    return path, *folders.write(path)
+
+
+@pytest.fixture
+def cores():
+    """All cores of the machine, however few this process was started on."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, EVERY)
+    yield
+    os.sched_setaffinity(0, before)
+    torch.set_num_threads(1)
+
+
+def ranks_of(pid: int) -> list[int]:
+    """Processes of the other ranks."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent, words = int(path.read_text().rsplit(")", 1)[1].split()[1]), path.with_name("cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == pid and b"serve_rank" in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+def gone(pids: list[int], limit_s: float = 10.0) -> bool:
+    deadline = time.monotonic() + limit_s
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def ask(url: str, **body) -> Request:
+    words = {"model": "tiny", "prompt": "To whom", "temperature": 0, **body}
+    return Request(f"{url}/v1/completions", json.dumps(words).encode(), {"Content-Type": "application/json"})
+
+
+@shared
+@pytest.mark.procs
+def test_two_processes_answer_as_one_and_leave_nothing(tiny, cores):
+    path, model, tokenizer = tiny
+    with serving(path, "--card", "cpu", "--tp", "2", "--name", "tiny") as server:
+        others = ranks_of(server.pid)
+        for prompt in ("To whom", "To whom it may concern: a card is lost and the others go on. Nobody", "丹"):
+            with urlopen(ask(server.url, prompt=prompt, max_tokens=12), timeout=30) as response:
+                said = json.loads(response.read())["choices"][0]["text"]
+            assert said == folders.answer(model, tokenizer, tokenizer.encode(prompt), 12)
+    assert len(others) == 1 and gone([server.pid, *others])
+
+
+@shared
+@pytest.mark.procs
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_killed_rank_is_named_to_client_and_command_line(tiny, cores, tmp_path, busy):
+    path, *_ = tiny
+    report = tmp_path / "ready.json"
+    words = ["serve", path, "--port", 0, "--json", report, "--card", "cpu", "--tp", "1:1", "--name", "tiny"]
+    server = subprocess.Popen([sys.executable, "-m", "danlu.cli", *map(str, words)], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True)  # fmt: skip
+    try:
+        while not report.exists():
+            assert server.poll() is None
+            time.sleep(0.01)
+        url, (other,) = json.loads(report.read_text())["url"], ranks_of(server.pid)
+        if busy:
+            with urlopen(ask(url, max_tokens=600, ignore_eos=True, stream=True), timeout=30) as response:
+                response.readline()
+                os.kill(other, signal.SIGKILL)
+                began = time.monotonic()
+                rest = response.read().decode()
+            assert time.monotonic() - began < 1
+            assert "DL-RUN-012" in rest and "rank 1 of 2 is dead" in rest and "SIGKILL" in rest
+        else:
+            os.kill(other, signal.SIGKILL)
+        said, why = server.communicate(timeout=20)
+    finally:
+        server.kill()
+        server.wait()
+    assert "2 processes (heads 2:2" in said
+    assert server.returncode == 70 and "DL-RUN-012 rank 1 of 2 is dead" in why and "SIGKILL" in why
+    assert "Traceback" not in why
+
+
+@shared
+@pytest.mark.procs
+def test_ranks_die_with_the_one_that_serves(tiny, cores):
+    path, *_ = tiny
+    code = "from danlu.cli.serve import serving\nfrom pathlib import Path\nimport time\n"
+    code += f"with serving(Path({str(path)!r}), '--tp', '2', '--card', 'cpu') as s:\n"
+    code += "    print(s.pid, flush=True)\n    time.sleep(600)"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    others = ranks_of(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert len(others) == 1 and gone(others)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+
+
+@shared
+@pytest.mark.procs
+def test_what_another_rank_cannot_load_is_said_here(tiny, cores, monkeypatch):
+    monkeypatch.setenv("DANLU_RANK_KEY", "x")
+    path, *_ = tiny
+
+    def breaks(job):
+        return starter(job.__class__(job.name, (sys.executable, "-c", "raise SystemExit(9)")))
+
+    with provoke("DL-RUN-012") as caught:
+        open_engine(path, Settings(card="cpu", parts=(1, 1)), spawn=breaks)
+    assert "code 9" in caught.error.why
+
+
+def test_more_processes_than_cores_are_refused(tiny):
+    path, before = tiny[0], os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        with provoke("DL-ENV-100") as caught:
+            open_engine(path, Settings(card="cpu", parts=(1, 1)), spawn=starter)
+    finally:
+        os.sched_setaffinity(0, before)
+    assert "1 cores, 2 processes" in caught.error.why
+
+
+@pytest.mark.parametrize(("words", "code"), [("3:1", "DL-CFG-020"), ("3", "DL-CFG-020"), ("0", "DL-CFG-002"),
+                                             ("two", "DL-CFG-002")])  # fmt: skip
+def test_parts_that_cannot_be_meant(tiny, cores, capsys, words, code):
+    assert main(["chat", str(tiny[0]), "--prompt", "x", "--card", "cpu", "--tp", words]) == 2
+    assert code in capsys.readouterr().err
+
+
+def test_parts_are_numbers_or_those_of_a_plan(tmp_path):
+    assert (parts_of("1"), parts_of("3"), parts_of("3:1")) == ((1,), (1, 1, 1), (3, 1))
+    spec = ModelSpec("llama", layers=1, hidden=32, heads=4, kv_heads=4, head_dim=8, ffn=64, vocab=97, positions=64)
+    cards = tuple(Card(name, "cpu", "any", {"fp32": 1e9}, 2**30, 1e9) for name in ("a", "b"))
+    one, units = Stage(("a", "b"), 0, len(spec.units), (3, 1)), len(spec.units)
+    two = (Stage(("a",), 0, 2), Stage(("b",), 2, units))
+    for name, stages in (("one", (one,)), ("two", two)):
+        plan = Plan(spec, Fleet("f", cards), stages, "1f1b", 1, 1, 64)
+        (tmp_path / name).write_text(plans.dumps(plan))
+    assert parts_of(str(tmp_path / "one")) == (3, 1)
+    with provoke("DL-CFG-002"):
+        parts_of(str(tmp_path / "two"))
+
+
+@given(numbers, numbers, st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99), numbers), max_size=4))
+def test_a_step_comes_as_it_was_sent(tokens, wanted, pieces):
+    sent = Step(tokens, [Piece(pages, start, stop) for start, stop, pages in pieces], wanted)
+    came = loads(dumps(sent))
+    assert (list(came.tokens), list(came.wanted)) == (tokens, wanted)
+    assert [(p.start, p.stop, list(p.pages)) for p in came.pieces] == [tuple(each) for each in pieces]
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.lists(st.integers(1, 9), min_size=1, max_size=5))
+def test_every_core_goes_to_one_rank_and_every_rank_has_one(sizes, shares):
+    edges = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+    near = [range(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    if edges[-1] < len(shares):
+        return
+    dealt = deal(near, shares)
+    assert sorted(core for mine in dealt for core in mine) == list(range(edges[-1]))
+    assert len(dealt) == len(shares) and all(dealt)
+    if len(sizes) == len(shares):
+        assert [list(mine) for mine in dealt] == [list(node) for node in near]
+
+
+def test_nodes_are_read_as_the_kernel_writes_them(tmp_path):
+    for name, cpus in (("node0", "0-2,8\n"), ("node1", "3-5\n"), ("node10", "\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cpulist").write_text(cpus)
+    assert nodes(tmp_path, range(1, 9)) == ((1, 2, 8), (3, 4, 5))
+    assert nodes(tmp_path / "none", [4, 5]) == ((4, 5),)

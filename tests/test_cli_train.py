@@ -121,3 +121,18 @@ def test_a_quantized_folder_is_no_start(words, tmp_path, drilled):
 
 def families_config(out: Path) -> dict:
     return families.config(plan_text.loads((out / "plan.json").read_text()).model)
+
+
+@pytest.mark.parametrize("shares", [[3, 1], [2, 4], [4, 0]])
+def test_shares_that_do_not_fit_are_refused_before_a_process_starts(shares, words, tmp_path, drilled, capsys):
+    """[3, 1] cuts a pair of heads that share their keys, [2, 4] is more than four heads, [4, 0] leaves a card idle."""
+    out, _ = drilled
+    tree = json.loads((out / "plan.json").read_text())
+    tree["stages"] = [{**tree["stages"][0], "cards": ["card0", "card1"], "stop": tree["stages"][-1]["stop"],
+                       "shares": shares}]  # fmt: skip
+    (tmp_path / "plan.json").write_text(json.dumps(tree))
+    more = ["--data.tokens", str(out / "tokens"), "--plan.path", str(tmp_path / "plan.json")]
+    assert main(["train", *words, *more, "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "DL-CFG-020" in said and "stage 0 of copy 0, cards card0, card1" in said
+    assert not (tmp_path / "run" / "job.json").exists()

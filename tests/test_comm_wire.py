@@ -216,3 +216,23 @@ def test_a_rank_that_never_joins_is_named():
     with pytest.raises(Aborted):
         join(door, 0, 1, {0: door.address, 2: "unix:nobody"}, KEY, limit_s=10, given_up=lambda: True)
     door.close()
+
+
+@pytest.mark.parametrize("other", [{"job": "b"}, {"job": "a", "plan": "c"}, {}])
+def test_a_rank_that_has_not_what_all_must_have_alike_is_named(other):
+    doors = [Door(), Door()]
+    addresses = {rank: door.address for rank, door in enumerate(doors)}
+
+    def enter(rank: int):
+        same = other if rank else {"job": "a"}
+        return join(doors[rank], rank, 1, addresses, KEY, limit_s=10, given_up=lambda: False, same=same)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.submit(enter, 0), pool.submit(enter, 1)
+        with provoke("DL-RUN-015") as caught:
+            one.result(10)
+        for line in two.result(10).values():
+            line.close()
+    assert "rank 1" in caught.error.where and " than rank 0" in caught.error.what
+    for door in doors:
+        door.close()

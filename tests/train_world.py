@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     from danlu.train import job, rank
 
     told = job.loads(Path(argv[0]).read_text())
-    rank.follow(line, told, batches(told), argv[2])
+    rank.follow(line, told, lambda: batches(told), argv[2])
 
 
 if __name__ == "__main__":

@@ -336,6 +336,12 @@ class BadMessage(Broken):
     code = "DL-RUN-010"
 
 
+class OtherRank(Broken):
+    """A rank runs by another job, or began with other weights, than the rest."""
+
+    code = "DL-RUN-015"
+
+
 class LateRank(Broken):
     """A rank did not send, join or answer in the time allowed."""
 
@@ -382,6 +388,8 @@ class ServerRefused(Broken):
     """A server we asked did not answer, or answered with an error."""
 
     code = "DL-RUN-001"
+
+
 class OtherModel(BadConfig):
     """A snapshot of another model than the run's."""
 
@@ -404,6 +412,8 @@ class UnreadableJob(BadData):
     """The job file that every process of a training job reads cannot be used."""
 
     code = "DL-DATA-080"
+
+
 class AnswerFailed(Broken):
     """An accepted request got no whole answer: the engine failed, or the server stopped."""
 

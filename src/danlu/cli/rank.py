@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from danlu.train.job import TrainJob
+    from danlu.train.rank import Batches
 
 
 def main(argv: list[str]) -> int:
@@ -19,16 +24,22 @@ def main(argv: list[str]) -> int:
     from danlu.train import job, rank
 
     try:
-        from danlu.data.loader import Loader
-
         told = job.loads(path.read_text(encoding="utf-8"), str(path))
-        packing = told.loader.get("packing", "cut")
-        loader = Loader(told.tokens, seq=told.plan.seq, batch=told.batch, seed=told.seed, packing=packing)
-        rank.follow(line, told, loader.batch_at, argv[2])
+        rank.follow(line, told, lambda: _batches(told), argv[2])
     except Exception as error:
         rank.report(line, error)
         return 1
     return 0
+
+
+def _batches(told: TrainJob) -> Batches:
+    """The job's batches. Raises OtherTokens unless they are those the owner found, and what opening them raises."""
+    from danlu.data.loader import Loader
+
+    packing = told.loader.get("packing", "cut")
+    loader = Loader(told.tokens, seq=told.plan.seq, batch=told.batch, seed=told.seed, packing=packing)
+    loader.check(dict(told.loader))
+    return loader.batch_at
 
 
 if __name__ == "__main__":

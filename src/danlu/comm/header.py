@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from danlu.errors import BadMessage
 
-WIRE = 1
+WIRE = 2
 SIZE = 72
 MAGIC = b"DLMS"
 DTYPES = ("uint8", "fp32", "bf16", "fp16", "int64", "fp64", "int32")

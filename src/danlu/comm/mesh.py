@@ -6,17 +6,20 @@ otherwise. The lower rank accepts, the higher one connects and says who it is.
 
 from __future__ import annotations
 
+import json
 import secrets
 import socket
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from danlu.comm.header import SIZE, Header, Tag, claimed, decode, encode
-from danlu.errors import BadMessage, LateRank
+from danlu.errors import BadMessage, LateRank, OtherRank
 
 _BUFFER_BYTES = 4 << 20  # a whole activation fits, so a sender seldom waits for the reader
 _POLL_S = 0.1
+_HELLO_BYTES = 4096  # the longest hello that is read
 
 
 class Aborted(Exception):
@@ -107,16 +110,21 @@ def join(
     *,
     limit_s: float,
     given_up: Callable[[], bool],
+    same: Mapping[str, str] | None = None,
+    name: Callable[[int], str] = "rank {}".format,
 ) -> dict[int, socket.socket]:
     """One socket to every other rank of the epoch.
 
     addresses  of all ranks, this one included
     key        secret of the job; a caller without it is turned away
+    same       what all ranks must have alike, by name; a rank with another value is refused
+    name       what a rank is called in an error
     Raises PeerLost for a rank that does not answer, Aborted once `given_up()`, LateRank naming those who did not come
-    in `limit_s`, BadMessage for a caller that
-    speaks another wire version.
+    in `limit_s`, BadMessage for a caller that speaks another wire version, OtherRank for one that differs in `same`.
     """
-    hello = encode(Header(Tag("hello", 0), rank, epoch, "uint8", (len(key),), 0.0, zlib.crc32(key))) + key
+    mine = dict(same or {})
+    body = key + json.dumps(mine).encode()
+    hello = encode(Header(Tag("hello", 0), rank, epoch, "uint8", (len(body),), 0.0, zlib.crc32(body))) + body
     lines: dict[int, socket.socket] = {}
     deadline = time.monotonic() + limit_s
     try:
@@ -128,24 +136,26 @@ def join(
                 raise Aborted
             if time.monotonic() > deadline:
                 raise LateRank(
-                    f"rank {missing[0]} did not join epoch {epoch}",
-                    where=f"rank {rank}",
+                    f"{name(missing[0])} did not join epoch {epoch}",
+                    where=name(rank),
                     why=f"waited {limit_s:g} s for ranks {missing}",
                     fix="look at that rank's log in OUT/logs",
                 )
             caller = door.accept()
             if caller is not None:
                 try:
-                    found = _greet(caller, epoch, key, deadline - time.monotonic())
+                    found = _greet(caller, epoch, key, deadline - time.monotonic(), name)
+                    if found is not None:
+                        _compare(mine, found, rank, name)
                 except BaseException:
                     caller.close()
                     raise
-                if found is None or found not in addresses or found <= rank:
+                if found is None or found.rank not in addresses or found.rank <= rank:
                     caller.close()
                     continue
-                if found in lines:
-                    lines[found].close()  # it tried before, and dropped that line
-                lines[found] = caller
+                if found.rank in lines:
+                    lines[found.rank].close()  # it tried before, and dropped that line
+                lines[found.rank] = caller
     except BaseException:
         for line in lines.values():
             line.close()
@@ -160,29 +170,56 @@ def _reach(address: str, peer: int) -> socket.socket:
         raise PeerLost(peer, f"{address}: {error}") from error
 
 
-def _greet(caller: socket.socket, epoch: int, key: bytes, limit_s: float) -> int | None:
-    """The rank of a caller; None for one of an old epoch, one without the key, or one that left."""
+class _Guest(NamedTuple):
+    """A caller with the key: its rank, and what it says that all ranks have alike."""
+
+    rank: int
+    same: dict[str, str]
+
+
+def _greet(caller: socket.socket, epoch: int, key: bytes, limit_s: float, name: Callable[[int], str]) -> _Guest | None:
+    """Who calls; None for one of an old epoch, one without the key, or one that left."""
     caller.settimeout(max(limit_s, _POLL_S))
-    data = bytearray(SIZE + len(key))
-    view, got = memoryview(data), 0
     try:
-        while got < len(data) and (count := caller.recv_into(view[got:])):
-            got += count
+        head = _exactly(caller, SIZE)
+        if not head:
+            return None
+        header = decode(head, f"{name(claimed(head))} (a caller)", _HELLO_BYTES)
+        if header.tag.what != "hello":
+            raise BadMessage(
+                "a caller did not say hello",
+                why=f"its first message is {header.tag}",
+                fix="look at the ranks' logs in OUT/logs",
+            )
+        body = _exactly(caller, header.body_bytes)
     except OSError:
         return None
     finally:
         caller.settimeout(None)
-    if got == 0:
-        return None
-    header = decode(data[:SIZE], f"rank {claimed(data)} (a caller)", len(key))
-    if header.tag.what != "hello":
-        raise BadMessage(
-            "a caller did not say hello",
-            why=f"its first message is {header.tag}",
-            fix="look at the ranks' logs in OUT/logs",
-        )
-    known = secrets.compare_digest(bytes(data[SIZE:]), key)
-    return header.sender if known and header.epoch == epoch else None
+    known = secrets.compare_digest(body[: len(key)], key) and zlib.crc32(body) == header.crc
+    return _Guest(header.sender, json.loads(body[len(key) :] or b"{}")) if known and header.epoch == epoch else None
+
+
+def _exactly(caller: socket.socket, count: int) -> bytes:
+    """So many bytes of a caller, fewer if it leaves before."""
+    data = bytearray(count)
+    view, got = memoryview(data), 0
+    while got < count and (more := caller.recv_into(view[got:])):
+        got += more
+    return bytes(view[:got])
+
+
+def _compare(mine: Mapping[str, str], guest: _Guest, rank: int, name: Callable[[int], str]) -> None:
+    """Raises OtherRank for a guest that differs in what all ranks have alike."""
+    other = next((each for each in sorted({*mine, *guest.same}) if mine.get(each) != guest.same.get(each)), None)
+    if other is None:
+        return
+    raise OtherRank(
+        f"{name(guest.rank)} has another {other} than {name(rank)}",
+        where=name(guest.rank),
+        why=f"{guest.same.get(other, 'none')} there, {mine.get(other, 'none')} here",
+        fix=f"give every host the same {other}, then go on from the last snapshot: --train.resume true",
+    )
 
 
 def _tuned(line: socket.socket) -> socket.socket:

@@ -11,7 +11,7 @@ import threading
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
@@ -56,13 +56,15 @@ class Wire:
 
     def __init__(
         self, rank: int, epoch: int, lines: Mapping[int, socket.socket], *, links: Mapping[int, Link] | None = None,
-        limit_s: float = 60.0, body_limit: int = 1 << 32,
+        limit_s: float = 60.0, body_limit: int = 1 << 32, name: Callable[[int], str] = "rank {}".format,
     ) -> None:  # fmt: skip
         """lines  a connected socket per peer; links  paced links by peer, none for real ones.
 
         limit_s     longest wait for a message before its sender is called late
         body_limit  longest body in bytes a peer may announce
+        name        what a rank is called in an error
         """
+        self._name = name
         self.rank, self.epoch = rank, epoch
         self._limit_s, self._body_limit = limit_s, body_limit
         self._lanes = {peer: Lane(link) for peer, link in (links or {}).items()}
@@ -102,8 +104,8 @@ class Wire:
         found = message.header
         if found.dtype != dtype or found.shape != shape:
             raise BadMessage(
-                f"rank {peer} sent {tag.what} of another shape",
-                where=f"rank {self.rank}",
+                f"{self._name(peer)} sent {tag.what} of another shape",
+                where=self._name(self.rank),
                 why=f"{found.dtype} {found.shape} came, {dtype} {shape} was due",
                 fix="give every rank the same plan and the same danlu",
             )
@@ -143,8 +145,8 @@ class Wire:
                 found = box.came.get(timeout=max(0.0, deadline - time.monotonic()))
             except Empty:
                 raise LateRank(
-                    f"rank {peer} is late with {tag.what} of micro-batch {tag.mb}, step {tag.step}",
-                    where=f"rank {self.rank}",
+                    f"{self._name(peer)} is late with {tag.what} of micro-batch {tag.mb}, step {tag.step}",
+                    where=self._name(self.rank),
                     why=f"waited {self._limit_s:g} s; {len(box.early)} other messages came",
                     fix="look at that rank's log in OUT/logs; a slow machine may need a longer limit",
                 ) from None
@@ -175,14 +177,14 @@ class Wire:
         try:
             while True:
                 _fill(box.line, memoryview(head), peer)
-                header = decode(head, f"rank {peer}", self._body_limit)
+                header = decode(head, self._name(peer), self._body_limit)
                 spare = self._spare[header.body_bytes]
                 body = spare.pop() if spare else bytearray(header.body_bytes)
                 _fill(box.line, memoryview(body), peer)
                 if header.sender != peer or zlib.crc32(body) != header.crc:
                     raise BadMessage(
-                        f"rank {peer} sent a damaged {header.tag.what}",
-                        where=f"rank {self.rank}",
+                        f"{self._name(peer)} sent a damaged {header.tag.what}",
+                        where=self._name(self.rank),
                         why=f"checksum of {len(body)} bytes or sender {header.sender} does not match",
                         fix="check that host's memory and network",
                     )

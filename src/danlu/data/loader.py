@@ -18,11 +18,11 @@ import numpy.typing as npt
 from danlu.data.encode import MANIFEST, VERSION
 from danlu.data.order import permute
 from danlu.data.packing import pack
+from danlu.data.stream import FIX, Stream
 from danlu.errors import DamagedTokens, NewerFormat, OtherTokens, TooFewTokens
 
 Packing = Literal["cut", "best_fit"]
 NO_TARGET = -100  # fills a sequence that is not full: torch's cross_entropy leaves it out; clamp inputs at 0
-FIX = "prepare them again: danlu prep run.yaml"
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -71,11 +71,11 @@ def verify(folder: Path) -> None:
 
 
 class Loader:
-    """Owns one split of a token file, mapped into memory.
+    """Owns one split of a token file, held open.
 
     windows  sequences in one epoch
     padding  share of their places that no token fills
-    Raises TooFewTokens, DamagedTokens, NewerFormat on opening.
+    Raises TooFewTokens, DamagedTokens, NewerFormat on opening, and DamagedTokens when the file is cut or removed later.
     """
 
     def __init__(self, folder: Path, *, seq: int, batch: int, seed: int, split: str = "train",
@@ -88,8 +88,7 @@ class Loader:
         self.manifest = manifest_of(folder)
         found = self.manifest["splits"][split]
         self.tokens: int = found["tokens"]
-        self._stream = np.memmap(folder / found["file"], np.dtype(self.manifest["dtype"]).newbyteorder("<"), "r") \
-            if self.tokens else np.empty(0, np.uint16)  # fmt: skip
+        self._stream = Stream(folder / found["file"], self.manifest["dtype"], self.tokens)
         self._packed = pack(self._ends(folder, found), seq) if packing == "best_fit" else None
         self.windows = max(0, self.tokens - 1) // seq if self._packed is None else self._packed.sequences
         if self.windows < batch:
@@ -108,8 +107,9 @@ class Loader:
         """Token ids of step 0, 1, ...: (batch, seq + 1); inputs lack the last column, targets the first.
 
         Of a packed sequence every token is a target once; the first input is what stands before it in the stream, and
-        NO_TARGET fills what is left.
+        NO_TARGET fills what is left. Raises DamagedTokens.
         """
+        self._stream.check()
         places = np.arange(step * self._batch, (step + 1) * self._batch, dtype=np.uint64)
         epochs, inside = np.divmod(places, np.uint64(self.windows))
         numbers = np.empty(self._batch, np.int64)
@@ -118,25 +118,24 @@ class Loader:
             numbers[here] = permute(inside[here], self.windows, (self._seed << 32) + int(epoch))
         if self._packed is not None:
             return np.stack([self._sequence(number) for number in numbers.tolist()])
-        rows = numbers[:, None] * self._seq + np.arange(self._seq + 1)
-        ids: npt.NDArray[np.int64] = self._stream[rows].astype(np.int64)
-        return ids
+        return np.stack([self._stream.read(number * self._seq, self._seq + 1) for number in numbers.tolist()])
 
     def _sequence(self, number: int) -> npt.NDArray[np.int64]:
         assert self._packed is not None
         ids = np.full(self._seq + 1, NO_TARGET, np.int64)
         filled, (first, last) = 1, self._packed.edges[number : number + 2]
         starts, sizes = self._packed.starts[first:last].tolist(), self._packed.sizes[first:last].tolist()
-        ids[0] = self._stream[starts[0] - 1] if starts[0] else self.manifest["end"]
+        ids[0] = self._stream.read(starts[0] - 1, 1)[0] if starts[0] else self.manifest["end"]
         for start, size in zip(starts, sizes, strict=True):
-            ids[filled : filled + size] = self._stream[start : start + size]
+            ids[filled : filled + size] = self._stream.read(start, size)
             filled += size
         return ids
 
     def _ends(self, folder: Path, split: dict[str, Any]) -> npt.NDArray[np.int64]:
         """Where each document ends. A file of version 1 does not say: its tokens are searched for the end token."""
         if "ends" not in split:
-            return np.flatnonzero(self._stream == self.manifest["end"]).astype(np.int64) + 1
+            stream = np.fromfile(folder / split["file"], np.dtype(self.manifest["dtype"]).newbyteorder("<"))
+            return np.flatnonzero(stream == self.manifest["end"]) + 1
         return np.fromfile(folder / split["ends"], "<u8").astype(np.int64)
 
     def state(self) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,13 @@ class TrainJob:
         """The card of a rank."""
         return self.plan.fleet.card(seats(self.plan)[rank].card)
 
+    def name(self, rank: int) -> str:
+        """What a rank is called in an error: where it runs, too."""
+        if rank >= len(seats(self.plan)):
+            return f"rank {rank}"
+        card = self.card(rank)
+        return f"rank {rank} on host {card.host}, card {card.name}"
+
     def saves(self, step: int) -> bool:
         """True when a snapshot follows this step."""
         return step % self.save_every == 0 or step == self.steps
@@ -92,6 +100,12 @@ def dumps(job: TrainJob) -> str:
     plan = json.loads(plan_text.dumps(job.plan))
     rest = {name: getattr(job, name) for name in job.__slots__}
     return json.dumps({"job": VERSION, **rest, **paths, "plan": plan}, indent=1)
+
+
+def digest(job: TrainJob) -> str:
+    """What all ranks of a job must agree on, as a few letters: all of it but its secret and where things lie."""
+    lies = replace(job, out=Path(), tokens=Path(), weights=Path() if job.weights else None, key="")
+    return blake2b(dumps(lies).encode(), digest_size=8).hexdigest()
 
 
 def loads(text: str, where: str = "job") -> TrainJob:

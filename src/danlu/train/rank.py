@@ -24,9 +24,10 @@ import torch
 
 from danlu.comm.mesh import Aborted, Door, PeerLost, join
 from danlu.comm.wire import Wire
-from danlu.errors import DanluError, LateRank, NoSuchTensor, OtherModel, RankLost
+from danlu.errors import BadPath, DanluError, LateRank, NoSuchTensor, OtherModel, RankLost
 from danlu.fleet.driver import vendor
 from danlu.memory.arena import Arena
+from danlu.model.fingerprint import fingerprint
 from danlu.model.load import load
 from danlu.model.net import Decoder, init
 from danlu.nouns import Stage
@@ -38,7 +39,7 @@ from danlu.store import checkpoint
 from danlu.train import optim
 from danlu.train.control import Line
 from danlu.train.group import TORCH, Group
-from danlu.train.job import TrainJob
+from danlu.train.job import TrainJob, digest
 from danlu.train.shared import SharedAdamW
 from danlu.train.snapshot import Place, Saver
 from danlu.train.stage import Done, Interpreter, program
@@ -47,12 +48,26 @@ Batches = Callable[[int], npt.NDArray[np.int64]]  # step, counted from 0 -> (seq
 BEAT_S = 0.25
 
 
-def follow(line: Line, job: TrainJob, batches: Batches, name: str) -> None:
-    """Do what the owner says until it says `end` or is gone; `name` is what the owner calls this process."""
-    warm_up(job)
+def follow(line: Line, job: TrainJob, opened: Callable[[], Batches], name: str) -> None:
+    """Do what the owner says until it says `end` or is gone.
+
+    opened  opens the data; called once, and what it raises is told to the owner
+    name    what the owner calls this process
+    """
+
+    def hello(address: str) -> None:
+        line.say("hello", name=name, address=address, key=job.key, clock=time.monotonic())
+
+    try:
+        batches = opened()
+        warm_up(job)
+    except Exception as error:
+        hello("")  # the owner hears nobody whom it does not know
+        report(line, error)
+        return
     member = _Member(line, job, batches)
     threading.Thread(target=member.listen, name="control", daemon=True).start()
-    line.say("hello", name=name, address=member.door.address, key=job.key, clock=time.monotonic())
+    hello(member.door.address)
     while (order := member.orders.get())["say"] != "end":
         try:
             if order["say"] == "go":
@@ -83,6 +98,12 @@ def warm_up(job: TrainJob) -> None:
 
 def report(line: Line, error: Exception) -> None:
     """Tell the owner why this process cannot go on; the traceback of a fault of ours goes to the log."""
+    if isinstance(error, OSError) and error.filename:
+        error = BadPath(
+            f"a rank cannot use {error.filename}",
+            why=error.strerror or str(error),
+            fix=f"ls -ld {error.filename}; see that its disk is there and not read-only; then --train.resume true",
+        )
     if not isinstance(error, DanluError):
         traceback.print_exc()
         error = RankLost(
@@ -152,8 +173,10 @@ class _Member:
             return bool(self._halted >= epoch)
 
         key = bytes.fromhex(self.job.key)
-        lines = join(self.door, rank, epoch, addresses, key, limit_s=self.job.limit_s, given_up=given_up)
-        self._wire = wire = Wire(rank, epoch, lines, links=paced_links(self.job, rank), limit_s=self.job.limit_s)
+        limit_s, name = self.job.limit_s, self.job.name
+        lines = join(self.door, rank, epoch, addresses, key, limit_s=limit_s, given_up=given_up,
+                     same=agreed(self.job, step), name=name)  # fmt: skip
+        self._wire = wire = Wire(rank, epoch, lines, links=paced_links(self.job, rank), limit_s=limit_s, name=name)
         if given_up():
             raise Aborted
         self._train(stage, wire, rank, epoch, step)
@@ -248,6 +271,13 @@ def begin(job: TrainJob, stage: Interpreter) -> None:
         name + mark: np.zeros(weight.shape, np.float32) for name, weight in weights.items() for mark in (".m", ".v")
     }
     optimizer.restore_named(0, {**{n: w.float().cpu().numpy() for n, w in weights.items()}, **zeros})
+
+
+def agreed(job: TrainJob, step: int) -> dict[str, str]:
+    """What all ranks must have alike before they train on from `step`: the job, and the weights it goes on with."""
+    if step:
+        return {"job": digest(job), "snapshot": checkpoint.identity(job.checkpoints, step)}
+    return {"job": digest(job), "model folder": "none" if job.weights is None else fingerprint(job.weights)}
 
 
 def restore(job: TrainJob, stage: Interpreter, step: int) -> None:

@@ -9,11 +9,11 @@ namespace {
 typedef uint64_t Four __attribute__((vector_size(32)));
 
 // Four keys of at most one block. The lanes are filled through memory: keys begin anywhere and end anywhere.
-__attribute__((always_inline)) inline void four(const uint8_t* data, const int64_t* ends, int64_t first, uint64_t* out) {
+__attribute__((always_inline)) inline void four(const uint8_t* data, const int64_t* starts, const int64_t* counts, uint64_t* out) {
     alignas(32) uint64_t words[16][4] = {};
     Four h[8], m[16], total;
     for (int lane = 0; lane < 4; lane++) {
-        const int64_t begin = first + lane ? ends[first + lane - 1] : 0, count = ends[first + lane] - begin;
+        const int64_t begin = starts[lane], count = counts[lane];
         for (int64_t i = 0; i < count / 8; i++) std::memcpy(&words[i][lane], data + begin + 8 * i, 8);
         if (count % 8) std::memcpy(&words[count / 8][lane], data + begin + (count & -8), count % 8);
         total[lane] = count;
@@ -22,29 +22,28 @@ __attribute__((always_inline)) inline void four(const uint8_t* data, const int64
     h[0] ^= kBlakeParameters;
     std::memcpy(m, words, sizeof m);
     blake_block(h, m, total, ~uint64_t(0));
-    for (int lane = 0; lane < 4; lane++) out[first + lane] = __builtin_bswap64(h[0][lane]);
+    for (int lane = 0; lane < 4; lane++) out[lane] = __builtin_bswap64(h[0][lane]);
 }
 
-__attribute__((always_inline)) inline void many(const uint8_t* data, const int64_t* ends, int64_t count, uint64_t* out) {
-    int64_t begin = 0;
+__attribute__((always_inline)) inline void many(const uint8_t* data, const int64_t* starts, const int64_t* counts,
+                                                int64_t count, uint64_t* out) {
     for (int64_t i = 0; i < count;) {
         bool together = i + 4 <= count;
-        for (int64_t k = 0, last = begin; together && k < 4; last = ends[i + k++])
-            together = ends[i + k] - last <= kBlakeBlock;
+        for (int64_t k = 0; together && k < 4; k++) together = counts[i + k] <= kBlakeBlock;
         if (together) {
-            four(data, ends, i, out);
+            four(data, starts + i, counts + i, out + i);
             i += 4;
         } else {
-            out[i] = store_hash(data + begin, ends[i] - begin);
+            out[i] = store_hash(data + starts[i], counts[i]);
             i++;
         }
-        begin = ends[i - 1];
     }
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) void many_avx2(const uint8_t* data, const int64_t* ends, int64_t count, uint64_t* out) {
-    many(data, ends, count, out);
+__attribute__((target("avx2"))) void many_avx2(const uint8_t* data, const int64_t* starts, const int64_t* counts,
+                                               int64_t count, uint64_t* out) {
+    many(data, starts, counts, count, out);
 }
 #endif
 
@@ -63,14 +62,15 @@ uint64_t store_hash(const uint8_t* key, int64_t count) {
     }
 }
 
-// Hashes of `count` keys that stand one after the other in data; ends[i] is where key i ends.
-DANLU_API int danlu_store_hash(const uint8_t* data, const int64_t* ends, int64_t count, uint64_t* out) {
+// Hashes of `count` keys: key i has counts[i] bytes and begins at data[starts[i]].
+DANLU_API int danlu_store_hash(const uint8_t* data, const int64_t* starts, const int64_t* counts, int64_t count,
+                               uint64_t* out) {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2")) {
-        many_avx2(data, ends, count, out);
+        many_avx2(data, starts, counts, count, out);
         return DANLU_OK;
     }
 #endif
-    many(data, ends, count, out);
+    many(data, starts, counts, count, out);
     return DANLU_OK;
 }

@@ -10,11 +10,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from danlu.store import batch, bucket, clib, hashing, pack
+from danlu.store import bucket, clib, hashing, pack
+from danlu.store.arena import Arena
+from danlu.store.batch import Batch
 
 pytestmark = pytest.mark.skipif(clib.library() is None, reason="no native library")
 calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)  # on a busy machine
 records = st.dictionaries(st.binary(max_size=300), st.one_of(st.none(), st.binary(max_size=90)), max_size=40)
+
+
+def gathered(given_records) -> Batch:
+    arena = Arena(1 << 16)
+    for key, value in given_records.items():
+        arena.add(key, value)
+    return arena.batch()
 
 
 @calm
@@ -36,8 +45,8 @@ def test_checksums_are_those_of_zlib(data):
 @calm
 @given(records, st.integers(1, 20))
 def test_buckets_are_those_of_python_and_are_read_back(given_records, of):
-    made = batch.gather(given_records)
-    native, plain = bucket.lay(made, 0, of, of, 0), bucket.lay_plain(made, 0, of, of, 0)
+    made = gathered(given_records)
+    native, plain = bucket.lay(made, 0, of, of, 0, bytearray(9)), bucket.lay_plain(made, 0, of, of, 0)
     assert native[0] == plain[0] and native[1].tolist() == plain[1].tolist()
     data = bytes(native[0])
     one, two = bucket.parse(data, native[1]), bucket.parse_plain(data, native[1])
@@ -49,8 +58,8 @@ def test_buckets_are_those_of_python_and_are_read_back(given_records, of):
 @calm
 @given(records.filter(len), st.integers(0, 2**64), st.integers(1, 255))
 def test_both_find_every_damage(given_records, where, change):
-    made = batch.gather(given_records)
-    data, edges = bucket.lay(made, 0, 3, 3, 0)
+    made = gathered(given_records)
+    data, edges = bucket.lay(made, 0, 3, 3, 0, bytearray())
     data[where % len(data)] ^= change
     for parse in (bucket.parse, bucket.parse_plain):
         with pytest.raises(bucket.DamagedBucket) as caught:

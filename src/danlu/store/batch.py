@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from danlu.store.hashing import Hashes, hash_many
+from danlu.store.hashing import Hashes
 
+Bytes = bytes | bytearray | memoryview
 REMOVED = 0xFFFFFFFF  # value bytes of a record that says "this key is gone"
 
 
@@ -27,7 +28,7 @@ class Record(NamedTuple):
 class Batch:
     """Records n = 0, 1, ...: hash[n], where key and value stand in `data`; a value of REMOVED bytes is a removal."""
 
-    data: bytes
+    data: Bytes
     hash: Hashes
     key_at: npt.NDArray[np.int64]
     key_count: npt.NDArray[np.uint32]
@@ -48,6 +49,13 @@ class Batch:
         stop = int(np.searchsorted(self.hash, np.uint64(high))) if high < 1 << 64 else len(self)
         return self if stop - start == len(self) else self.take(slice(start, stop))
 
+    def within(self, low: int, high: int) -> Batch:
+        """Of records in any order, those with low <= hash < high; high may be 2**64."""
+        inside = self.hash >= np.uint64(low)
+        if high < 1 << 64:
+            inside &= self.hash < np.uint64(high)
+        return self if inside.all() else self.take(np.flatnonzero(inside))
+
     def present(self) -> Batch:
         """Without removals."""
         gone = self.value_count == REMOVED
@@ -63,10 +71,11 @@ class Batch:
 
     def key(self, n: int) -> bytes:
         """Key of record n."""
-        return self.data[self.key_at[n] : self.key_at[n] + self.key_count[n]]
+        return bytes(self.data[self.key_at[n] : self.key_at[n] + self.key_count[n]])
 
     def records(self) -> Iterator[Record]:
-        """Each as an object; removals have an empty value."""
+        """Each as an object; removals have an empty value. The buffer must be bytes."""
+        assert isinstance(self.data, bytes)
         data, keys, values = self.data, self.key_at.tolist(), self.value_at.tolist()
         key_ends = (self.key_at + self.key_count).tolist()
         value_ends = (self.value_at + self._values()).tolist()
@@ -75,21 +84,6 @@ class Batch:
         made = partial(tuple.__new__, Record)
         every = [data[i:j] for i, j in zip(values, value_ends, strict=True)]
         return map(made, zip(self.hash.tolist(), found, every, strict=True))
-
-
-def gather(records: Mapping[bytes, bytes | None]) -> Batch:
-    """Records out of a dictionary, in hash order; None removes a key. Raises ValueError for one of 4 GiB or more."""
-    keys, values = list(records), [value or b"" for value in records.values()]
-    count = len(keys)
-    key_count = np.fromiter(map(len, keys), np.int64, count)
-    value_count = np.fromiter(map(len, values), np.int64, count)
-    if count and max(key_count.max(), value_count.max()) >= REMOVED:
-        raise ValueError(f"a record of {max(key_count.max(), value_count.max())} bytes; a pack takes fewer than 2**32")
-    key_at, value_at = np.cumsum(key_count) - key_count, np.cumsum(value_count) - value_count + key_count.sum()
-    gone = np.fromiter((value is None for value in records.values()), np.bool_, count)
-    batch = Batch(b"".join(keys + values), hash_many(keys), key_at, key_count.astype(np.uint32), value_at,
-                  np.where(gone, REMOVED, value_count).astype(np.uint32))  # fmt: skip
-    return batch.take(settled(batch))
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.store import clib
-from danlu.store.batch import REMOVED, Batch
+from danlu.store.batch import REMOVED, Batch, Bytes
 
 HEAD = Struct("<QII")
 BUCKET_HEAD = 8
@@ -25,7 +25,7 @@ class DamagedBucket(Exception):
     """The bytes of a bucket are not those that were written; its number is args[0]. Packs turn it into DamagedPack."""
 
 
-def parse(data: bytes, edges: Edges) -> Batch:
+def parse(data: Bytes, edges: Edges) -> Batch:
     """Records of the buckets data[edges[0] : edges[1]], ... in the order they stand. Raises DamagedBucket."""
     library = clib.library()
     if library is None:
@@ -39,7 +39,7 @@ def parse(data: bytes, edges: Edges) -> Batch:
     return batch.take(slice(0, count))
 
 
-def parse_plain(data: bytes, edges: Edges) -> Batch:
+def parse_plain(data: Bytes, edges: Edges) -> Batch:
     """The same in Python."""
     rows: list[tuple[int, int, int, int, int]] = []
     for number, (start, stop) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
@@ -59,25 +59,25 @@ def parse_plain(data: bytes, edges: Edges) -> Batch:
     return Batch(data, *(np.array(each, kind) for each, kind in zip(columns, kinds, strict=True)))
 
 
-def lay(batch: Batch, first: int, last: int, of: int, bits: int) -> tuple[bytearray, Edges]:
+def lay(batch: Batch, first: int, last: int, of: int, bits: int, room: bytearray) -> tuple[Bytes, Edges]:
     """Bytes of the buckets first .. last - 1 of a pack of `of` buckets, and where each starts in them.
 
     batch  settled records, all of them of those buckets
     bits   of the hash that all records of the pack share
+    room   where the bytes are put; it grows where it must, and is used again by the next call
     """
     library = clib.library()
     if library is None:
         return lay_plain(batch, first, last, of, bits)
-    room = batch.size + len(batch) * HEAD.size + min(len(batch), last - first) * BUCKET_HEAD
-    out, edges = bytearray(room), np.empty(last - first + 1, np.int64)
-    into = (ctypes.c_char * max(room, 1)).from_buffer(out) if room else None
+    most = batch.size + len(batch) * HEAD.size + min(len(batch), last - first) * BUCKET_HEAD
+    if most > len(room):
+        room.extend(bytes(most - len(room)))
+    edges = np.empty(last - first + 1, np.int64)
     size = library.danlu_store_lay(
-        ctypes.byref(_c(batch)), first, last - first, of, bits, into, room, clib.at(edges)
+        ctypes.byref(_c(batch)), first, last - first, of, bits, clib.start(room), most, clib.at(edges)
     )  # fmt: skip
     assert size >= 0, f"records outside the buckets {first} to {last} of {of}"
-    del into
-    del out[size:]
-    return out, edges
+    return memoryview(room)[:size], edges
 
 
 def lay_plain(batch: Batch, first: int, last: int, of: int, bits: int) -> tuple[bytearray, Edges]:
@@ -92,7 +92,7 @@ def lay_plain(batch: Batch, first: int, last: int, of: int, bits: int) -> tuple[
             for n in range(start, stop):
                 heads += HEAD.pack(int(batch.hash[n]), int(batch.key_count[n]), int(batch.value_count[n]))
                 size = 0 if batch.value_count[n] == REMOVED else batch.value_count[n]
-                parts += batch.key(n) + batch.data[batch.value_at[n] : batch.value_at[n] + size]
+                parts += batch.key(n) + bytes(batch.data[batch.value_at[n] : batch.value_at[n] + size])
             body = (stop - start).to_bytes(4, "little") + heads + parts
             out += zlib.crc32(body).to_bytes(4, "little") + body
         edges[number + 1] = len(out)
@@ -107,6 +107,6 @@ def bucket_of(hashes: npt.NDArray[np.uint64], of: int, bits: int) -> npt.NDArray
 
 
 def _c(batch: Batch) -> clib.CBatch:
-    data = ctypes.cast(ctypes.c_char_p(batch.data), ctypes.c_void_p)
-    return clib.CBatch(data, len(batch.data), clib.at(batch.hash), clib.at(batch.key_at), clib.at(batch.key_count),
-                       clib.at(batch.value_at), clib.at(batch.value_count), len(batch))  # fmt: skip
+    return clib.CBatch(clib.start(batch.data), len(batch.data), clib.at(batch.hash), clib.at(batch.key_at),
+                       clib.at(batch.key_count), clib.at(batch.value_at), clib.at(batch.value_count),
+                       len(batch))  # fmt: skip

@@ -6,6 +6,7 @@ import ctypes
 import functools
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from danlu import native
@@ -41,7 +42,7 @@ def library() -> ctypes.CDLL | None:
         return None
     at, count, status = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     for name, result, arguments in (
-        ("hash", status, [at, at, count, at]),
+        ("hash", status, [at, at, at, count, at]),
         ("get", status, [at, ctypes.c_char_p, count, at, count, at]),
         ("want", status, [at, at, count]),
         ("look", status, [ctypes.c_char_p, count, ctypes.c_uint64, ctypes.c_char_p, count, at]),
@@ -57,3 +58,8 @@ def library() -> ctypes.CDLL | None:
 def at(array: npt.NDArray[Any]) -> int:
     """Address of an array's first number; it must be kept alive by the caller."""
     return int(array.ctypes.data)
+
+
+def start(data: bytes | bytearray | memoryview) -> int:
+    """Address of the first of some bytes; they must be kept alive, and as long as they are, by the caller."""
+    return at(np.frombuffer(data, np.uint8)) if len(data) else 0

@@ -12,9 +12,10 @@ from danlu.store import clib
 
 GROUP = 1 << 14  # keys looked at together: measuring and joining touches each, the second time in the cache
 Hashes = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.int64]
 
 
-def hash_of(key: bytes) -> int:
+def hash_of(key: bytes | bytearray) -> int:
     """64-bit hash of a key: BLAKE2b with an 8-byte digest, big-endian."""
     return int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
 
@@ -31,16 +32,22 @@ def hash_many(keys: Sequence[bytes]) -> Hashes:
     return found
 
 
-def hash_spans(data: bytes, ends: npt.NDArray[np.int64]) -> Hashes:
+def hash_spans(data: bytes, ends: Places) -> Hashes:
     """The hash of keys that stand one after the other, as in a column of Arrow: key i ends at ends[i].
 
     Cost: about 10 M short keys/s in native code (Zen 3): no object is touched.
     """
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+    return hash_at(data, starts[: len(ends)], ends - starts[: len(ends)])
+
+
+def hash_at(data: bytes | bytearray, starts: Places, counts: Places) -> Hashes:
+    """The hash of keys of counts[i] bytes that begin at starts[i]."""
     library = clib.library()
     if library is None:
-        starts = [0, *ends.tolist()]
-        return hash_many([data[i:j] for i, j in zip(starts[:-1], starts[1:], strict=True)])
-    assert not len(ends) or ends[-1] <= len(data), "keys end outside their bytes"
-    found = np.empty(len(ends), np.uint64)
-    library.danlu_store_hash(data, clib.at(ends), len(ends), clib.at(found))
+        pairs = zip(starts.tolist(), counts.tolist(), strict=True)
+        return np.fromiter((hash_of(data[i : i + n]) for i, n in pairs), np.uint64, len(starts))
+    assert not len(starts) or (starts + counts).max() <= len(data), "keys end outside their bytes"
+    starts, counts, found = np.ascontiguousarray(starts), np.ascontiguousarray(counts), np.empty(len(starts), np.uint64)
+    library.danlu_store_hash(clib.start(data), clib.at(starts), clib.at(counts), len(starts), clib.at(found))
     return found

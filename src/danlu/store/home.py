@@ -7,15 +7,24 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from danlu import atomic
 from danlu.errors import StoreInUse
+from danlu.store.stream import Stream
 
 if TYPE_CHECKING:
     from danlu.store.cache import Cache
 
-Fill = Callable[[BinaryIO], None]
+
+class Sink(Protocol):
+    """What is written in order."""
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        """Take bytes; returns their number."""
+
+
+Fill = Callable[[Sink], None]
 
 
 class Reader(Protocol):
@@ -27,6 +36,9 @@ class Reader(Protocol):
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes start .. stop - 1; fewer at the end of the file."""
+
+    def take(self, start: int, view: memoryview) -> int:
+        """Fill `view` with the bytes from `start` on, which nobody will ask for again; returns how many there are."""
 
     def want(self, start: int, stop: int) -> None:
         """Say that this range is read next."""
@@ -85,8 +97,8 @@ class Folder:
 
     def put(self, name: str, fill: Fill) -> None:
         """See Home."""
-        with atomic.replacing(self.path / name) as file:
-            fill(file)
+        with atomic.replacing(self.path / name) as file, Stream(file) as stream:
+            fill(stream)
 
     def remove(self, name: str) -> None:
         """See Home."""
@@ -114,6 +126,14 @@ class LocalReader:
     def read(self, start: int, stop: int) -> bytes:
         """See Reader."""
         return os.pread(self.fd, stop - start, start)
+
+    def take(self, start: int, view: memoryview) -> int:
+        """See Reader."""
+        done = 0
+        while done < len(view) and (count := os.preadv(self.fd, [view[done:]], start + done)):
+            done += count
+        os.posix_fadvise(self.fd, start, done, os.POSIX_FADV_DONTNEED)
+        return done
 
     def want(self, start: int, stop: int) -> None:
         """See Reader."""

@@ -13,9 +13,8 @@ import re
 import tempfile
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
 
-from danlu.store.home import Home, Reader
+from danlu.store.home import Home, Reader, Sink
 from danlu.store.packs import Store
 
 NAME = "keys"
@@ -51,7 +50,7 @@ def write(store: Store) -> int:
     """Make the list; returns the number of keys. Cost: one scan; RUN keys in memory, the rest in a temporary file."""
     count = 0
 
-    def fill(file: BinaryIO) -> None:
+    def fill(file: Sink) -> None:
         nonlocal count
         count = 0
         at, blocks, since = file.write(MAGIC), [], BLOCK

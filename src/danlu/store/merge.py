@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
 
 from danlu.store import manifest
-from danlu.store.home import Home, home_of
+from danlu.store.ahead import ranges_of
+from danlu.store.home import Home, Sink, home_of
 from danlu.store.manifest import Manifest, Merging
 from danlu.store.pack import PART, PER_BUCKET, Pack, PackFile, lowest
-from danlu.store.packs import newest
 
 RANGE_BYTES = 1 << 30  # of one pack, about
 MOST_BITS = 12
@@ -99,7 +99,7 @@ def _range(home: Home, plan: Merging, packs: list[Pack], number: int) -> str:
                    for each in packs if each.covers_any(*_bounds(number, plan.bits)))  # fmt: skip
     records = 0
 
-    def fill(file: BinaryIO) -> None:
+    def fill(file: Sink) -> None:
         nonlocal records
         records = _copy(file, packs, -(-expected // PER_BUCKET), plan.bits, number)
 
@@ -116,15 +116,15 @@ def _bounds(number: int, bits: int) -> tuple[int, int]:
     return number << 64 - bits, number + 1 << 64 - bits
 
 
-def _copy(file: BinaryIO, packs: list[Pack], buckets: int, bits: int, prefix: int) -> int:
+def _copy(file: Sink, packs: list[Pack], buckets: int, bits: int, prefix: int) -> int:
     buckets = max(1, buckets)
     made = PackFile(file, buckets, bits, prefix)
     size = sum(each.data_bytes << each.bits >> bits for each in packs)
     step = max(1, buckets * PART // max(size, 1))
-    for first in range(0, buckets, step):
-        last = min(first + step, buckets)
-        low, high = lowest(first, buckets, bits, prefix), lowest(last, buckets, bits, prefix)
-        made.put(newest(packs, low, high).present(), last)
+    lasts = [*range(step, buckets, step), buckets]
+    edges = [lowest(number, buckets, bits, prefix) for number in (0, *lasts)]
+    for last, batch in zip(lasts, ranges_of(packs, list(pairwise(edges))), strict=True):
+        made.put(batch.present(), last)
     made.end()
     return made.records
 

@@ -8,17 +8,17 @@ The layout is `pack` in docs/formats.md.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from danlu.errors import DamagedPack, NewerFormat
 from danlu.store import bucket
-from danlu.store.batch import REMOVED, Batch, Record, gather
+from danlu.store.batch import REMOVED, Batch, Record
 from danlu.store.hashing import hash_of
-from danlu.store.home import Home, Reader
+from danlu.store.home import Home, Reader, Sink
 
 __all__ = ["Pack", "PackFile", "Record", "damaged", "hash_of", "write"]
 MAGIC = b"danlupk2"
@@ -36,17 +36,17 @@ class PackFile:
     bits, prefix  the pack holds the hashes whose first `bits` bits are `prefix`
     """
 
-    def __init__(self, file: BinaryIO, buckets: int, bits: int = 0, prefix: int = 0) -> None:
+    def __init__(self, file: Sink, buckets: int, bits: int = 0, prefix: int = 0) -> None:
         self._file, self._buckets, self._bits, self._prefix = file, buckets, bits, prefix
         self._offsets = np.zeros(buckets + 1, "<u8")
         self._offsets[0] = self._at = len(MAGIC)
-        self._next = 0
+        self._next, self._room = 0, bytearray()
         self.records = self._removed = 0
         file.write(MAGIC)
 
     def put(self, batch: Batch, last: int) -> None:
         """Write the buckets up to `last` - 1. batch: settled records of exactly those buckets."""
-        data, edges = bucket.lay(batch, self._next, last, self._buckets, self._bits)
+        data, edges = bucket.lay(batch, self._next, last, self._buckets, self._bits, self._room)
         self._offsets[self._next : last + 1] = edges + self._at
         self._file.write(data)
         self._at += len(data)
@@ -66,15 +66,11 @@ class PackFile:
         return self._at + len(index) + FOOTER.itemsize
 
 
-def write(home: Home, name: str, records: Mapping[bytes, bytes | None]) -> None:
-    """Write records as one pack, whole or not at all; None removes a key. Raises DiskFull.
-
-    Cost: one sort of the hashes and one pass over the bytes, which are held twice.
-    """
-    batch = gather(records)
+def write(home: Home, name: str, batch: Batch) -> None:
+    """Write settled records as one pack, whole or not at all. Raises DiskFull. Cost: one pass over the bytes."""
     buckets = -(-len(batch) // PER_BUCKET)
 
-    def fill(file: BinaryIO) -> None:
+    def fill(file: Sink) -> None:
         made = PackFile(file, buckets)
         for low, high, last in _runs(buckets, batch.size):
             made.put(batch.between(low, high), last)
@@ -95,6 +91,20 @@ def lowest(number: int, buckets: int, bits: int = 0, prefix: int = 0) -> int:
     """The least hash that bucket `number` of a pack takes; for number = buckets, the first after the pack."""
     inside = -(-(number << 64) // buckets) if buckets else 0
     return -(-inside >> bits) + (prefix << 64 >> bits) if bits else inside
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Neighbouring buckets of a pack, from number `first` on; `edges` are where each begins and the last ends."""
+
+    pack: Pack
+    first: int
+    edges: bucket.Edges
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return int(self.edges[-1] - self.edges[0])
 
 
 class Pack:
@@ -156,11 +166,27 @@ class Pack:
             return bucket.parse(b"", np.zeros(1, np.int64))
         return self._parsed(self._bucket(low), self._bucket(high - 1) + 1).between(low, high)
 
+    def piece(self, low: int, high: int) -> Piece:
+        """The buckets that hold low <= hash < high, a range of which the pack covers something."""
+        first, last = self._bucket(max(low, self.low)), self._bucket(min(high, self.high) - 1) + 1
+        return Piece(self, first, self.offsets[first : last + 1].astype(np.int64))
+
+    def take(self, start: int, view: memoryview) -> None:
+        """Fill `view` with the bytes from `start` on; they do not stay in the page cache. Raises DamagedPack."""
+        count = self.reader.take(start, view)
+        if count < len(view):
+            raise damaged(self.where, f"it ends at byte {start + count}, before its last bucket")
+
     def want(self, low: int, high: int) -> None:
         """Say that `batch` of this range comes next."""
-        low, high = max(low, self.low), min(high, self.high)
-        if low < high and self.buckets:
-            self.reader.want(int(self.offsets[self._bucket(low)]), int(self.offsets[self._bucket(high - 1) + 1]))
+        if self.covers_any(low, high) and low < high:
+            edges = self.piece(low, high).edges
+            self.reader.want(int(edges[0]), int(edges[-1]))
+
+    def damaged(self, number: int) -> DamagedPack:
+        """The error for a bucket."""
+        at = int(self.offsets[number])
+        return damaged(self.where, f"bucket {number} at byte {at} has another checksum than when it was written")
 
     def verify(self) -> Iterator[str]:
         """What is wrong with each damaged bucket; nothing for a whole pack. Reads everything."""
@@ -193,10 +219,7 @@ class Pack:
         try:
             return bucket.parse(data, edges - start)
         except bucket.DamagedBucket as error:
-            number = first + error.args[0]
-            at = int(self.offsets[number])
-            why = f"bucket {number} at byte {at} has another checksum than when it was written"
-            raise damaged(self.where, why) from error
+            raise self.damaged(first + error.args[0]) from error
 
 
 def damaged(where: object, why: str) -> DamagedPack:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.store import manifest, pack
+from danlu.store.arena import Arena
 from danlu.store.batch import Batch, Record, joined, settled
 from danlu.store.cache import Cache
 from danlu.store.home import Home, home_of
@@ -145,8 +146,7 @@ class Writer:
         except BaseException:
             self._lock.close()
             raise
-        self._pending: dict[bytes, bytes | None] = {}
-        self._pending_bytes = 0
+        self._pending = Arena(pack_bytes)
 
     @property
     def cursor(self) -> dict[str, Any]:
@@ -160,16 +160,11 @@ class Writer:
 
     def add(self, key: bytes, value: bytes) -> bool:
         """Take a record; a later value replaces an earlier one of the same key. True when it is time to `commit`."""
-        return self._take(key, value, len(value))
+        return self._pending.add(key, value) >= self._pack_bytes
 
     def remove(self, key: bytes) -> bool:
         """Take a key out of the store; its bytes are on the disk until the next merge. True as `add` says it."""
-        return self._take(key, None, 0)
-
-    def _take(self, key: bytes, value: bytes | None, size: int) -> bool:
-        self._pending[key] = value
-        self._pending_bytes += len(key) + size
-        return self._pending_bytes >= self._pack_bytes
+        return self._pending.add(key, None) >= self._pack_bytes
 
     def commit(self, cursor: dict[str, Any], *, done: bool = False) -> None:
         """Make what was added durable, together with how far the source was read. Raises DiskFull.
@@ -178,8 +173,8 @@ class Writer:
         """
         number = manifest.load(self.home).next
         names: tuple[str, ...] = ()
-        if self._pending:
-            pack.write(self.home, f"{number:06d}.pack", self._pending)
+        if len(self._pending):
+            pack.write(self.home, f"{number:06d}.pack", self._pending.batch())
             names = (f"{number:06d}.pack",)
 
         def how(now: Manifest) -> Manifest:
@@ -187,13 +182,14 @@ class Writer:
                            done=done)  # fmt: skip
 
         self._manifest = manifest.change(self.home, how)
-        self._pending, self._pending_bytes = {}, 0
+        self._pending.clear()
 
     def clear(self) -> None:
         """Start anew: forget every record and the cursor. Raises StoreInUse while a merge is under way."""
         merging = self.home.lock("merge.lock")
         try:
-            self._pending, self._pending_bytes, self._manifest = {}, 0, Manifest()
+            self._pending.clear()
+            self._manifest = Manifest()
             self.home.remove(MANIFEST)
             for name in self.home.names():
                 if name.endswith((".pack", ".part")):

@@ -6,18 +6,12 @@
 #include <queue>
 #include <vector>
 
-#include "bpe/bpe.h"
+#include "bpe/words.h"
 
 namespace {
 
 constexpr int64_t kRemembered = 32;          // bytes of the longest word that is kept in the table
 constexpr uint64_t kSlots = 1 << 18;         // of the table; at half of them it starts anew
-constexpr uint64_t kBase = 0x9E3779B97F4A7C15;
-
-inline uint64_t mixed(uint64_t x) {
-    x = (x ^ (x >> 32)) * 0xD6E8FEB86659FD93;
-    return x ^ (x >> 32);
-}
 
 struct Merge {
     uint64_t pair = ~uint64_t(0);
@@ -41,7 +35,7 @@ struct Candidate {
 }  // namespace
 
 struct danlu_bpe {
-    std::vector<uint8_t> classes;
+    danlu_bpe_words cut;
     int32_t byte_ids[256];
     std::vector<Merge> merges;
     uint64_t merge_mask = 0;
@@ -51,7 +45,7 @@ struct danlu_bpe {
 
     const Merge* merge(int32_t left, int32_t right) const {
         const uint64_t pair = uint64_t(uint32_t(left)) << 32 | uint32_t(right);
-        for (uint64_t s = mixed(pair * kBase) & merge_mask;; s = (s + 1) & merge_mask) {
+        for (uint64_t s = bpe_mixed(pair * kBase) & merge_mask;; s = (s + 1) & merge_mask) {
             if (merges[s].pair == pair) return &merges[s];
             if (merges[s].pair == ~uint64_t(0)) return nullptr;
         }
@@ -114,12 +108,7 @@ struct danlu_bpe {
 
     int64_t word(const uint8_t* p, int64_t size, int32_t* out) {
         if (size > kRemembered) return join_long(p, size, out);
-        uint64_t hash = uint64_t(size);
-        for (int64_t i = 0; i < size; i += 8) {
-            uint64_t part = 0;
-            std::memcpy(&part, p + i, size - i < 8 ? size - i : 8);
-            hash = mixed((hash ^ part) * kBase);
-        }
+        const uint64_t hash = bpe_hashed(p, size);
         uint64_t s = hash & (kSlots - 1);
         for (; words[s].size; s = (s + 1) & (kSlots - 1)) {
             const Word& each = words[s];
@@ -138,54 +127,12 @@ struct danlu_bpe {
         pool.insert(pool.end(), out, out + count);
         return count;
     }
-
-    // The class of the character at p, and its bytes; text is valid UTF-8 or the character is unknown.
-    uint8_t class_at(const uint8_t* p, const uint8_t* end, int64_t& size) const {
-        uint32_t c = *p;
-        size = 1;
-        if (c >= 0x80) {
-            size = c >= 0xF0 ? 4 : c >= 0xE0 ? 3 : 2;
-            if (c < 0xC2 || c > 0xF4 || end - p < size) return size = 1, uint8_t(kUnknown);
-            c &= 0x7F >> size;
-            for (int64_t i = 1; i < size; i++) c = c << 6 | (p[i] & 0x3F);
-        }
-        return c < classes.size() ? classes[c] : 0;
-    }
-
-    // Where the word that begins at p ends; null for an unknown character.
-    const uint8_t* word_end(const uint8_t* p, const uint8_t* end) const {
-        int64_t size;
-        if (*p == '\'' && p + 1 < end) {
-            if (p[1] == 's' || p[1] == 't' || p[1] == 'm' || p[1] == 'd') return p + 2;
-            if (p + 2 < end && ((p[1] == 'r' && p[2] == 'e') || (p[1] == 'v' && p[2] == 'e') || (p[1] == 'l' && p[2] == 'l'))) return p + 3;
-        }
-        const uint8_t* at = p + (*p == ' ' && p + 1 < end);
-        uint8_t kind = class_at(at, end, size);
-        if (kind == kUnknown) return nullptr;
-        if (kind != kSpace) {  // a blank may lead a row of letters, of numbers, or of neither
-            do {
-                at += size;
-                if (at >= end) return at;
-                const uint8_t here = class_at(at, end, size);
-                if (here == kUnknown) return nullptr;
-                if (here != kind) return at;
-            } while (true);
-        }
-        const uint8_t* last = p;  // of a row of blanks, the last one belongs to the word behind it
-        for (at = p; at < end; at += size) {
-            kind = class_at(at, end, size);
-            if (kind == kUnknown) return nullptr;
-            if (kind != kSpace) return last > p ? last : at;
-            last = at;
-        }
-        return end;
-    }
 };
 
 DANLU_API danlu_bpe* danlu_bpe_new(const uint8_t* classes, int64_t class_count, const int32_t* byte_ids,
                                    const int32_t* merges, int64_t count) try {
     std::unique_ptr<danlu_bpe> made(new danlu_bpe);
-    made->classes.assign(classes, classes + class_count);
+    made->cut.classes.assign(classes, classes + class_count);
     std::memcpy(made->byte_ids, byte_ids, sizeof made->byte_ids);
     uint64_t slots = 16;
     while (slots < uint64_t(count) * 2) slots *= 2;
@@ -193,7 +140,7 @@ DANLU_API danlu_bpe* danlu_bpe_new(const uint8_t* classes, int64_t class_count, 
     made->words.resize(kSlots);
     for (int64_t i = 0; i < count; i++) {
         const uint64_t pair = uint64_t(uint32_t(merges[3 * i])) << 32 | uint32_t(merges[3 * i + 1]);
-        uint64_t s = mixed(pair * kBase) & made->merge_mask;
+        uint64_t s = bpe_mixed(pair * kBase) & made->merge_mask;
         while (made->merges[s].pair != ~uint64_t(0) && made->merges[s].pair != pair) s = (s + 1) & made->merge_mask;
         made->merges[s].pair = pair, made->merges[s].rank = int32_t(i), made->merges[s].token = merges[3 * i + 2];
     }
@@ -210,7 +157,7 @@ DANLU_API int danlu_bpe_encode(danlu_bpe* bpe, const uint8_t* bytes, const int64
         if (ends[t] < begin || ends[t] - begin > INT32_MAX) return DANLU_BAD_SIZE;
         int32_t* out = ids;
         for (const uint8_t *p = bytes + begin, *end = bytes + ends[t]; p < end && out;) {
-            const uint8_t* stop = bpe->word_end(p, end);
+            const uint8_t* stop = bpe->cut.word_end(p, end);
             out = stop ? out + bpe->word(p, stop - p, out) : nullptr;
             p = stop;
         }

@@ -70,9 +70,9 @@ def test_transformers_loads_the_folder(tokenizer, tmp_path):
 SANITIZED = """
 import pathlib, random, sys
 from danlu import native
-from danlu.data import encoder
+from danlu.data import bytelevel, encoder
 library = native.open_library(pathlib.Path(sys.argv[1]))
-vocab = {each: number for number, each in enumerate(encoder._WRITTEN.values())}
+vocab = {each: number for number, each in enumerate(bytelevel.WRITTEN.values())}
 pairs = [("a", "b"), ("ab", "ab"), ("e", "\\u0120"), ("abab", "a")]
 vocab |= {a + b: 256 + number for number, (a, b) in enumerate(pairs)}
 made = encoder._Native(library, {"vocab": vocab, "merges": [list(pair) for pair in pairs]})

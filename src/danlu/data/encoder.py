@@ -10,10 +10,8 @@ there.
 from __future__ import annotations
 
 import ctypes
-import functools
 import json
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
@@ -22,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu import native
+from danlu.data import bytelevel
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,25 +28,9 @@ if TYPE_CHECKING:
 REMEMBERED = 1_000_000  # words; then the memory starts anew
 # The expression of the byte-level pre-tokenizer (GPT-2), with its classes of Unicode letters and digits cut to ASCII.
 _WORDS = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+", re.ASCII)
-# Byte-level BPE writes the bytes that cannot be seen as the letters from U+0100 on, in their order.
-_HIDDEN = [byte for byte in range(256) if not (0x21 <= byte <= 0x7E or 0xA1 <= byte <= 0xAC or byte >= 0xAE)]
-_WRITTEN = {byte: chr(256 + _HIDDEN.index(byte)) if byte in _HIDDEN else chr(byte) for byte in range(256)}
-_VISIBLE = {byte: _WRITTEN[byte] for byte in _HIDDEN if byte < 0x80}
+_VISIBLE = {byte: written for byte, written in bytelevel.WRITTEN.items() if byte < 0x80 and written != chr(byte)}
 _LINE_END = re.compile(r"(?<=\S)(?=\n)")
-_BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
-_LETTER, _NUMBER, _SPACE, _UNKNOWN = 1, 2, 4, 8  # danlu_letter of csrc/bpe/bpe.h
-_LAST = 0x33480  # no letter or number lies beyond; private and special characters do
 Ids = npt.NDArray[np.int32]
-
-
-@functools.cache
-def _classes() -> npt.NDArray[np.uint8]:
-    """What the expression sees in each character: letter, number, blank, or none of them. Cost: 30 ms, once."""
-    kinds = {"L": _LETTER, "N": _NUMBER}
-    found = [unicodedata.category(chr(each)) for each in range(_LAST)]
-    table = np.array([_UNKNOWN if each in ("Cn", "Cs") else kinds.get(each[0], 0) for each in found], np.uint8)
-    table[[ord(each) for each in _BLANKS]] = _SPACE
-    return table
 
 
 class _Native:
@@ -57,8 +40,8 @@ class _Native:
         vocab = model["vocab"]
         pairs = [each.split(" ") if isinstance(each, str) else each for each in model["merges"]]
         merges = np.array([(vocab[a], vocab[b], vocab[a + b]) for a, b in pairs], np.int32).reshape(-1, 3)
-        bytes_ids = np.array([vocab[_WRITTEN[byte]] for byte in range(256)], np.int32)
-        classes = _classes()
+        bytes_ids = np.array([vocab[bytelevel.WRITTEN[byte]] for byte in range(256)], np.int32)
+        classes = bytelevel.classes()
         library.danlu_bpe_new.restype = ctypes.c_void_p
         self._library = library
         self._handle = library.danlu_bpe_new(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,12 +16,15 @@ from danlu.kernels.interpret import Weight
 from danlu.kernels.linear import Precision
 from danlu.kernels.lower import lower
 from danlu.kernels.program import FREQUENCIES
+from danlu.kernels.ranks import Ranks
 from danlu.kernels.runner import Runner
 from danlu.kernels.step import Cache, Piece, Step
 from danlu.model.quantize import Recipe
 from danlu.model.rope import rope_frequencies
+from danlu.model.shared import cache_widths, own
 from danlu.nouns import ModelSpec
 from danlu.serve.kv import edge_widths
+from danlu.shares import Share
 
 PAGE = 16
 # Yuan2.0-102B: layers, width and heads are published; ffn is what makes the sum 102 billion parameters.
@@ -67,15 +70,23 @@ class Model:
     """A model of random weights with room for some sequences."""
 
     def __init__(self, spec: ModelSpec, distinct: int | None = None, *, tokens: int, sequences: int = 1,
-                 precision: Precision = "int8", recipe: Recipe = ALL_FOUR) -> None:  # fmt: skip
+                 precision: Precision = "int8", recipe: Recipe = ALL_FOUR, shares: Sequence[Share] = (),
+                 ranks: Ranks | None = None) -> None:  # fmt: skip
+        """shares, ranks  of all processes that share the model, and this one among them"""
         self.spec, self._each = spec, -(-tokens // PAGE)
-        pages = sequences * self._each
-        kv = [tuple(torch.zeros(pages * PAGE, spec.kv_heads, spec.head_dim, dtype=torch.bfloat16) for _ in range(2))
+        pages, weights = sequences * self._each, random_weights(spec, distinct or spec.layers, recipe)
+        heads, widths, share = spec.kv_heads, edge_widths(spec), None
+        if ranks is not None:
+            share = shares[ranks.rank]
+            heads, widths = cache_widths(spec, share)
+            weights = own(spec, weights, shares, ranks.rank)
+        kv = [tuple(torch.zeros(pages * PAGE, heads, spec.head_dim, dtype=torch.bfloat16) for _ in range(2))
               for _ in range(spec.layers)]  # fmt: skip
-        edges = [[torch.zeros(pages, width, dtype=torch.bfloat16) for width in edge_widths(spec)]
-                 for _ in range(spec.layers)]  # fmt: skip
-        self.weights = together(random_weights(spec, distinct or spec.layers, recipe))
-        self.runner = Runner(lower(spec), self.weights, Cache(kv, PAGE, edges), precision=precision)
+        edges = [[torch.zeros(pages, width, dtype=torch.bfloat16) for width in widths] for _ in range(spec.layers)]
+        self.weights = together(weights)
+        self.runner = Runner(lower(spec, share), self.weights, Cache(kv, PAGE, edges), precision=precision,
+                             ranks=ranks)  # fmt: skip
+        self.step = self.runner.run
 
     @property
     def token_bytes(self) -> int:
@@ -91,7 +102,7 @@ class Model:
         """Seconds of one prompt of so many tokens."""
         ids = [i % self.spec.vocab for i in range(tokens)]
         began = time.perf_counter()
-        self.runner.run(Step(ids, [Piece(range(self._each), 0, tokens)], [tokens - 1]))
+        self.step(Step(ids, [Piece(range(self._each), 0, tokens)], [tokens - 1]))
         return time.perf_counter() - began
 
     def decode(self, tokens: int, sequences: int = 1) -> float:
@@ -101,7 +112,7 @@ class Model:
         began = time.perf_counter()
         for i in range(tokens):
             pieces = [Piece(each, i, i + 1) for each in pages]
-            ids = self.runner.run(Step(ids, pieces, range(sequences))).argmax(-1).tolist()
+            ids = self.step(Step(ids, pieces, range(sequences))).argmax(-1).tolist()
         return time.perf_counter() - began
 
 

@@ -99,6 +99,7 @@ def test_an_unknown_family_names_the_nearest():
     {"vocab_size": "61"}, {"model_type": None}, {"rope_scaling": {**LLAMA3, "factor": None}}, {"rms_norm_eps": -1},
     {"rope_scaling": {**LLAMA3, "low_freq_factor": 4.0}}, {"rope_scaling": [1]},
     {"model_type": "mixtral", "num_experts_per_tok": 9}, {"model_type": "qwen3_moe", "num_experts": None},
+    {"num_hidden_layers": 2**31}, {"vocab_size": 2**64}, {"model_type": "qwen3_moe", "num_experts": 2**31},
 ])  # fmt: skip
 def test_a_config_that_contradicts_itself_is_refused(wrong):
     with provoke("DL-DATA-020"):

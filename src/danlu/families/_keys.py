@@ -10,6 +10,9 @@ from danlu.errors import BadModel, UnsupportedModel
 from danlu.nouns import RopeScaling
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
+MOST = 1 << 40  # of any count; far above every model, and products of two stay whole numbers everywhere
+MOST_LAYERS = 1 << 14  # what a damaged config.json says must not become names by the billion
+MOST_EXPERTS = 1 << 18  # of all layers together
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,12 @@ def experts(keys: Experts | None, config: Mapping[str, Any], layers: int) -> tup
             f"{used} experts per token of {here}",
             why="a token cannot use more than there are",
             fix=f"correct num_experts_per_tok or {keys.count} in config.json",
+        )
+    if here * layers > MOST_EXPERTS:
+        raise BadModel(
+            f"{here:,} experts in each of {layers:,} layers",
+            why=f"danlu reads up to {MOST_EXPERTS:,} in all",
+            fix=f"correct {keys.count} in config.json",
         )
     shared = count(config, keys.shared) if keys.shared else 0
     norm = bool(config.get("norm_topk_prob", False)) if keys.norm is None else keys.norm
@@ -150,11 +159,12 @@ def biased(written: str, config: Mapping[str, Any]) -> bool:
 
 
 def count(config: Mapping[str, Any], key: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+    """A whole number from 1 up to MOST, of layers up to MOST_LAYERS. Raises BadModel."""
+    value, most = config.get(key), MOST_LAYERS if key == "num_hidden_layers" else MOST
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
         raise BadModel(
             f"{key} is {'missing' if value is None else repr(value)}",
-            why="it must be a whole number above 0",
+            why=f"it must be a whole number from 1 to {most:,}",
             fix=f"give {key} in config.json",
         )
     return value

@@ -7,14 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from provoke import provoke
 
 from danlu.cli.bench import load
+from danlu.model.net import Causal, Decoder, init
 from danlu.nouns import ModelSpec, Plan, Replica, Stage
 from danlu.plan import text
 from danlu.plan.cells import cells
 from danlu.store import checkpoint
 from danlu.train import rank
+from danlu.train.job import TrainJob
+from danlu.train.optim import BETAS, EPS, learning_rate
 
 torch.set_num_threads(1)
 
@@ -73,15 +77,38 @@ def test_losses_and_weights_of_many_steps_are_those_of_one_process(case):
             owner = ranks[cell.owner].optimizer
             assert all(torch.equal(each, owner.slots[cell.key].of(owner.flat)) for each in mine), cell.key
     whole = {key: slot.of(stage.optimizer.flat) for stage in ranks for key, slot in stage.optimizer.slots.items()}
+    exact = in_fp64(job, 12)
     for name, slot in one.slots.items():
-        found, wanted = bench.whole_of(whole, name), slot.of(one.flat)
-        if ".experts." not in name:
-            # Adam divides by the gradient's own size, so a number near zero may end a little elsewhere.
-            assert bench.relative(found, wanted) < 1e-4, name
-            continue
-        # An expert that few tokens reach has many such numbers: most must agree, and none be off by one step.
-        apart = (found - wanted).abs().flatten()
-        assert apart.quantile(0.9) < 1e-4 and apart.median() < 1e-5 and apart.max() < job.lr, name
+        split, own = (bench.relative(each.double(), exact[name])
+                      for each in (bench.whole_of(whole, name), slot.of(one.flat)))  # fmt: skip
+        one_number = job.lr / float(exact[name].norm()) if ".experts." in name else 0.0
+        assert split < max(1e-5, 10 * own, one_number), name
+
+
+def in_fp64(job: TrainJob, steps: int) -> dict[str, torch.Tensor]:
+    """Weights of one process that computes in fp64, by AdamW as its paper has it (arXiv 1711.05101, algorithm 2).
+
+    fp32 cannot be held to fp32 here. Expert 2 of layer 1 meets its first tokens in step 2; one number of its `up` has
+    the gradient 1.5e-8 in one process and -5e-10 split, among others of 5e-3, and Adam makes a step out of the sign of
+    that rounding. One process is 1.4e-4 from these weights itself, the split run 4.2e-4: by that one number.
+    """
+    decoder, state = Decoder(job.plan.model, dtype=torch.float64), Causal(job.batch, job.plan.seq)
+    init(decoder, job.seed)
+    named = dict(decoder.named_parameters())
+    m, v = ({name: torch.zeros_like(weight) for name, weight in named.items()} for _ in range(2))
+    for step in range(1, steps + 1):
+        rows = torch.from_numpy(bench.batch_at(job, step - 1))
+        logits = decoder(rows[:, :-1].reshape(-1), state, state.meta())
+        grads = torch.autograd.grad(F.cross_entropy(logits, rows[:, 1:].reshape(-1)), list(named.values()),
+                                    allow_unused=True, materialize_grads=True)  # fmt: skip
+        scale = min(1.0, job.clip / float(torch.stack([grad.norm() for grad in grads]).norm()))
+        rate = learning_rate(step, peak=job.lr, warmup=job.warmup, steps=job.steps)
+        for (name, weight), grad in zip(named.items(), grads, strict=True):
+            m[name].lerp_(scale * grad, 1 - BETAS[0])
+            v[name].lerp_((scale * grad) ** 2, 1 - BETAS[1])
+            move = m[name] / (1 - BETAS[0] ** step) / ((v[name] / (1 - BETAS[1] ** step)).sqrt() + EPS)
+            weight.data -= rate * (move + (job.weight_decay * weight.data if weight.ndim > 1 else 0))
+    return {name: weight.detach() for name, weight in named.items()}
 
 
 def test_moments_are_kept_once_and_evenly():

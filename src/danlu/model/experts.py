@@ -41,8 +41,9 @@ class Experts(nn.Module):
         return x_TD + self.sums.total(y_TD)
 
     def route(self, h_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and numbers of each token's experts, (T, A) both. The softmax is fp32 in any dtype."""
-        weight_TA, chosen_TA = F.softmax(self.router(h_TD), -1, dtype=torch.float32).topk(self.used)
+        """Weights and numbers of each token's experts, (T, A) both. The softmax is at least fp32."""
+        wide = torch.promote_types(h_TD.dtype, torch.float32)
+        weight_TA, chosen_TA = F.softmax(self.router(h_TD), -1, dtype=wide).topk(self.used)
         if self.scaled:
             weight_TA = weight_TA / weight_TA.sum(-1, keepdim=True)
         return weight_TA.to(h_TD.dtype), chosen_TA

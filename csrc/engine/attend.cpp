@@ -6,6 +6,7 @@
 #if defined(__x86_64__)
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "engine/simd.h"
 
@@ -47,36 +48,46 @@ AVX2 inline void transpose8(__m256* r) {
     }
 }
 
+// Numbers of a page as what they are worth; only those in 8 bits have a unit.
+template <class T>
+AVX2 inline __m256 worth(__m256 numbers, float unit) {
+    return std::is_same<T, Int8>::value ? _mm256_mul_ps(numbers, _mm256_set1_ps(unit)) : numbers;
+}
+
 // Keys [first, first + count) of a group, turned: to[d][j].
 template <class T>
 AVX2 void turn_keys(const Run& run, const danlu_piece& piece, const T* keys, int64_t group, int64_t first, int64_t count,
                     float* to) {
-    const int64_t size = run.program->kv.size, width = run.program->kv.heads * size;
+    const int64_t size = run.program->kv.size, head = head_items<T>(size), width = run.program->kv.heads * head;
     for (int64_t j = 0; j < count; j += 8) {
         const T* row[8];
-        for (int64_t i = 0; i < 8; i++)  // beyond the last key, the last: a finite number, masked later
-            row[i] = keys + run.slot(piece, first + std::min(j + i, count - 1)) * width + group * size;
+        float unit[8];
+        for (int64_t i = 0; i < 8; i++) {  // beyond the last key, the last: a finite number, masked later
+            row[i] = keys + run.slot(piece, first + std::min(j + i, count - 1)) * width + group * head;
+            unit[i] = unit_of(row[i], size);
+        }
         int64_t d = 0;
         for (; d + 8 <= size; d += 8) {
             __m256 r[8];
-            for (int i = 0; i < 8; i++) r[i] = load8(row[i] + d);
+            for (int i = 0; i < 8; i++) r[i] = worth<T>(load8(row[i] + d), unit[i]);
             transpose8(r);
             for (int i = 0; i < 8; i++) _mm256_storeu_ps(to + (d + i) * kKeys + j, r[i]);
         }
         for (; d < size; d++)
-            for (int i = 0; i < 8; i++) to[d * kKeys + j + i] = load1(row[i] + d);
+            for (int i = 0; i < 8; i++) to[d * kKeys + j + i] = load1(row[i] + d) * unit[i];
     }
 }
 
 template <class T>
 AVX2 void lay_values(const Run& run, const danlu_piece& piece, const T* values, int64_t group, int64_t first, int64_t count,
                      float* to) {
-    const int64_t size = run.program->kv.size, width = run.program->kv.heads * size, room = padded(size);
+    const int64_t size = run.program->kv.size, room = padded(size), head = head_items<T>(size);
     for (int64_t j = 0; j < count; j++) {
-        const T* row = values + run.slot(piece, first + j) * width + group * size;
+        const T* row = values + (run.slot(piece, first + j) * run.program->kv.heads + group) * head;
+        const float unit = unit_of(row, size);
         int64_t d = 0;
-        for (; d + 8 <= size; d += 8) _mm256_storeu_ps(to + j * room + d, load8(row + d));
-        for (; d < size; d++) to[j * room + d] = load1(row + d);
+        for (; d + 8 <= size; d += 8) _mm256_storeu_ps(to + j * room + d, worth<T>(load8(row + d), unit));
+        for (; d < size; d++) to[j * room + d] = load1(row + d) * unit;
         for (; d < room; d++) to[j * room + d] = 0.0f;
     }
 }
@@ -202,6 +213,7 @@ void op_attend(const Run& run, const danlu_op& op, int part, int parts) {
                 if (kv.kind == KIND_FP32) attend<float>(run, op, piece, group, tokens, tiles);
                 if (kv.kind == KIND_BF16) attend<Bf16>(run, op, piece, group, tokens, tiles);
                 if (kv.kind == KIND_FP16) attend<Fp16>(run, op, piece, group, tokens, tiles);
+                if (kv.kind == KIND_INT8) attend<Int8>(run, op, piece, group, tokens, tiles);
             }
     }
 }

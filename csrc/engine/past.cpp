@@ -45,7 +45,7 @@ AVX2 void op_past(const Run& run, const danlu_op& op, int part, int parts) {
     for (int32_t i = part; i < run.step->piece_count; i += parts) {
         const Span mine{run.step->pieces[i].row, run.step->pieces[i].row + run.step->pieces[i].count};
         if (run.program->kv.kind == KIND_FP32) past<float>(run, op, mine);
-        if (run.program->kv.kind == KIND_BF16) past<Bf16>(run, op, mine);
+        if (run.program->kv.kind == KIND_BF16 || run.program->kv.kind == KIND_INT8) past<Bf16>(run, op, mine);
         if (run.program->kv.kind == KIND_FP16) past<Fp16>(run, op, mine);
     }
 }

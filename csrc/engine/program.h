@@ -14,8 +14,8 @@ enum danlu_code : int32_t {
     OP_PAST, OP_ROUTE, OP_EXPERTS, OP_COLLECT, OP_BLEND, OP_REDUCE, OP_GATHER, OP_COUNT,
 };
 
-// Of a weight, and (the first three) of keys and values. The data of a KIND_Q4 is a danlu_q4 (q4/q4.h).
-enum danlu_kind : int32_t { KIND_FP32, KIND_BF16, KIND_FP16, KIND_Q4, KIND_COUNT };
+// Of a weight, and (the first three, and 8 bits) of keys and values. The data of a KIND_Q4 is a danlu_q4 (q4/q4.h).
+enum danlu_kind : int32_t { KIND_FP32, KIND_BF16, KIND_FP16, KIND_Q4, KIND_COUNT, KIND_INT8 = KIND_COUNT };
 
 enum danlu_rows : int32_t { ROWS_TOKENS, ROWS_WANTED };  // how many rows a buffer has in a step
 
@@ -39,8 +39,9 @@ struct danlu_buffer {
     int32_t rows, times;
 };
 
-// Pages of keys and values: per layer [pages * page][heads][size], read and written in place. `edges` has what a layer's
-// two convolutions over time look back at, [pages][width] after the newest token of each page; null without any.
+// Pages of keys and values: per layer [pages * page][heads][size], read and written in place; in 8 bits a head has two more
+// bytes, what one unit is worth in bf16. `edges` has what a layer's two convolutions over time look back at, [pages][width]
+// after the newest token of each page, in bf16 beside 8 bits; null without any.
 struct danlu_kv {
     void* const* keys;
     void* const* values;

@@ -1,5 +1,7 @@
 // Operators that treat every row for itself; a thread takes a run of rows.
 #if defined(__x86_64__)
+#include <algorithm>
+#include <cfloat>
 #include <cmath>
 
 #include "engine/simd.h"
@@ -32,6 +34,29 @@ template <class T>
 AVX2 void narrow(const float* from, void* base, int64_t at, int64_t count) {
     T* to = static_cast<T*>(base) + at;
     for (int64_t i = 0; i < count; i++) store1(to + i, from[i]);
+}
+
+// A head in 8 bits: whole numbers of a unit, which is the largest magnitude / 127 rounded up to bf16. What is not finite
+// makes the unit not a number, and with it whatever is attended to.
+AVX2 void pack(const float* from, Int8* to, int64_t size) {
+    float most = 0;
+    bool finite = true;
+    for (int64_t i = 0; i < size; i++) {
+        most = std::max(most, std::fabs(from[i]));
+        finite &= std::fabs(from[i]) <= FLT_MAX;
+    }
+    const float least = most / 127.0f;
+    uint32_t bits;
+    std::memcpy(&bits, &least, 4);
+    const Bf16 unit{finite ? uint16_t((bits + 0xffff) >> 16) : uint16_t(0x7fc0)};
+    const float worth = load1(&unit);
+    for (int64_t i = 0; i < size; i++) to[i].value = finite && most > 0 ? int8_t(std::lrintf(from[i] / worth)) : 0;
+    std::memcpy(to + size, &unit, sizeof unit);
+}
+
+void pack_heads(const float* from, void* base, int64_t slot, const danlu_kv& kv) {
+    Int8* to = static_cast<Int8*>(base) + slot * kv.heads * head_items<Int8>(kv.size);
+    for (int64_t h = 0; h < kv.heads; h++) pack(from + h * kv.size, to + h * head_items<Int8>(kv.size), kv.size);
 }
 
 // One row of a 4-bit table; scratch is for the absmax of its group, then for a row to add.
@@ -140,13 +165,14 @@ AVX2 void op_store(const Run& run, const danlu_op& op, int part, int parts) {
     const int64_t width = int64_t(kv.heads) * kv.size;
     const Span mine = part_of(run.rows(in), part, parts);
     for (int64_t t = mine.from; t < mine.to; t++) {
-        const int64_t at = run.slot(run.step->pieces[run.piece_of[t]], run.position(t)) * width;
+        const int64_t slot = run.slot(run.step->pieces[run.piece_of[t]], run.position(t)), at = slot * width;
         for (int which = 0; which < 2; which++) {
             const float* from = in.data + t * in.cols + op.n[which];
             void* base = (which ? kv.values : kv.keys)[op.n[2]];
             if (kv.kind == KIND_FP32) narrow<float>(from, base, at, width);
             if (kv.kind == KIND_BF16) narrow<Bf16>(from, base, at, width);
             if (kv.kind == KIND_FP16) narrow<Fp16>(from, base, at, width);
+            if (kv.kind == KIND_INT8) pack_heads(from, base, slot, kv);
         }
     }
 }

@@ -17,6 +17,14 @@ struct Fp16 {
     uint16_t bits;
 };
 
+// Of a head's keys or values in 8 bits: so many of these, then in bf16 what one unit is worth.
+struct Int8 {
+    int8_t value;
+};
+
+AVX2 inline __m256 load8(const Int8* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+}
 AVX2 inline __m256 load8(const Bf16* p) {
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
@@ -24,6 +32,7 @@ AVX2 inline __m256 load8(const Bf16* p) {
 AVX2 inline __m256 load8(const Fp16* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 
 AVX2 inline float load1(const float* p) { return *p; }
+AVX2 inline float load1(const Int8* p) { return p->value; }
 AVX2 inline float load1(const Bf16* p) {
     const uint32_t bits = uint32_t(p->bits) << 16;
     float value;
@@ -40,6 +49,25 @@ AVX2 inline void store1(Bf16* p, float x) {
     p->bits = x != x ? uint16_t(bits >> 16 | 64) : uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 AVX2 inline void store1(Fp16* p, float x) { p->bits = uint16_t(_cvtss_sh(x, 0)); }
+
+// Numbers that one head of `size` takes in a page, and what one unit of them is worth.
+template <class T>
+inline int64_t head_items(int64_t size) {
+    return size;
+}
+template <>
+inline int64_t head_items<Int8>(int64_t size) {
+    return size + int64_t(sizeof(Bf16));
+}
+template <class T>
+AVX2 inline float unit_of(const T*, int64_t) {
+    return 1.0f;
+}
+AVX2 inline float unit_of(const Int8* head, int64_t size) {
+    Bf16 unit;
+    std::memcpy(&unit, head + size, sizeof unit);
+    return load1(&unit);
+}
 
 AVX2 inline float sum8(__m256 v) {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

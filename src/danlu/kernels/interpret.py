@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from danlu.kernels import q4
+from danlu.kernels import kv8, q4
 from danlu.kernels.linear import Precision
 from danlu.kernels.linear import linear as linear_q4
 from danlu.kernels.program import Code, Op
 from danlu.kernels.ranks import Ranks
-from danlu.kernels.step import Cache, Places, Step, slots_of
+from danlu.kernels.step import Cache, Places, Step, slots_of, width
 
 Weight = Tensor | q4.Q4
 
@@ -108,26 +108,32 @@ def rope(s: Scene, op: Op) -> None:
 def store(s: Scene, op: Op) -> None:
     """Keys and values to their pages."""
     for column, target in zip(op.n[:2], s.cache.layers[op.n[2]], strict=True):
-        width = target.shape[1] * target.shape[2]
-        rows = s.buffers[op.source][:, column : column + width]
-        target.index_copy_(0, s.places.slots_T, rows.reshape(-1, *target.shape[1:]).to(target.dtype))
+        heads, size = target.shape[1], width(target)
+        rows = s.buffers[op.source][:, column : column + heads * size].reshape(-1, heads, size)
+        packed = kv8.pack(rows) if target.dtype == torch.int8 else rows.to(target.dtype)
+        target.index_copy_(0, s.places.slots_T, packed)
 
 
 def attend(s: Scene, op: Op) -> None:
     """Attention of every token over its own sequence up to itself."""
     column, heads, layer, window = op.n
     keys, values = s.cache.layers[layer]
-    size, row = keys.shape[2], 0
+    size, row = width(keys), 0
     for piece in s.step.pieces:
         count, slots = piece.stop - piece.start, torch.tensor(slots_of(piece, s.cache.page))
         q = s.buffers[op.source][row : row + count, column : column + heads * size].view(count, heads, size)
-        k, v = (each[slots].float().transpose(0, 1) for each in (keys, values))
+        k, v = (floats(each[slots]).transpose(0, 1) for each in (keys, values))
         behind = torch.arange(piece.start, piece.stop)[:, None] - torch.arange(piece.stop)
         seen = (behind >= 0) & (behind < window) if window else behind >= 0
         o = F.scaled_dot_product_attention(q.transpose(0, 1)[None], k[None], v[None], seen, scale=op.scale,
                                            enable_gqa=True)  # fmt: skip
         s.buffers[op.out][row : row + count].copy_(o[0].transpose(0, 1).flatten(1))
         row += count
+
+
+def floats(pages: Tensor) -> Tensor:
+    """Keys or values as float32."""
+    return kv8.unpack(pages) if pages.dtype == torch.int8 else pages.float()
 
 
 def gate(s: Scene, op: Op) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor
 from danlu.kernels import q4
 from danlu.kernels.interpret import Weight
 from danlu.kernels.program import Code, Op, Program
-from danlu.kernels.step import Cache, Step
+from danlu.kernels.step import Cache, Step, width
 
 KINDS: Mapping[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-Q4 = 3  # danlu_kind of a q4.Q4
+Q4, INT8 = 3, 4  # danlu_kind of a q4.Q4, and of pages in 8 bits (kernels/kv8.py)
 
 
 class NativeOp(ctypes.Structure):
@@ -132,7 +132,8 @@ class NativeCache:
         edges = [each.data_ptr() for layer in cache.edges for each in layer]
         self._edges = (ctypes.c_void_p * len(edges))(*edges)
         places = (ctypes.addressof(each) for each in (self._keys, self._values, self._edges))
-        self.struct = NativeKv(*places, KINDS[keys.dtype], cache.page, *keys.shape[1:])
+        kind = INT8 if keys.dtype == torch.int8 else KINDS[keys.dtype]
+        self.struct = NativeKv(*places, kind, cache.page, keys.shape[1], width(keys))
 
 
 class NativeSteps:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from danlu.kernels import kv8
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -34,6 +36,7 @@ class Step:
 class Cache:
     """Keys and values in pages of `page` tokens: per layer one tensor of each, (slots, G, K), fp32, bf16 or fp16.
 
+    In 8 bits (kernels/kv8.py) they are int8 (slots, G, K + 2), and edges bf16.
     edges  per layer what its convolutions over time look back at: (pages, C) each, empty without any
     """
 
@@ -59,6 +62,11 @@ class Places:
         positions = [i for piece in step.pieces for i in range(piece.start, piece.stop)]
         slots = [slot for piece in step.pieces for slot in slots_of(piece, page)[piece.start : piece.stop]]
         return Places(torch.tensor(positions), torch.tensor(slots))
+
+
+def width(pages: Tensor) -> int:
+    """K of one of a Cache's tensors."""
+    return pages.shape[2] - kv8.UNIT_BYTES if pages.dtype == torch.int8 else pages.shape[2]
 
 
 def slots_of(piece: Piece, page: int) -> list[int]:

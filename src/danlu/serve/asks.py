@@ -80,6 +80,8 @@ class Stats:
     pages: int
     pages_taken: int
     pages_idle: int
+    kv_bytes: int
+    kv_token_bytes: int
     prompt_tokens: int
     hit_tokens: int
     answer_tokens: int

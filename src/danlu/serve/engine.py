@@ -20,6 +20,7 @@ from danlu.errors import AnswerFailed, BadRequest, DanluError, Overloaded, Promp
 from danlu.kernels.step import Piece, Step
 from danlu.serve.asks import Accepted, Ask, End, Event, Failed, Said, Stats, Words
 from danlu.serve.forward import Forward
+from danlu.serve.pages import PAGE
 from danlu.serve.sample import Pick, sample
 from danlu.serve.schedule import Schedule, Seq, Work
 from danlu.serve.text import Reply
@@ -60,12 +61,14 @@ class Engine:
     """Owns a thread that answers requests over one decoder. All public calls may come from any thread."""
 
     def __init__(
-        self, forward: Forward, schedule: Schedule, *, words: Callable[[], Words], ends: Sequence[int], context: int
-    ) -> None:
+        self, forward: Forward, schedule: Schedule, *, words: Callable[[], Words], ends: Sequence[int], context: int,
+        page_bytes: int = 0,
+    ) -> None:  # fmt: skip
         """words    makes the detokenizer of one answer;  ends  token ids that end an answer
         context  most tokens of prompt and answer together; all of them must fit the pages
+        page_bytes  of one page of KV memory, for who asks
         """
-        self.context = context
+        self.context, self._page_bytes = context, page_bytes
         self._compute, self._schedule, self._words = forward, schedule, words
         self._ends = frozenset(ends)
         self._answers: dict[int, _Answer] = {}
@@ -138,6 +141,7 @@ class Engine:
         pages = self._schedule.pages
         return Stats(
             self._schedule.running, self._schedule.waiting, pages.count, pages.taken, pages.idle,
+            pages.count * self._page_bytes, self._page_bytes // PAGE,
             self._schedule.prompt_tokens, self._schedule.hit_tokens, self._answer_tokens,
             self._ended, self._failed, self._cancelled, self._refused, self._schedule.preempted,
         )  # fmt: skip

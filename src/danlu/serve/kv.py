@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from danlu.kernels.kv8 import UNIT_BYTES
 from danlu.kernels.step import Cache, Piece
 from danlu.model.net import Meta
 from danlu.model.shared import cache_widths
@@ -23,8 +24,13 @@ from danlu.shares import Share
 
 def page_bytes(spec: ModelSpec, dtype: torch.dtype) -> int:
     """Bytes of one page over all layers: keys, values, and the state of a local filter after its newest token."""
-    edge = sum(edge_widths(spec))
-    return spec.layers * (2 * PAGE * spec.kv_heads * spec.head_dim + edge) * dtype.itemsize
+    head = (spec.head_dim + (UNIT_BYTES if dtype == torch.int8 else 0)) * dtype.itemsize
+    return spec.layers * (2 * PAGE * spec.kv_heads * head + sum(edge_widths(spec)) * edge_dtype(dtype).itemsize)
+
+
+def edge_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Element type of what convolutions look back at beside keys and values of that one: 8 bits are theirs alone."""
+    return torch.bfloat16 if dtype == torch.int8 else dtype
 
 
 def edge_widths(spec: ModelSpec) -> tuple[int, ...]:
@@ -43,15 +49,17 @@ class Paged:
         self, spec: ModelSpec, count: int, *, dtype: torch.dtype, device: torch.device | str = "cpu",
         share: Share | None = None,
     ) -> None:  # fmt: skip
-        """share  of a rank that holds a part of the heads; None holds all of them"""
+        """dtype  torch.int8 for keys and values in 8 bits, which only the native engine reads
+        share  of a rank that holds a part of the heads; None holds all of them
+        """
         heads, widths = (spec.kv_heads, edge_widths(spec)) if share is None else cache_widths(spec, share)
-        shape = (count * PAGE, heads, spec.head_dim)
+        shape = (count * PAGE, heads, spec.head_dim + (UNIT_BYTES if dtype == torch.int8 else 0))
         self._layers = [
             (torch.empty(shape, dtype=dtype, device=device), torch.empty(shape, dtype=dtype, device=device))
             for _ in range(spec.layers)
         ]
         self._edges = [
-            [torch.zeros(count, width, dtype=dtype, device=device) for width in widths]
+            [torch.zeros(count, width, dtype=edge_dtype(dtype), device=device) for width in widths]
             for _ in range(spec.layers)
         ]
         self._device = torch.device(device)

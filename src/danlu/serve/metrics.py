@@ -20,6 +20,8 @@ _GAUGES = {
     "pages": "KV pages there are",
     "pages_taken": "KV pages used by running sequences",
     "pages_idle": "KV pages kept for a later request with the same prefix",
+    "kv_bytes": "bytes of all KV pages",
+    "kv_token_bytes": "bytes that one token takes of them",
 }
 _COUNTS = {
     "prompt_tokens": "prompt tokens of requests that started",

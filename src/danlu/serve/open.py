@@ -29,7 +29,7 @@ from danlu.serve.kv import Paged, page_bytes
 from danlu.serve.lead import Lead, Spawn
 from danlu.serve.pages import PAGE, Pages, root
 from danlu.serve.schedule import Limits, Schedule
-from danlu.serve.shared import DTYPES, Part
+from danlu.serve.shared import DTYPES, KV_DTYPES, Part
 from danlu.shares import in_proportion
 from danlu.tokens import Tokenizer
 
@@ -44,6 +44,7 @@ class Settings:
     dtype    "fp32", "bf16", "fp16", or "auto": as the weights are stored (fp16 computes in fp32 on a CPU)
     card     torch device, or "auto": this machine's accelerator, else its CPU
     precision  least precision of products with 4-bit weights on a CPU (kernels/linear.py)
+    kv       "int8" keeps keys and values in 8 bits, "auto" as `dtype`
     context  most tokens of prompt and answer; None for the model's own limit
     parts    how much of the model each of several processes computes, in proportion; a single one computes all of it
     """
@@ -55,6 +56,7 @@ class Settings:
     dtype: str = "auto"
     card: str = "auto"
     precision: Precision = "int8"
+    kv: str = "auto"
     parts: tuple[int, ...] = (1,)
 
 
@@ -126,7 +128,8 @@ def open_engine(folder: Path, settings: Settings, free_bytes: int | None = None,
             why=f"it was made for {spec.positions}",
             fix=f"--serve.context {spec.positions}",
         )
-    each = page_bytes(spec, dtype)
+    kind = name if settings.kv == "auto" else settings.kv
+    each = page_bytes(spec, KV_DTYPES[kind])
     count = settings.kv_bytes // each
     if count < 2:
         raise DoesNotFit(
@@ -154,10 +157,10 @@ def open_engine(folder: Path, settings: Settings, free_bytes: int | None = None,
     try:
         if len(settings.parts) > 1:
             assert spawn is not None
-            forward = lead = _lead(folder, count, name, card, settings, free_bytes, spawn)
+            forward = lead = _lead(folder, count, name, kind, card, settings, free_bytes, spawn)
             weight_bytes = lead.weight_bytes
         else:
-            kv = Paged(spec, count, dtype=dtype, device=card)
+            kv = Paged(spec, count, dtype=KV_DTYPES[kind], device=card)
             forward, weight_bytes = _forward(folder, kv, dtype, card, settings, free_bytes)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise DoesNotFit(
@@ -167,8 +170,9 @@ def open_engine(folder: Path, settings: Settings, free_bytes: int | None = None,
             fix="quantize the model: danlu quantize, or set a smaller --serve.kv_gib",
         ) from error
     limits = Limits(settings.max_seqs, settings.max_waiting, PROMPT_TOKENS + settings.max_seqs)
-    schedule = Schedule(Pages(count), limits, root(identity(folder), name))
-    engine = Engine(forward, schedule, words=tokenizer.stream, ends=tokenizer.eos, context=context)
+    schedule = Schedule(Pages(count), limits, root(identity(folder), kind))
+    engine = Engine(forward, schedule, words=tokenizer.stream, ends=tokenizer.eos, context=context,
+                    page_bytes=each)  # fmt: skip
     native = isinstance(forward, Native | Lead)
     return Opened(engine, Voice(tokenizer), spec, name, card, native, weight_bytes, count * each, count,
                   tokenizer.has_template, lead)  # fmt: skip
@@ -196,15 +200,24 @@ def _forward(
             runner = Runner(program, weights, kv.cache, precision=settings.precision)
             return Native(runner, spec), sum(weights[name].nbytes for name in program.weights)
         except NotLowered as error:
+            _no_int8(settings, str(error))
             fallback("engine", f"the model runs as torch modules, not natively (slower): {error}")
+    else:
+        _no_int8(settings, f"the card is {card!r}")
     decoder = load(folder, dtype=dtype, device=card).requires_grad_(False)
     weight_bytes = sum(parameter.nbytes for parameter in decoder.parameters())
     weight_bytes += sum(part.weight.nbytes for part in decoder.modules() if isinstance(part, Q4Linear))
     return Modules(decoder, kv, card), weight_bytes
 
 
+def _no_int8(settings: Settings, why: str) -> None:
+    if settings.kv == "int8":
+        raise BadValue("keys and values in 8 bits need the native engine of a CPU", where="--kv", why=why,
+                       fix="leave --kv out")  # fmt: skip
+
+
 def _lead(
-    folder: Path, pages: int, dtype: str, card: str, settings: Settings, free_bytes: int | None, spawn: Spawn
+    folder: Path, pages: int, dtype: str, kv: str, card: str, settings: Settings, free_bytes: int | None, spawn: Spawn
 ) -> Lead:
     """The processes that share the model, each on its own cores and with its part of the weights in its own memory."""
     heads = in_proportion(spec_of(folder), settings.parts)
@@ -222,8 +235,8 @@ def _lead(
     large = free_bytes is None or size + settings.kv_bytes < free_bytes
     cores = deal(near, heads)
     try:
-        return Lead(spec_of(folder), Part(0, str(folder.resolve()), heads, cores[0], dtype, settings.precision, pages,
-                                          large), cores, spawn)  # fmt: skip
+        return Lead(spec_of(folder), Part(0, str(folder.resolve()), heads, cores[0], dtype, settings.precision, kv,
+                                          pages, large), cores, spawn)  # fmt: skip
     except NotLowered as error:
         raise NotShareable("this model cannot be shared by processes", where="--tp", why=str(error),
                            fix="leave --tp out: it then runs as torch modules") from error  # fmt: skip

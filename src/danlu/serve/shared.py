@@ -29,14 +29,17 @@ from danlu.shares import Share, cut
 
 LIMIT_S = 60.0  # for a rank to come to a sum: a step may first have to read its weights from a disk
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+KV_DTYPES: Mapping[str, torch.dtype] = {**DTYPES, "int8": torch.int8}  # of keys and values
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """What one rank is to hold and where it runs; all ranks' are alike but for `rank` and `cores`.
 
-    folder   of the model;  heads  query heads of every rank
-    pages    of KV memory, in every rank;  large  weights go to memory in large pages, else they stay in the file
+    folder  of the model
+    heads   query heads of every rank
+    kv      number format of keys and values, which lie in so many pages in every rank
+    large   weights go to memory in large pages; else they stay in the file
     """
 
     rank: int
@@ -45,6 +48,7 @@ class Part:
     cores: tuple[int, ...]
     dtype: str
     precision: Precision
+    kv: str
     pages: int
     large: bool
 
@@ -90,6 +94,6 @@ def open_rank(part: Part, ranks: Ranks) -> tuple[Runner, int]:
     table = {"embed.weight": weights.pop("embed.weight")}
     if part.large:
         weights = together(weights)
-    kv = Paged(spec, part.pages, dtype=dtype, share=shares[part.rank])
+    kv = Paged(spec, part.pages, dtype=KV_DTYPES[part.kv], share=shares[part.rank])
     size = sum(weight.nbytes for weight in weights.values())
     return Runner(program, {**weights, **table}, kv.cache, precision=part.precision, ranks=ranks), size

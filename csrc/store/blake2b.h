@@ -2,7 +2,9 @@
 // of four when four keys of at most one block are hashed side by side.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 
 constexpr int64_t kBlakeBlock = 128;
 constexpr uint64_t kBlakeStart[8] = {0x6A09E667F3BCC908, 0xBB67AE8584CAA73B, 0x3C6EF372FE94F82B, 0xA54FF53A5F1D36F1,
@@ -16,9 +18,33 @@ constexpr uint8_t kBlakeOrder[12][16] = {
     {6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5}, {10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0},
     {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, {14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3}};
 
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define BLAKE_SHUFFLES
+#endif
+#endif
+
+// Turns by whole bytes of a vector are one shuffle: compilers make two shifts and an or of the plain form.
+#if defined(BLAKE_SHUFFLES)
+template <int Bits, class T, size_t... I>
+__attribute__((always_inline)) inline void blake_shuffle(T& x, std::index_sequence<I...>) {
+    typedef uint8_t Bytes __attribute__((vector_size(32)));
+    x = T(__builtin_shufflevector(Bytes(x), Bytes(x), ((I & ~size_t(7)) + (I + Bits / 8) % 8)...));
+}
+#endif
+
 template <int Bits, class T>
 __attribute__((always_inline)) inline void blake_turn(T& x) {
-    x = (x >> Bits) | (x << (64 - Bits));
+#if defined(BLAKE_SHUFFLES)
+    if constexpr (sizeof(T) == 32 && Bits % 8 == 0) {
+        blake_shuffle<Bits>(x, std::make_index_sequence<32>());
+        return;
+    }
+#endif
+    if constexpr (Bits == 63)
+        x = (x + x) | (x >> 63);
+    else
+        x = (x >> Bits) | (x << (64 - Bits));
 }
 
 template <class T>

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
 import pytest
 from provoke import provoke
 
 from danlu.cli.bench import load, run
+from danlu.model.export import export
+from danlu.model.net import Decoder, init
+from danlu.model.score import apart
 from danlu.nouns import ModelSpec
 
 DENSE = ModelSpec("llama", 2, 64, 4, 2, 16, 96, 128, 64)
@@ -40,6 +44,19 @@ def test_a_shape_or_area_that_is_not_there_is_named():
         run(argparse.Namespace(area="engine", model="no-such", **said))
     with provoke("DL-CFG-002"):
         run(argparse.Namespace(area="data", model="llama-1.1b", **said))
+    with provoke("DL-CFG-004") as caught:
+        run(argparse.Namespace(area="kernels", model=None, only="no-such", **said))
+    assert "quality" in str(caught.error)
+
+
+def test_a_folder_in_the_native_engine_is_scored_as_its_decoder(tmp_path):
+    made = Decoder(DENSE).requires_grad_(False)
+    init(made, 3)
+    export(dict(made.named_parameters()), DENSE, tmp_path / "model")
+    text = np.random.default_rng(0).integers(0, DENSE.vocab, (3, 30))
+    native = load("parts/native_decoder").NativeDecoder(tmp_path / "model", 3, 29, "fp32")
+    found = apart(made, native, [text])
+    assert abs(found.kl) < 1e-4 and found.second == pytest.approx(found.first, rel=1e-3)
 
 
 @pytest.mark.parametrize("shape", ["llama-1.1b", "yuan-102b", "qwen3-30b-a3b"])

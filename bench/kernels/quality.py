@@ -1,34 +1,39 @@
 """What formats cost, ours and llama.cpp's, on a model trained here; and the speed of ours at Q4_K_M's quality.
 
 llama.cpp's files are written by `danlu convert`'s writer, made small by llama-quantize and read back by the reader of
-`danlu convert`: our own scorer sees the same tokens for every format.
+`danlu convert`: our own scorer sees the same tokens for every format, random windows of text held out, others in every
+run. Ours are scored in the native engine with its 8-bit inputs, as they decode; llama.cpp's by exact products, which
+its own 8-bit inputs are not.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from danlu import gguf
+from danlu import families, gguf
 from danlu.cli import bench
-from danlu.cli.output import table
+from danlu.cli.output import Progress, table
 from danlu.model import gguf as gguf_model
 from danlu.model import load
 from danlu.model.export import export
 from danlu.model.net import Decoder
 from danlu.model.quantize import Recipe, quantize
-from danlu.model.score import Apart, apart
+from danlu.model.score import apart
+from danlu.nouns import ModelSpec
 
-TRAINED, PEER, MODELS = (
-    bench.load(name) for name in ("parts/trained_model", "peers/llama_bench", "parts/random_model")
+TRAINED, NATIVE, PEER, MODELS = (
+    bench.load(name)
+    for name in ("parts/trained_model", "parts/native_decoder", "peers/llama_bench", "parts/random_model")
 )
 HEAD = ("head", "embed")
 RECIPES = {
@@ -37,57 +42,95 @@ RECIPES = {
     "fitted, search": Recipe("fitted", True, HEAD),
     "fitted, search, v 8 bits": Recipe("fitted", True, (*HEAD, "attn.v")),
     "fitted, search, v k 8 bits": Recipe("fitted", True, (*HEAD, "attn.v", "attn.k")),
-    "fitted, search, v o 8 bits": Recipe("fitted", True, (*HEAD, "attn.v", "attn.o")),
-    "fitted, search, v down 8 bits": Recipe("fitted", True, (*HEAD, "attn.v", "mlp.down")),
+    "fitted, search, v k o 8 bits": Recipe("fitted", True, (*HEAD, "attn.v", "attn.k", "attn.o")),
+    "fitted, search, v k down 8 bits": Recipe("fitted", True, (*HEAD, "attn.v", "attn.k", "mlp.down")),
     "int8": Recipe("fitted", True, ("",)),
 }
 THEIRS = ("Q4_0", "IQ4_NL", "Q4_K_M")
+BATCH, BATCHES = 8, 16  # held-out sequences scored at once, and how often
 DECODED = 24  # tokens of a timing
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a format takes, in bits of a weight over the whole file, and what it costs on the held-out text."""
+
+    bits: float
+    ppl_before: float
+    ppl: float
+    kl: float
+    kl_error: float  # standard error of the mean
 
 
 def measure(rounds: int) -> dict[str, Any]:
     """Keys: ppl_bf16, ppl_nf4, kl_nf4, kl.NAME; with the peers built kl_q4km, recipe_q4km, decode_vs_q4km_equal_kl."""
+    folder, tokens = TRAINED.trained()
+    seed = int.from_bytes(os.urandom(4), "little")
+    text = TRAINED.windows(tokens, BATCH * BATCHES, seed)
+    whole, line = load.load(folder), Progress("score")
     with tempfile.TemporaryDirectory() as place:
-        home = Path(place)
-        held = TRAINED.train(home / "bf16")
-        found = {name: _ours(home, recipe, held) for name, recipe in RECIPES.items()}
-        if (PEER.BUILD / "llama-quantize").exists():
-            found |= {name: _theirs(home, name, held) for name in THEIRS}
-    rows = [["bf16", "16.000", f"{found['nf4'][1].first:.4f}", "0"]]
-    rows += [[name, f"{bits:.3f}", f"{seen.second:.4f}", f"{seen.kl:.6f}"] for name, (bits, seen) in found.items()]
-    print(table([f"{TRAINED.SPEC.params / 1e6:.1f} M parameters", "bits, whole model", "perplexity", "KL, nats"], rows))
-    keys: dict[str, Any] = {f"kl.{name}": seen.kl for name, (_, seen) in found.items()}
-    keys |= {"ppl_bf16": found["nf4"][1].first, "ppl_nf4": found["nf4"][1].second, "kl_nf4": found["nf4"][1].kl}
+        found: dict[str, Cost] = {}
+        for name in (*RECIPES, *(THEIRS if (PEER.BUILD / "llama-quantize").exists() else ())):
+            line.show(name, force=True)
+            small, bits = _ours(Path(place), folder, name) if name in RECIPES else _theirs(Path(place), folder, name)
+            found[name] = _cost(bits, whole, small, text)
+    line.done(f"{len(found)} formats, {text.shape[0] * (text.shape[1] - 1):,} tokens, seed {seed}")
+    _show(found)
+    keys: dict[str, Any] = {f"kl.{name}": cost.kl for name, cost in found.items()}
+    keys |= {"ppl_bf16": found["nf4"].ppl_before, "ppl_nf4": found["nf4"].ppl, "kl_nf4": found["nf4"].kl}
     if "Q4_K_M" in found:
-        most = found["Q4_K_M"][1].kl
-        name = min((name for name in RECIPES if found[name][1].kl <= most), key=lambda name: found[name][0])
+        spec, most = MODELS.SHAPES["llama-1.1b"], found["Q4_K_M"].kl
+        name = min((name for name in RECIPES if found[name].kl <= most), key=lambda name: _read(spec, RECIPES[name]))
         keys |= {"kl_q4km": most, "recipe_q4km": name, "decode_vs_q4km_equal_kl": _speed(RECIPES[name], rounds)}
-        print(f"\n{name} is the smallest of ours whose KL is no worse than Q4_K_M's; 1.1B shape, decode: "
-              f"{keys['decode_vs_q4km_equal_kl']:.2f} x llama.cpp's Q4_K_M")  # fmt: skip
+        print(f"\n{name}: of ours whose KL is no worse than Q4_K_M's the one of which decode reads least, "
+              f"{_read(spec, RECIPES[name]) / 1e6:.0f} MB a token of the 1.1B shape; "
+              f"decode: {keys['decode_vs_q4km_equal_kl']:.2f} x llama.cpp's Q4_K_M")  # fmt: skip
     return keys
 
 
-def _ours(home: Path, recipe: Recipe, held: list[npt.NDArray[np.int64]]) -> tuple[float, Apart]:
-    """Bits of a weight over the whole model, and how far it is from bf16."""
-    report = quantize(home / "bf16", home / "small", recipe=recipe)
-    return report.file_bits_per_weight, _apart(home, load.load(home / "small"), held)
+def _ours(place: Path, folder: Path, name: str) -> tuple[Any, float]:
+    """A recipe's model as the engine decodes it, and its bits of a weight."""
+    report = quantize(folder, place / name, recipe=RECIPES[name])
+    return NATIVE.NativeDecoder(place / name, BATCH, TRAINED.SEQ), report.file_bits_per_weight
 
 
-def _theirs(home: Path, kind: str, held: list[npt.NDArray[np.int64]]) -> tuple[float, Apart]:
-    whole, small = home / "whole.gguf", home / f"{kind}.gguf"
+def _theirs(place: Path, folder: Path, kind: str) -> tuple[Decoder, float]:
+    """What llama-quantize makes of the model, unpacked to fp32, and its bits of a weight."""
+    whole, small = place / "whole.gguf", place / f"{kind}.gguf"
     if not whole.exists():
-        spec, tensors = load.parameters(home / "bf16")
+        spec, tensors = load.parameters(folder)
         gguf_model.write(tensors, spec, whole, "BF16", {"tokenizer.ggml.model": "none"})
     argv = [PEER.BUILD / "llama-quantize", whole, small, kind, "2"]
     subprocess.run([str(each) for each in argv], check=True, capture_output=True, timeout=120)
     file = gguf.read(small)
     spec = gguf_model.spec_of(file, str(small))
-    export(gguf_model.sources(file, spec, torch.float32, str(small)), spec, home / "back")
-    return small.stat().st_size * 8 / spec.params, _apart(home, load.load(home / "back"), held)
+    export(gguf_model.sources(file, spec, torch.float32, str(small)), spec, place / "back")
+    return load.load(place / "back"), small.stat().st_size * 8 / spec.params
 
 
-def _apart(home: Path, small: Decoder, held: list[npt.NDArray[np.int64]]) -> Apart:
-    return apart(load.load(home / "bf16"), small, (np.concatenate(held[i : i + 8]) for i in range(0, len(held), 8)))
+def _cost(bits: float, whole: Decoder, small: Any, text: Any) -> Cost:
+    """What a model made small costs beside the whole one, batch by batch."""
+    seen = [apart(whole, small, [text[i : i + BATCH]]) for i in range(0, len(text), BATCH)]
+    kl = [each.kl for each in seen]
+    ppl = [
+        math.exp(statistics.mean(map(math.log, each)))
+        for each in zip(*((s.first, s.second) for s in seen), strict=True)
+    ]
+    return Cost(bits, ppl[0], ppl[1], statistics.mean(kl), statistics.stdev(kl) / math.sqrt(len(kl)))
+
+
+def _show(found: dict[str, Cost]) -> None:
+    before = next(iter(found.values())).ppl_before
+    rows = [["bf16", "16.000", f"{before:.4f}", "0", ""]]
+    rows += [[name, f"{c.bits:.3f}", f"{c.ppl:.4f}", f"{c.kl:.6f}", f"{c.kl_error:.6f}"] for name, c in found.items()]
+    title = f"{TRAINED.SPEC.params / 1e6:.1f} M parameters"
+    print(table([title, "bits, whole model", "perplexity", "KL, nats", "+-"], rows))
+
+
+def _read(spec: ModelSpec, recipe: Recipe) -> float:
+    """Bytes of matrices that a token of decode reads: all but the embedding, of which it takes one row."""
+    sizes = {name: math.prod(shape) for name, shape in families.shapes(spec).items() if len(shape) == 2}
+    return sum(size * recipe.bits(name) * 4.13 / 32 for name, size in sizes.items() if name != "embed.weight")
 
 
 def _speed(recipe: Recipe, rounds: int) -> float:

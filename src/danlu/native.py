@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ CHECKOUT = Path(__file__).parents[2]
 PACKAGED = Path(__file__).with_name("danlu_native.so")
 # Without -ffp-contract=off a compiler may fuse a*b+c, and the reference would differ from torch in the last bit.
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
+
+
+Say = Callable[[int, int], None]
 
 
 class NotBuilt(Exception):
@@ -45,10 +49,13 @@ def compiler() -> str | None:
     return shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 
 
-def build(root: Path = CHECKOUT, cxx: str | None = None, extra: tuple[str, ...] = ()) -> Built:
+def build(
+    root: Path = CHECKOUT, cxx: str | None = None, extra: tuple[str, ...] = (), say: Say | None = None
+) -> Built:  # fmt: skip
     """Build root/csrc/*/*.cpp into root/build, unless the library of these very sources and this compiler is there.
 
     cxx    compiler, None for the one on PATH; extra  more flags, for a sanitizer build
+    say    told what is compiled as it goes; a library that is there already says nothing
     Several processes may call it at once: one builds, the others wait. Raises NotBuilt.
     """
     cxx = cxx or compiler()
@@ -68,13 +75,13 @@ def build(root: Path = CHECKOUT, cxx: str | None = None, extra: tuple[str, ...] 
             if out.exists():
                 return Built(out, 0.0)
             begin = time.monotonic()
-            _compile(command, sources, out)
+            _compile(command, sources, out, say or (lambda done, of: None))
             return Built(out, time.monotonic() - begin)
     except OSError as error:
         raise NotBuilt(str(error)) from error
 
 
-def _compile(command: list[str], sources: list[Path], out: Path) -> None:
+def _compile(command: list[str], sources: list[Path], out: Path, say: Say) -> None:
     """Compile on all cores into a folder of our own, then give the library its name: a killed build leaves none."""
     room = out.parent / "objects"
     shutil.rmtree(room, ignore_errors=True)  # of a build that was killed; the lock is ours
@@ -86,8 +93,10 @@ def _compile(command: list[str], sources: list[Path], out: Path) -> None:
                 pool.submit(_run, [*command, "-c", str(source), "-o", str(made)])
                 for source, made in zip(sources, objects, strict=True)
             ]
-            for waiting in each:
+            for done, waiting in enumerate(each):
+                say(done, len(each))
                 waiting.result()
+        say(len(each), len(each))
         fresh = room / out.name
         _run([*command, "-shared", *map(str, objects), "-o", str(fresh)])
         with fresh.open("rb") as written:
@@ -130,10 +139,19 @@ def open_library(path: Path) -> ctypes.CDLL:
 def locate() -> Path:
     """Path of the library; built first in a checkout. Raises NotBuilt."""
     if (CHECKOUT / "csrc").is_dir():
-        return build().path
+        return build(say=compiling).path
     if PACKAGED.exists():
         return PACKAGED
     raise NotBuilt("this danlu was installed without a C++ compiler")
+
+
+def compiling(done: int, of: int) -> None:
+    """A line of progress on stderr: nobody should wait a quarter of a minute without knowing what for."""
+    if sys.stderr.isatty():
+        end = "\n" if done == of else ""
+        print(f"\rcompiling the native library, once for these sources: {done} of {of}", end=end, file=sys.stderr)
+    elif done == 0:
+        print(f"compiling the native library of {of} files, once for these sources", file=sys.stderr)
 
 
 @functools.cache
@@ -155,7 +173,7 @@ def runs(isa: str) -> bool:
 def main() -> int:
     """Build, load and say so; a machine that cannot is no error."""
     try:
-        built = build()
+        built = build(say=compiling if sys.stderr.isatty() else None)
         open_library(built.path)
     except NotBuilt as error:
         print(f"no native code, torch or Python runs instead (several times slower): {error}", file=sys.stderr)

@@ -38,6 +38,14 @@ def test_a_library_is_built_once_and_again_when_a_source_changes(root):
 
 
 @needs_compiler
+def test_a_build_says_that_it_compiles_and_a_library_that_is_there_says_nothing(root, capsys):
+    native.build(root, say=native.compiling)
+    assert "compiling the native library of 1 files" in capsys.readouterr().err
+    native.build(root, say=native.compiling)
+    assert not capsys.readouterr().err
+
+
+@needs_compiler
 def test_a_failed_compile_names_the_error_and_leaves_nothing(root):
     (root / "csrc" / "core" / "two.cpp").write_text("int broken(")
     with pytest.raises(native.NotBuilt, match="two.cpp.*error"):

@@ -43,7 +43,8 @@ def is_best(ask: Ask) -> bool:
     """The search's plan can be run as it says, and no plan beats it; or there is no plan and it says so."""
     try:
         plan = large.search(
-            ask.spec, ask.fleet, batch=ask.batch, seq=ask.seq, schedule=ask.schedule, most_sequences=ask.most_sequences
+            ask.spec, ask.fleet, batch=ask.batch, seq=ask.seq, schedule=ask.schedule, most_sequences=ask.most_sequences,
+            zero=ask.zero,
         ).plan
     except DoesNotFit:
         return none_beats(ask, math.inf)
@@ -54,9 +55,9 @@ def holds(ask: Ask, plan: GroupedPlan) -> bool:
     """Pipelines within the cards and their memory do the batch, and take as long as the plan says."""
     used, done, seconds = np.zeros(len(ask.fleet.groups)), 0, 0.0
     for each in plan.replicas:
-        ways = ask.ways(each.micro_batch, plan.pipelines)
-        names = [(int(g), way.tp, way.recompute) for g, way in zip(ways.group, ways.ways, strict=True)]
-        spans = [Span(names.index((s.group, s.tp, s.recompute)), s.start, s.stop) for s in each.stages]
+        ways = ask.ways(each.micro_batch, plan.pipelines, every=True)
+        names = [(int(g), way) for g, way in zip(ways.group, ways.ways, strict=True)]
+        spans = [Span(names.index((s.group, s.way)), s.start, s.stop) for s in each.stages]
         made = pipeline(ways, spans, len(used))
         room = [ways.room[span.way, int(i == len(spans) - 1)] for i, span in enumerate(spans)]
         if [0, *(s.stop for s in spans)] != [*(s.start for s in spans), ways.units] or (made.bytes > room).any():

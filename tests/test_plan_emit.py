@@ -18,6 +18,7 @@ from danlu.fleet.groups import shorthand
 from danlu.nouns import Card, Fleet, Group, GroupedFleet, Link, ModelSpec
 from danlu.plan import emit, large, presets, text
 from danlu.plan.grouped import GroupedPlan, GroupStage, Replicas
+from danlu.plan.unit_cost import Way
 
 torch.set_num_threads(1)
 TINY = ModelSpec("llama", 2, 24, 4, 2, 6, 20, 37, 64)
@@ -30,7 +31,7 @@ def grouped(spec: ModelSpec, replicas: tuple[Replicas, ...], counts: tuple[int, 
 
 
 def stage(group: int, tp: int, start: int, stop: int, recompute: str = "none") -> GroupStage:
-    return GroupStage(group, tp, recompute, start, stop, 0.1, 0.0, 0.1, 1 << 30)
+    return GroupStage(group, Way(tp, 1, recompute), start, stop, 0.1, 0.0, 0.1, 1 << 30)
 
 
 MANY = (
@@ -79,7 +80,7 @@ def test_megatrons_arguments_say_the_stages():
     unlike = grouped(spec, (Replicas(1, (stage(0, 2, 0, 4), stage(0, 4, 4, 10)), 1, 4, 1.0),), (6,))
     with provoke("DL-CFG-002") as caught:
         emit.megatron(unlike, spec)
-    assert "2 and 4" in caught.error.why
+    assert "2 x 1 x 1 and 4 x 1 x 1" in caught.error.why
 
 
 def test_torchtitans_file_is_toml_with_every_module_once():

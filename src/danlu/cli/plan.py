@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from danlu.nouns import Plan
 
-LARGE = {"batch": 1024, "seq": 4096, "goal": "time", "schedule": "zb-h1", "kg_per_kwh": 0.48}  # of MODEL FLEET alone
+# of MODEL FLEET alone
+LARGE = {"batch": 1024, "seq": 4096, "goal": "time", "schedule": "zb-h1", "zero": 1, "kg_per_kwh": 0.48}
 
 ONLY_FLEET = ("price", "watts", "certificate", "html", "emit", "to", "scale")
 
@@ -37,6 +38,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     fleet.add_argument("--seq", type=int, help=f"tokens of a sequence ({LARGE['seq']})")
     fleet.add_argument("--goal", choices=("time", "cost", "energy"), help="what is to be least (time)")
     fleet.add_argument("--schedule", choices=("1f1b", "zb-h1"), help="order of a pipeline's work (zb-h1)")
+    fleet.add_argument(
+        "--zero",
+        type=int,
+        choices=(1, 2, 3),
+        help="what pipelines may share: 1 the optimizer's states (1), 2 gradients, 3 weights too",
+    )
     fleet.add_argument("--price", action="append", metavar="CARD=N", help="a card for an hour, in any currency")
     fleet.add_argument("--watts", action="append", metavar="CARD=N", help="a card at work")
     fleet.add_argument("--kg-per-kwh", type=float, metavar="KG", help=f"CO2 of a kWh ({LARGE['kg_per_kwh']})")

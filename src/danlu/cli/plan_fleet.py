@@ -31,10 +31,10 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
         return _scale(args, spec, fleet)
     try:
         chosen = choose.best(spec, fleet, batch=args.batch, seq=args.seq, goal=args.goal, schedule=args.schedule,
-                             say=progress.show)  # fmt: skip
+                             zero=args.zero, say=progress.show)  # fmt: skip
     except DoesNotFit as error:
         change = fitting.cheapest(spec, fleet, batch=args.batch, seq=args.seq, schedule=args.schedule,
-                                  say=progress.show)  # fmt: skip
+                                  zero=args.zero, say=progress.show)  # fmt: skip
         raise fitting.explained(error, spec, fleet, change) from error
     progress.show("how far from the best it can be")
     proved = certificate.prove_gap(chosen.found) if chosen.proves else None

@@ -19,7 +19,7 @@ from danlu.plan.unit_cost import Stack
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What is to be planned; `most_sequences` of one micro-batch at most."""
+    """What is to be planned; `most_sequences` of one micro-batch at most, ZeRO up to level `zero`."""
 
     spec: ModelSpec
     fleet: GroupedFleet
@@ -29,16 +29,18 @@ class Ask:
     most_sequences: int = 4
     stack: Stack | None = None
     constants: Constants | None = None
+    zero: int = 1
 
     @property
     def there(self) -> Floats:
         """(groups,) cards."""
         return np.array([group.count for group in self.fleet.groups], dtype=float)
 
-    def ways(self, micro_batch: int, replicas: int, most: int | None = None) -> StageWays:
-        """The ways of one micro-batch size with so many pipelines, or that many to `most`."""
+    def ways(self, micro_batch: int, replicas: int, most: int | None = None, every: bool = False) -> StageWays:
+        """The ways of one micro-batch size with so many pipelines, or that many to `most`; `every`: worse ones too."""
         return stage_ways(self.spec, self.fleet, micro_batch=micro_batch, seq=self.seq, replicas=replicas, most=most,
-                          schedule=self.schedule, stack=self.stack, constants=self.constants)  # fmt: skip
+                          schedule=self.schedule, stack=self.stack, constants=self.constants, zero=self.zero,
+                          every=every)  # fmt: skip
 
     def spaces(self, replicas: int, most: int | None = None, stages: int = MOST_STAGES) -> list[Space]:
         """One per micro-batch size, with pipelines of so many stages at most."""
@@ -53,7 +55,7 @@ class Ask:
 def finished(ask: Ask, chosen: Sequence[tuple[Pipeline, int]], kind: str) -> GroupedPlan:
     """The plan of these pipelines with the costs of so many replicas, each no longer than the batch needs."""
     pipelines = sum(count for _, count in chosen)
-    tables = {size: ask.ways(size, pipelines) for size in {each.micro_batch for each, _ in chosen}}
+    tables = {size: ask.ways(size, pipelines, every=True) for size in {each.micro_batch for each, _ in chosen}}
     moved = [(again(each, tables[each.micro_batch], len(ask.fleet.groups)), count) for each, count in chosen]
     real = [(each or chosen[i][0], count) for i, (each, count) in enumerate(moved)]
     shares = shared(real, ask.batch)
@@ -111,8 +113,8 @@ def again(each: Pipeline, ways: StageWays, groups: int) -> Pipeline | None:
 def _stages(each: Pipeline) -> tuple[GroupStage, ...]:
     ways = each.ways
     return tuple(
-        GroupStage(int(ways.group[span.way]), int(ways.cards[span.way]), ways.ways[span.way].recompute, span.start,
-                   span.stop, float(each.time[i]), float(each.step[i]), float(each.fills[i]), int(each.bytes[i]))
+        GroupStage(int(ways.group[span.way]), ways.ways[span.way], span.start, span.stop, float(each.time[i]),
+                   float(each.step[i]), float(each.fills[i]), int(each.bytes[i]))
         for i, span in enumerate(each.stages)
     )  # fmt: skip
 

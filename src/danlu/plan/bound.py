@@ -69,6 +69,8 @@ def bound(
     for _ in range(TURNS):
         tried = seconds * (1 - slack)
         dual = _fluid(columns, whole, tried).prices
+        if not dual.any():  # so little before the plan's time that no pipeline is through: any prices may prove it
+            dual = 1.0 / np.maximum(whole, 1.0)
         dual = dual * (batch * (1 - ASIDE) / float(dual @ whole))
         prices, place = dual[: len(there)], float(dual[-1]) if capped else 0.0
         proofs = [prove(each, prices, place, tried) for each in spaces]

@@ -81,7 +81,7 @@ def dumps(proved: Proved) -> str:
 def as_dict(proved: Proved) -> dict[str, Any]:
     """The certificate as plain values."""
     ask, plan = proved.ask, proved.plan
-    tables = {size: ask.ways(size, plan.pipelines) for size in {each.micro_batch for each in plan.replicas}}
+    tables = {size: ask.ways(size, plan.pipelines, every=True) for size in {each.micro_batch for each in plan.replicas}}
     return {
         "certificate": VERSION,
         "model": _model(ask.spec),
@@ -123,12 +123,12 @@ def _table(spec: ModelSpec, ways: StageWays) -> dict[str, Any]:
     return {
         "micro_batch": ways.micro_batch, "kinds": list(first), "group": ways.group.tolist(),
         "cards": ways.cards.tolist(), "hop": ways.hop.tolist(), "room": ways.room.tolist(), **figures,
-        "way": [[way.tp, way.recompute] for way in ways.ways],
+        "way": [[way.tp, way.recompute, way.cp, way.ep, way.zero] for way in ways.ways],
     }  # fmt: skip
 
 
 def _stage(ways: StageWays, stage: GroupStage) -> list[int]:
     """Way, start and stop of a stage."""
     way = next(i for i, (group, each) in enumerate(zip(ways.group, ways.ways, strict=True))
-               if (group, each.tp, each.recompute) == (stage.group, stage.tp, stage.recompute))  # fmt: skip
+               if (group, each) == (stage.group, stage.way))  # fmt: skip
     return [way, stage.start, stage.stop]

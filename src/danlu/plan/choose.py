@@ -70,11 +70,12 @@ class Chosen:
 
 def best(
     spec: ModelSpec, fleet: GroupedFleet, *, batch: int, seq: int, goal: str = "time", schedule: str = "zb-h1",
-    stack: Stack | None = None, say: Say | None = None,
+    stack: Stack | None = None, zero: int = 1, say: Say | None = None,
 ) -> Chosen:  # fmt: skip
     """The best plan by the goal.
 
     goal   "time" of a step, "cost" or "energy" of a token
+    zero   as in large.search
     Raises DoesNotFit, BadValue: a goal that is none, or one that needs a price or power that the fleet does not say.
     """
     if goal not in GOALS:
@@ -83,7 +84,7 @@ def best(
     plain = dense(spec)
 
     def search(part: GroupedFleet, share: int = batch) -> Found:
-        return large.search(plain, part, batch=share, seq=seq, schedule=schedule, stack=stack, say=say)
+        return large.search(plain, part, batch=share, seq=seq, schedule=schedule, stack=stack, zero=zero, say=say)
 
     sites = dict.fromkeys(group.site for group in fleet.groups)
     compared, joined = None, None

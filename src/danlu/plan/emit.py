@@ -38,7 +38,7 @@ def danlu(plan: GroupedPlan, spec: ModelSpec, fleet: Fleet, seats: Sequence[Sequ
     folder  where the files will lie
     """
     left = [list(names) for names in seats]
-    cannot = []
+    cannot = _cut_otherwise(plan)
     if plan.schedule != "1f1b":
         cannot.append(f"schedule {plan.schedule}: written as 1f1b; danlu plan run.yaml makes orders of its own")
     if any(stage.recompute == "selective" for each in plan.replicas for stage in each.stages):
@@ -59,9 +59,27 @@ def danlu(plan: GroupedPlan, spec: ModelSpec, fleet: Fleet, seats: Sequence[Sequ
     return Emitted({"plan.json": text.dumps(found), "run.yaml": run}, f"danlu train {folder}/run.yaml", tuple(cannot))
 
 
+def _cut_otherwise(plan: GroupedPlan) -> list[str]:
+    """What `danlu train` has no word for in how stages are cut. Raises BadValue where heads cannot replace it."""
+    found = []
+    ways = {stage.way for each in plan.replicas for stage in each.stages}
+    cut = [way for way in ways if way.cp > 1]
+    if cut:
+        most = max(way.cards for way in cut)
+        if any(plan.model.kv_heads % way.cards for way in cut):
+            raise BadValue("danlu train cannot run this plan", why=f"it cuts sequences over stages of {most} cards, "
+                           f"which danlu train would have to cut by heads: the model has {plan.model.kv_heads} key "
+                           "heads", fix="--emit megatron, or a shorter --seq")  # fmt: skip
+        found.append("sequences and experts cut over cards: written as tensor parallelism over the same cards, which "
+                     "keeps more activations and sends more")  # fmt: skip
+    if any(way.zero > 1 for way in ways):
+        found.append("gradients or weights shared by the replicas (ZeRO-2, 3): danlu train keeps them whole")
+    return found
+
+
 def _stage(stage: GroupStage, spec: ModelSpec, names: list[str]) -> Stage:
-    cards = tuple(names.pop(0) for _ in range(stage.tp))
-    shares = (spec.heads // stage.tp,) * stage.tp if stage.tp > 1 else ()
+    cards = tuple(names.pop(0) for _ in range(stage.cards))
+    shares = (spec.heads // stage.cards,) * stage.cards if stage.cards > 1 else ()
     recompute = "none" if stage.recompute == "none" else "full"
     return Stage(cards, stage.start, stage.stop, shares, recompute)
 
@@ -71,7 +89,9 @@ def megatron(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
     each, cannot = _even(plan, "Megatron-LM")
     layers, moved = _whole_layers(each, spec)
     cannot += moved
-    tp, copies = each.stages[0].tp, each.copies
+    way, copies = each.stages[0].way, each.copies
+    if max(stage.way.zero for stage in each.stages) > 1:
+        cannot.append("ZeRO-2 and 3: Megatron-LM's distributed optimizer is ZeRO-1, which keeps more")
     layout = "|".join(("E" if at == 0 else "") + "t" * n + ("L" if at == len(layers) - 1 else "")
                       for at, n in enumerate(layers))  # fmt: skip
     cannot += _one_recompute(each, "Megatron-LM")
@@ -86,18 +106,20 @@ def megatron(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
         *([] if spec.tied else ["--untie-embeddings-and-output-weights"]),
         *(["--qk-layernorm"] if spec.qk_norm else []),
         *([f"--num-experts {spec.experts}", f"--moe-router-topk {spec.experts_used}"] if spec.experts else []),
-        f"--tensor-model-parallel-size {tp}", *(["--sequence-parallel"] if tp > 1 else []),
+        f"--tensor-model-parallel-size {way.tp}", *(["--sequence-parallel"] if way.tp > 1 else []),
+        *([f"--context-parallel-size {way.cp}"] if way.cp > 1 else []),
+        *([f"--expert-model-parallel-size {way.ep}", f"--expert-tensor-parallel-size {way.tp}"] * bool(spec.experts)),
         f"--pipeline-model-parallel-size {len(layers)}",
         *([f"--pipeline-model-parallel-layout '{layout}'"] if len(layers) > 1 else []),
         f"--micro-batch-size {each.micro_batch}", f"--global-batch-size {each.sequences}", *_recompute(each),
         "--bf16", "--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather",
     ]  # fmt: skip
-    world = copies * tp * len(layers)
+    world = copies * way.cards * len(layers)
     order = "the launcher must give rank blocks to cards in the order of the stages: " + ", ".join(
         dict.fromkeys(plan.fleet.groups[stage.group].card for stage in each.stages)
     )
     mixed = len({stage.group for stage in each.stages}) > 1
-    head = [f"# {world} ranks: {copies} pipelines of {len(layers)} stages of {tp} cards; never run by us",
+    head = [f"# {world} ranks: {copies} pipelines of {len(layers)} stages of {way.cards} cards; never run by us",
             *([f"# {order}"] if mixed else []), *(f"# not in here: {one}" for one in cannot)]  # fmt: skip
     script = "\n".join([*head, "MODEL_ARGS=(", *(f"  {one}" for one in arguments), ")",
                         f'torchrun "$@" pretrain_gpt.py "${{MODEL_ARGS[@]}}"  # {world} ranks', ""])  # fmt: skip
@@ -124,13 +146,18 @@ def torchtitan(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
         at += count
     mode = "full" if any(stage.recompute == "full" for stage in each.stages) else (
         "selective" if any(stage.recompute == "selective" for stage in each.stages) else "none")  # fmt: skip
-    tp = each.stages[0].tp
+    way = each.stages[0].way
+    level = {stage.way.zero for stage in each.stages}
+    if level == {2}:
+        cannot.append("ZeRO-2: torchtitan reduces gradients of its FSDP after every micro-batch or at the step's end")
     toml = "\n".join([
         *(f"# not in here: {one}" for one in cannot), "# never run by us", "[model]", f'name = "{name[0]}"',
         f'flavor = "{name[1]}"', "", "[training]", f"local_batch_size = {each.micro_batches * each.micro_batch}",
         f"global_batch_size = {each.sequences}", f"seq_len = {plan.seq}", "", "[parallelism]",
         "data_parallel_replicate_degree = 1", f"data_parallel_shard_degree = {each.copies}",
-        f"tensor_parallel_degree = {tp}", f"pipeline_parallel_degree = {len(layers)}",
+        f"tensor_parallel_degree = {way.tp}", f"context_parallel_degree = {way.cp}",
+        f"expert_parallel_degree = {way.ep}", f'fsdp_reshard_after_forward = "{"always" if 3 in level else "never"}"',
+        f"pipeline_parallel_degree = {len(layers)}",
         'pipeline_parallel_schedule = "1F1B"', f"pipeline_parallel_microbatch_size = {each.micro_batch}",
         f"module_fqns_per_model_part = {json.dumps(parts)}", "", "[activation_checkpoint]", f'mode = "{mode}"', "",
     ])  # fmt: skip
@@ -138,21 +165,26 @@ def torchtitan(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
 
 
 def _even(plan: GroupedPlan, framework: str) -> tuple[Replicas, list[str]]:
-    """The kind of pipelines with most cards whose stages all share a unit among as many; and what that leaves out."""
-    even = [each for each in plan.replicas if len({stage.tp for stage in each.stages}) == 1]
+    """The kind of pipelines with most cards whose stages are all cut alike; and what that leaves out."""
+    even = [each for each in plan.replicas if len({_cut(stage) for stage in each.stages}) == 1]
     if not even:
-        sizes = sorted({stage.tp for each in plan.replicas for stage in each.stages})
-        raise BadValue(f"{framework} cannot run this plan", why="it has one tensor-parallel size for all stages; every "
-                       f"pipeline of the plan mixes {' and '.join(map(str, sizes))}",
+        sizes = sorted({_cut(stage) for each in plan.replicas for stage in each.stages})
+        raise BadValue(f"{framework} cannot run this plan", why="it cuts all stages alike; every pipeline of the plan "
+                       f"mixes {' and '.join(' x '.join(map(str, size)) for size in sizes)} (tensor-, context- and "
+                       "expert-parallel cards)",
                        fix="--emit danlu, or plan for one card type")  # fmt: skip
-    each = max(even, key=lambda one: one.copies * sum(stage.tp for stage in one.stages))
+    each = max(even, key=lambda one: one.copies * sum(stage.cards for stage in one.stages))
     cannot = []
     if len(plan.replicas) > 1:
-        cards = each.copies * sum(stage.tp for stage in each.stages)
+        cards = each.copies * sum(stage.cards for stage in each.stages)
         cannot.append(f"{len(plan.replicas)} kinds of pipelines with {plan.batch} sequences: {framework} runs equal "
                       f"replicas; this is the kind of {each.copies} copies on {cards} of {sum(plan.used)} cards, "
                       f"{each.sequences} sequences a step")  # fmt: skip
     return each, cannot
+
+
+def _cut(stage: GroupStage) -> tuple[int, int, int]:
+    return stage.way.tp, stage.way.cp, stage.way.ep
 
 
 def _whole_layers(each: Replicas, spec: ModelSpec) -> tuple[list[int], list[str]]:

@@ -14,7 +14,6 @@ from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan import large
 from danlu.plan.outlook import seconds_of
 from danlu.plan.presets import dense
-from danlu.plan.unit_cost import Stack
 
 SHORTEST = 512  # tokens
 MORE = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0, 128.0)
@@ -29,31 +28,32 @@ class Change:
 
 
 def cheapest(
-    spec: ModelSpec, fleet: GroupedFleet, *, batch: int, seq: int, schedule: str, say: Callable[[str], None]
+    spec: ModelSpec, fleet: GroupedFleet, *, batch: int, seq: int, schedule: str, say: Callable[[str], None],
+    zero: int = 1,
 ) -> Change | None:  # fmt: skip
     """The mildest change with which some plan fits; None where none of those tried is enough."""
     plain = dense(spec)
-    for words, stack, part, length in _changes(fleet, seq):
+    for words, part, length, level in _changes(fleet, seq, zero):
         say(f"would it fit with {words}")
         try:
-            found = large.search(plain, part, batch=batch, seq=length, schedule=schedule, stack=stack)
+            found = large.search(plain, part, batch=batch, seq=length, schedule=schedule, zero=level)
         except DoesNotFit:
             continue
         return Change(words, seconds_of(found.plan))
     return None
 
 
-def _changes(fleet: GroupedFleet, seq: int) -> Iterator[tuple[str, Stack, GroupedFleet, int]]:
-    for zero, what in ((2, "gradients"), (3, "gradients and weights")):
-        yield f"{what} sharded over the replicas (ZeRO-{zero})", Stack(zero=zero), fleet, seq
+def _changes(fleet: GroupedFleet, seq: int, zero: int) -> Iterator[tuple[str, GroupedFleet, int, int]]:
+    for level in range(zero + 1, 4):
+        yield f"--zero {level}", fleet, seq, level
     length = seq // 2
     while length >= SHORTEST:
-        yield f"--seq {length}", Stack(), fleet, length
+        yield f"--seq {length}", fleet, length, zero
         length //= 2
     for times in MORE:
         groups = tuple(replace(group, count=int(-(-group.count * times // 1))) for group in fleet.groups)
         words = "+".join(f"{group.count}x{group.card}" for group in groups)
-        yield f"more cards: {words}", Stack(), replace(fleet, groups=groups), seq
+        yield f"more cards: {words}", replace(fleet, groups=groups), seq, zero
 
 
 def explained(error: DoesNotFit, spec: ModelSpec, fleet: GroupedFleet, change: Change | None) -> DoesNotFit:
@@ -64,7 +64,7 @@ def explained(error: DoesNotFit, spec: ModelSpec, fleet: GroupedFleet, change: C
     return DoesNotFit(
         f"no split of {spec.params / 1e9:.1f} G parameters fits {fleet.cards} cards",
         why=f"weights, gradients and optimizer take {18 * spec.params / 2**30:.0f} GiB, the cards have "
-        f"{memory / 2**30:.0f} GiB; recomputation, tensor parallelism in a host and micro-batches of one sequence "
-        "were tried",
+        f"{memory / 2**30:.0f} GiB; recomputation, tensor parallelism in a host, ZeRO-1 and micro-batches of one "
+        "sequence were tried",
         fix=fix, where=error.where,
     )  # fmt: skip

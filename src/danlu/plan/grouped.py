@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from danlu.nouns import GroupedFleet, ModelSpec
+from danlu.plan.unit_cost import Way
 
 JOULES_PER_KWH = 3.6e6
 
@@ -15,7 +16,7 @@ class GroupStage:
     """A stage on cards of one group.
 
     group      index into the fleet's groups
-    tp         cards that share each unit
+    way        how its cards run it
     start, stop  units [start, stop)
     time_s     of one micro-batch, forward and backward, with messages
     step_s     once a step: gradients, optimizer
@@ -24,14 +25,28 @@ class GroupStage:
     """
 
     group: int
-    tp: int
-    recompute: str
+    way: Way
     start: int
     stop: int
     time_s: float
     step_s: float
     fill_s: float
     bytes: int
+
+    @property
+    def tp(self) -> int:
+        """Cards that share each unit."""
+        return self.way.tp
+
+    @property
+    def recompute(self) -> str:
+        """What is computed again."""
+        return self.way.recompute
+
+    @property
+    def cards(self) -> int:
+        """Cards of the stage."""
+        return self.way.cards
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +66,7 @@ class Replicas:
 
     def cards(self, group: int) -> int:
         """Cards of a group that all copies take."""
-        return self.copies * sum(stage.tp for stage in self.stages if stage.group == group)
+        return self.copies * sum(stage.cards for stage in self.stages if stage.group == group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +138,7 @@ class GroupedPlan:
         found = {"busy": 0.0, "step": 0.0, "fill": 0.0, "spare": 0.0}
         for each in self.replicas:
             for stage in each.stages:
-                cards = each.copies * stage.tp
+                cards = each.copies * stage.cards
                 busy, once = each.micro_batches * stage.time_s, stage.step_s
                 found["busy"] += cards * busy
                 found["step"] += cards * once

@@ -74,12 +74,13 @@ class Found:
 
 def search(
     spec: ModelSpec, fleet: GroupedFleet, *, batch: int, seq: int, schedule: str = "zb-h1", most_sequences: int = 4,
-    stack: Stack | None = None, constants: Constants | None = None, say: Say | None = None,
+    stack: Stack | None = None, constants: Constants | None = None, zero: int = 1, say: Say | None = None,
 ) -> Found:  # fmt: skip
     """The plan with the shortest step that is found.
 
     batch     sequences of one step, of `seq` tokens each
     schedule  "1f1b" or "zb-h1"
+    zero      1, or 2 or 3 where pipelines may share gradients, and weights, too: longer search, looser bound
     Raises BadValue for a batch or length below 1, DoesNotFit where no class of plans holds the model.
     """
     for name, value in (("batch", batch), ("seq", seq)):
@@ -88,7 +89,7 @@ def search(
                 f"{name} is {value}", why="a step trains 1 sequence of 1 token or more", fix=f"--{name} 1024"
             )
     tell = say or (lambda text: None)
-    ask = Ask(spec, fleet, batch, seq, schedule, most_sequences, stack, constants)
+    ask = Ask(spec, fleet, batch, seq, schedule, most_sequences, stack, constants, zero)
     alone: dict[str, GroupedPlan | None] = {}
     columns: Sequence[Pipeline] = ()
     design = 1
@@ -144,7 +145,7 @@ def replan(found: Found, fleet: GroupedFleet) -> Found:
             plan = _packed(ask, columns, seconds_for(columns, ask.batch, found.plan.seconds * lost), found.plan.kind)
             if plan is not None and plan.pipelines >= found.design:
                 return replace(found, ask=ask, plan=plan, alternatives=(plan,))
-    return search(ask.spec, fleet, batch=ask.batch, seq=ask.seq, schedule=ask.schedule,
+    return search(ask.spec, fleet, batch=ask.batch, seq=ask.seq, schedule=ask.schedule, zero=ask.zero,
                   most_sequences=ask.most_sequences, stack=ask.stack, constants=ask.constants)  # fmt: skip
 
 

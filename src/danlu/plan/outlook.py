@@ -17,7 +17,7 @@ from danlu.plan.stack_forecast import NAMES, REST, TERMS, half_width, residuals
 from danlu.plan.stack_time import Constants, prices, published, waiting
 from danlu.plan.stack_work import AMOUNTS, unit
 from danlu.plan.stage_ways import rated
-from danlu.plan.unit_cost import KINDS, Stack, Way, setup_of
+from danlu.plan.unit_cost import KINDS, Stack, setup_of
 
 KG_PER_KWH = 0.48  # of CO2: the world's electricity in 2023 (Ember, Global Electricity Review 2024)
 KG_SOURCE = "world's mean of 2023, Ember, Global Electricity Review 2024"
@@ -95,7 +95,7 @@ def terms(plan: GroupedPlan, stack: Stack | None = None, constants: Constants | 
         for stage in each.stages:
             spent = _stage_terms(plan, each, stage, stack or Stack(), known)
             for name, value in spent.items():
-                found[name] += each.copies * stage.tp * value
+                found[name] += each.copies * stage.cards * value
     total = sum(found.values())
     wait = 1.0 - 1.0 / waiting(sum(plan.used), known)
     shares = {name: value / total * (1.0 - wait) for name, value in found.items()}
@@ -107,8 +107,7 @@ def _stage_terms(
 ) -> dict[str, float]:  # fmt: skip
     """Seconds of a step of one stage by term; what is left of the plan's step is the bubble's."""
     group = plan.fleet.groups[stage.group]
-    run = setup_of(plan.model, rated(group), Way(stage.tp, pipeline.micro_batch, stage.recompute), plan.seq,
-                   on_hosts(stack, group))  # fmt: skip
+    run = setup_of(plan.model, rated(group), stage.way, plan.seq, on_hosts(stack, group))
     price = prices(run, rated(group), known)
     spent = dict.fromkeys(NAMES, 0.0)
     for kind in KINDS:

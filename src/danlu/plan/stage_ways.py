@@ -1,7 +1,7 @@
 """Every way a stage may run at one micro-batch size, as arrays over the ways and the places a pipeline may be cut.
 
-A way is a group of cards, how many of them share each unit, and what they compute again. A stage of units [start, stop)
-costs the difference of two prefix sums, so that a search looks at all stages of all ways at once.
+A way is a group of cards, how they share its units (way_choices.py), and what they compute again. A stage of units
+[start, stop) costs the difference of two prefix sums, so that a search looks at all stages of all ways at once.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.nouns import Group, GroupedFleet, ModelSpec
+from danlu.plan import zero as sharded
 from danlu.plan.stack_memory import CONTEXT_BYTES
-from danlu.plan.stack_time import Constants, Rated
-from danlu.plan.unit_cost import ATTN, HEAD, KINDS, MLP, Stack, UnitTable, Way, state_bytes, step_seconds, unit_table
+from danlu.plan.stack_time import Constants, Rated, published
+from danlu.plan.unit_cost import ATTN, HEAD, KINDS, MLP, Stack, UnitTable, Way, state_bytes, unit_table
+from danlu.plan.way_choices import MOST_CARDS, choices
 
 USABLE = 0.95  # of a card's memory: what the allocator's blocks leave
-SPLITS = (1, 2, 4, 8, 16)  # cards that may share a unit, within one host
-RECOMPUTE = ("none", "selective", "full")
 SCHEDULES = ("1f1b", "zb-h1")
 
 Floats = npt.NDArray[np.float64]
@@ -74,41 +74,44 @@ def rated(group: Group) -> Rated:
 
 def stage_ways(
     spec: ModelSpec, fleet: GroupedFleet, *, micro_batch: int, seq: int, replicas: int, most: int | None = None,
-    schedule: str = "1f1b", stack: Stack | None = None, constants: Constants | None = None,
+    schedule: str = "1f1b", stack: Stack | None = None, constants: Constants | None = None, zero: int = 1,
+    every: bool = False,
 ) -> StageWays:  # fmt: skip
-    """All ways of all groups in which a card holds at least one unit.
+    """The ways of all groups in which a card holds some unit and that no other beats in everything; `every` of them.
 
     replicas  data-parallel pipelines that share optimizer states and sum gradients
+    zero      most of what they share: 1, or also 2 gradients, 3 weights
     most      where the number of them is open, up to this: bytes and seconds are the least that any of them has
     """
     open_ = replicas, replicas if most is None else most
-    parts = [_of_group(spec, group, micro_batch, seq, open_, schedule, stack or Stack(), constants)
+    parts = [_of_group(spec, group, micro_batch, seq, open_, schedule, stack or Stack(), constants, zero)
              for group in fleet.groups]  # fmt: skip
     arrays = (np.concatenate([part[i] for part in parts]) for i in range(1, 9))
     at = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
     whole = StageWays(micro_batch, tuple(way for part in parts for way in part[0]), at, *arrays)
-    return whole.only(_useful(whole))
+    return whole if every else whole.only(_useful(whole))
 
 
 def _of_group(
     spec: ModelSpec, group: Group, micro_batch: int, seq: int, replicas: tuple[int, int], schedule: str, plain: Stack,
-    constants: Constants | None,
+    constants: Constants | None, zero: int,
 ) -> tuple[Any, ...]:  # fmt: skip
     """The ways of one group and the fields of StageWays from `cards` on."""
     here = Stack(group.per_host, group.network, plain.precision, plain.software, plain.compiled, plain.flash,
-                 plain.seq_parallel, plain.overlap_dp, plain.overlap_tp, plain.zero)  # fmt: skip
+                 plain.seq_parallel, plain.overlap_dp, plain.overlap_tp)  # fmt: skip
     if constants is not None:
-        return _figures(spec, group, micro_batch, seq, replicas, schedule, here, constants)
-    return _published(spec, replace(group, count=min(group.count, group.per_host)), micro_batch, seq, replicas,
-                      schedule, here)  # fmt: skip
+        return _figures(spec, group, micro_batch, seq, replicas, schedule, here, constants, zero)
+    return _published(spec, replace(group, count=min(group.count, MOST_CARDS)), micro_batch, seq, replicas,
+                      schedule, here, zero)  # fmt: skip
 
 
 @lru_cache(maxsize=256)
 def _published(
-    spec: ModelSpec, group: Group, micro_batch: int, seq: int, replicas: tuple[int, int], schedule: str, here: Stack
-) -> tuple[Any, ...]:
-    """With the published constants, which a search asks for again and again; the count matters only inside a host."""
-    return _figures(spec, group, micro_batch, seq, replicas, schedule, here, None)
+    spec: ModelSpec, group: Group, micro_batch: int, seq: int, replicas: tuple[int, int], schedule: str, here: Stack,
+    zero: int,
+) -> tuple[Any, ...]:  # fmt: skip
+    """With published constants, which a search asks for again and again; a count matters up to the largest stage."""
+    return _figures(spec, group, micro_batch, seq, replicas, schedule, here, None, zero)
 
 
 @lru_cache(maxsize=64)
@@ -118,30 +121,66 @@ def _table(spec: ModelSpec, card: Rated, ways: tuple[Way, ...], seq: int, here: 
 
 def _figures(
     spec: ModelSpec, group: Group, micro_batch: int, seq: int, replicas: tuple[int, int], schedule: str, here: Stack,
-    constants: Constants | None,
+    constants: Constants | None, zero: int,
 ) -> tuple[Any, ...]:  # fmt: skip
-    card = rated(group)
-    ways = tuple(Way(tp, micro_batch, recompute) for tp in splits(spec, group) for recompute in RECOMPUTE)
+    card, known = rated(group), constants or published()
+    ways = choices(spec, group, micro_batch, seq, zero)
     table = (_table(spec, card, ways, seq, here) if constants is None
              else unit_table(spec, card, ways, seq=seq, stack=here, constants=constants))  # fmt: skip
-    once = np.array([
-        min(step_seconds(spec, card, way, 1e9, each, seq=seq, stack=here, constants=constants)
-            for each in _telling(replicas, max(1, group.per_host // way.tp))) / 1e9
-        for way in ways
-    ])  # fmt: skip
     kinds = np.array([KINDS.index(unit.rsplit(".", 1)[-1]) for unit in spec.units])
-    time = table.forward_s + table.backward_s
-    moment = table.moment_bytes.copy()
-    body = moment[:, [ATTN, MLP]].max(axis=1)
-    room = USABLE * group.mem_bytes - CONTEXT_BYTES - np.stack([body, np.maximum(body, moment[:, HEAD])], axis=1)
-    held = table.params * state_bytes(here, replicas[1])
+    once, each = _shared(spec, group, ways, replicas, seq, here, known)
+    held = np.array(
+        [[state_bytes(here, replicas[1] * n, way.zero) for n in (way.cp, way.cp // way.ep)] for way in ways]
+    )
+    both = np.stack([table.params - table.routed, table.routed], axis=2)  # (ways, kinds, 2)
+    hidden = known.contended if here.overlap_dp else 1.0
+    sent = np.einsum("wkp,wpd->dwk", both, each)
+    forward, backward = (np.maximum(own, moved) + hidden * np.minimum(own, moved)
+                         for own, moved in zip((table.forward_s, table.backward_s), sent, strict=True))  # fmt: skip
+    time = forward + backward
+    fill = time - 2 * _weight_gradient(spec, table, seq) if schedule == "zb-h1" else time
 
-    def summed(each: Any) -> Floats:
-        return np.concatenate([np.zeros((len(ways), 1)), np.cumsum(each[:, kinds], axis=1)], axis=1)
+    def summed(found: Any) -> Floats:
+        return np.concatenate([np.zeros((len(ways), 1)), np.cumsum(found[:, kinds], axis=1)], axis=1)
 
-    return (ways, np.array([way.tp for way in ways]), summed(time),
-            summed(time - 2 * _weight_gradient(spec, table, seq) if schedule == "zb-h1" else time), table.sent_s,
-            summed(table.params * once[:, None]), summed(held), summed(table.kept_bytes), room)  # fmt: skip
+    return (ways, np.array([way.cards for way in ways]), summed(time), summed(fill), table.sent_s,
+            summed(np.einsum("wkp,wp->wk", both, once)), summed(np.einsum("wkp,wp->wk", both, held)),
+            summed(table.kept_bytes), _room(group, ways, table))  # fmt: skip
+
+
+def _shared(
+    spec: ModelSpec,
+    group: Group,
+    ways: Sequence[Way],
+    replicas: tuple[int, int],
+    seq: int,
+    here: Stack,
+    known: Constants,
+) -> tuple[Floats, Floats]:
+    """Seconds of a parameter's sharing over the replicas, the least of any number of them: (ways, 2) once a step, and
+    (ways, 2, 2) of every micro-batch, forward and backward; of parameters every card needs, and of experts'."""
+    once, each = np.zeros((len(ways), 2)), np.zeros((len(ways), 2, 2))
+    card = rated(group)
+    for at, way in enumerate(ways):
+        for part, alike in enumerate((way, replace(way, cp=way.cp // way.ep))):
+            if part and not spec.experts:
+                continue
+            counts = _telling(replicas, max(1, group.per_host // alike.cards))
+            asked = [(spec, card, alike, count) for count in counts]
+            once[at, part] = min(sharded.once(*one, seq=seq, stack=here, constants=known) for one in asked)
+            found = [sharded.each(*one, seq=seq, stack=here, constants=known) for one in asked]
+            each[at, part] = np.min(found, axis=0)
+    return once, each
+
+
+def _room(group: Group, ways: Sequence[Way], table: UnitTable) -> Floats:
+    """(ways, 2) bytes for states and activations, beside what lives for a moment: without and with the head."""
+    moment = table.moment_bytes
+    passing = np.array([sharded.PASSING[way.zero] for way in ways])
+    layers = sharded.LAYERS * table.params[:, [ATTN, MLP]].sum(axis=1)
+    body = moment[:, [ATTN, MLP]].max(axis=1) + passing * layers
+    head = np.maximum(body, moment[:, HEAD] + passing * np.maximum(layers, table.params[:, HEAD]))
+    return np.asarray(USABLE * group.mem_bytes - CONTEXT_BYTES - np.stack([body, head], axis=1))
 
 
 def _telling(replicas: tuple[int, int], inside: int) -> set[int]:
@@ -151,12 +190,6 @@ def _telling(replicas: tuple[int, int], inside: int) -> set[int]:
     """
     fewest, most = replicas
     return {fewest, most, *(n for n in (inside, inside + 1) if fewest < n < most)}
-
-
-def splits(spec: ModelSpec, group: Group) -> tuple[int, ...]:
-    """Cards of one host that may share a unit: they divide the host's, the heads and the key heads."""
-    return tuple(t for t in SPLITS if t <= min(group.per_host, group.count) and group.per_host % t == 0
-                 and spec.heads % t == 0 and spec.kv_heads % t == 0)  # fmt: skip
 
 
 def _weight_gradient(spec: ModelSpec, table: UnitTable, seq: int) -> Floats:
@@ -171,7 +204,9 @@ def _useful(ways: StageWays) -> npt.NDArray[np.bool_]:
     """Ways in which a card holds some unit, and that no other way of as many cards beats in everything."""
     least = (ways.held + ways.kept)[:, 1:] - (ways.held + ways.kept)[:, :-1]
     good: npt.NDArray[np.bool_] = np.asarray((least <= ways.room[:, :1]).any(axis=1))
-    figures = np.concatenate([ways.time[:, 1:], ways.fill[:, 1:], ways.kept[:, 1:], -ways.room], axis=1)
+    sums = (ways.time, ways.fill, ways.step, ways.held, ways.kept)
+    figures = np.concatenate([*(np.diff(each, axis=1) for each in sums), ways.hop[:, None], -ways.room], axis=1)
+    figures = np.unique(figures, axis=1)
     for i in np.flatnonzero(good):
         rivals = good & (ways.group == ways.group[i]) & (ways.cards == ways.cards[i])
         rivals[i] = False

@@ -55,7 +55,7 @@ def _of_more(ask: Ask, name: str, say: Say | None) -> tuple[float, int]:
             say(f"U_sum: {name} cannot alone; {count} of them")
         larger = replace(ask.fleet, groups=(replace(group, count=count),))
         try:
-            plan = search(ask.spec, larger, batch=ask.batch, seq=ask.seq, schedule=ask.schedule,
+            plan = search(ask.spec, larger, batch=ask.batch, seq=ask.seq, schedule=ask.schedule, zero=ask.zero,
                           most_sequences=ask.most_sequences, stack=ask.stack, constants=ask.constants).plan  # fmt: skip
         except DoesNotFit:
             continue

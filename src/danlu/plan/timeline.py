@@ -9,7 +9,7 @@ from danlu.plan.outlook import on_hosts
 from danlu.plan.stack_time import prices, published
 from danlu.plan.stack_work import AMOUNTS, sent, unit
 from danlu.plan.stage_ways import rated
-from danlu.plan.unit_cost import KINDS, Stack, Way, setup_of
+from danlu.plan.unit_cost import KINDS, Stack, setup_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,7 @@ def bars(plan: GroupedPlan, each: Replicas) -> list[list[Bar]]:
 def parts_of(plan: GroupedPlan, each: Replicas, stage: GroupStage) -> Parts:
     """The stage's seconds, cut into forward, backward and messages as its units' amounts say."""
     group = plan.fleet.groups[stage.group]
-    run = setup_of(plan.model, rated(group), Way(stage.tp, each.micro_batch, stage.recompute), plan.seq,
-                   on_hosts(Stack(), group))  # fmt: skip
+    run = setup_of(plan.model, rated(group), stage.way, plan.seq, on_hosts(Stack(), group))
     price = prices(run, rated(group), published())
     forward = backward = 0.0
     for kind in KINDS:

@@ -36,6 +36,9 @@ class Way:
     """How cards run a unit: their tensor, context and expert parallelism, sequences at once, and what is made anew.
 
     recompute  "none", "selective" (attention's scores only) or "full"
+    cp         parts that a sequence is cut into, each on `tp` cards of its own
+    ep         parts that the experts are cut into, over the cards among which a sequence is cut: at most `cp` of them
+    zero       what replicas share: 1 the optimizer's states, 2 gradients too, 3 weights too
     """
 
     tp: int = 1
@@ -43,6 +46,18 @@ class Way:
     recompute: str = "none"
     cp: int = 1
     ep: int = 1
+    zero: int = 1
+
+    @property
+    def cards(self) -> int:
+        """Cards of one stage."""
+        return self.tp * self.cp
+
+    @property
+    def words(self) -> str:
+        """What is not the habit, for people: "", or as in "cp 4, ep 4, ZeRO-3"."""
+        parts = [f"cp {self.cp}"] * (self.cp > 1) + [f"ep {self.ep}"] * (self.ep > 1)
+        return ", ".join(parts + [f"ZeRO-{self.zero}"] * (self.zero != 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +65,6 @@ class Stack:
     """What else decides seconds and bytes: the software, and the hosts of these cards.
 
     network   bytes/s of one card to other hosts, one way
-    zero      stage of sharding over data-parallel ranks
     """
 
     cards_per_host: int = 8
@@ -62,7 +76,6 @@ class Stack:
     seq_parallel: bool = True
     overlap_dp: bool = True
     overlap_tp: bool = False
-    zero: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +84,7 @@ class UnitTable:
 
     forward_s, backward_s  (ways, 4) seconds of one micro-batch; backward with what is computed again
     params        (ways, 4) parameters the card holds of the unit
+    routed        (ways, 4) of them those of experts
     kept_bytes    (ways, 4) one micro-batch in flight keeps for its backward
     moment_bytes  (ways, 4) that live only while the unit runs backward
     sent_bytes, sent_s  (ways,) to the next stage over the network for one micro-batch, one way
@@ -80,6 +94,7 @@ class UnitTable:
     forward_s: Floats
     backward_s: Floats
     params: Floats
+    routed: Floats
     kept_bytes: Floats
     moment_bytes: Floats
     sent_bytes: Floats
@@ -100,18 +115,18 @@ def unit_table(
     price = np.array([prices(run, card, known) for run in runs]).reshape(-1, len(AMOUNTS))
     seconds = np.einsum("wkda,wa->wkd", each, price)
     moved = np.array([sent(run) for run in runs])
-    params, kept, moment = (_by_kind(of, runs) for of in (_params, _kept, _moment))
+    params, routed, kept, moment = (_by_kind(of, runs) for of in (_params, _routed, _kept, _moment))
     sent_s = moved * price[:, AMOUNTS.index("pp_bytes")]
-    return UnitTable(tuple(ways), seconds[:, :, 0], seconds[:, :, 1], params, kept, moment, moved, sent_s)
+    return UnitTable(tuple(ways), seconds[:, :, 0], seconds[:, :, 1], params, routed, kept, moment, moved, sent_s)
 
 
 def _by_kind(of: Callable[[Setup], list[float]], runs: Sequence[Setup]) -> Floats:
     return np.array([of(run) for run in runs]).reshape(-1, len(KINDS))
 
 
-def state_bytes(stack: Stack, ranks: int) -> float:
+def state_bytes(stack: Stack, ranks: int, zero: int = 1) -> float:
     """Bytes of weight, gradient and optimizer of one parameter on one of `ranks` data-parallel cards."""
-    run = Setup("", ranks, 1, None, 1, 1, 1, 1, 1, False, 1, 1, 1, zero=stack.zero, precision=stack.precision)
+    run = Setup("", ranks, 1, None, 1, 1, 1, 1, 1, False, 1, 1, 1, zero=zero, precision=stack.precision)
     return stack_memory.bytes_per_param(run, ranks)
 
 
@@ -121,7 +136,7 @@ def step_seconds(
 ) -> float:  # fmt: skip
     """Seconds once a step on a card that holds `params`: gradients over `ranks` data-parallel cards, the optimizer."""
     chosen = stack or Stack()
-    run = replace(setup_of(spec, card, way, seq, chosen), dp=ranks, cards=ranks * way.tp)
+    run = replace(setup_of(spec, card, way, seq, chosen), dp=ranks, cards=ranks * way.cards)
     dp_bytes, gathered, adam_bytes = once(run, params)
     return once_seconds(run, dp_bytes + gathered, adam_bytes, card, constants or published())
 
@@ -130,11 +145,11 @@ def setup_of(spec: ModelSpec, card: Rated, way: Way, seq: int, stack: Stack) -> 
     """The model as a run of two stages on such cards, each on a host of its own."""
     experts = Experts(spec.experts, spec.experts_used, spec.ffn) if spec.experts else None
     return Setup(
-        card=card.name, cards=2 * way.tp * way.cp, cards_per_host=stack.cards_per_host, link=stack.network,
+        card=card.name, cards=2 * way.cards, cards_per_host=stack.cards_per_host, link=stack.network,
         layers=max(2, spec.layers), hidden=spec.hidden, heads=spec.heads, kv_heads=spec.kv_heads, ffn=spec.ffn,
         gated=True, vocab=spec.vocab, seq=seq, global_batch=way.micro_batch, micro_batch=way.micro_batch, tp=way.tp,
         pp=2, cp=way.cp, ep=way.ep, recompute=way.recompute, seq_parallel=stack.seq_parallel and way.tp > 1,
-        zero=stack.zero, precision=stack.precision, software=stack.software, compiled=stack.compiled,
+        zero=way.zero, precision=stack.precision, software=stack.software, compiled=stack.compiled,
         flash=stack.flash, overlap_dp=stack.overlap_dp, overlap_tp=stack.overlap_tp, experts=experts,
         head_dim=spec.head_dim,
     )  # fmt: skip
@@ -144,6 +159,10 @@ def _params(run: Setup) -> list[float]:
     table = run.padded_vocab * run.hidden
     mlp = stack_memory.mlp_params(run) + stack_memory.expert_params(run) / run.ep
     return [each / run.tp for each in (table, stack_memory.attention_params(run), mlp, table)]
+
+
+def _routed(run: Setup) -> list[float]:
+    return [0.0, 0.0, stack_memory.expert_params(run) / run.ep / run.tp, 0.0]
 
 
 def _kept(run: Setup) -> list[float]:

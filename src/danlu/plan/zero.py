@@ -1,0 +1,43 @@
+"""What sharing states over replicas costs (Rajbhandari et al., ZeRO, arXiv 1910.02054): seconds of one parameter.
+
+Level 1 shares the optimizer's states: gradients are reduced and weights gathered once a step. Level 2 shares gradients
+too: they are reduced after every micro-batch, for no card has room to sum them. Level 3 shares weights too: they are
+gathered before each use, forward and backward. Messages of a micro-batch run beside the unit's own work, and a share
+of them still costs time (Constants.contended).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from danlu.nouns import ModelSpec
+from danlu.plan.stack_time import Constants, Rated, once_seconds
+from danlu.plan.unit_cost import Stack, Way, setup_of
+
+WEIGHT, GRADIENT = 2.0, 4.0  # bytes of one parameter in a message
+COUNT = 1e9  # parameters that are asked for at once
+LAYERS = 2  # whose gathered weights and unshared gradients are on a card at a time: one runs, the next arrives
+PASSING = {1: 0.0, 2: GRADIENT, 3: WEIGHT + GRADIENT}  # bytes of a parameter that lie there for a moment
+
+
+def once(
+    spec: ModelSpec, card: Rated, way: Way, ranks: int, *, seq: int, stack: Stack, constants: Constants
+) -> float:  # fmt: skip
+    """Seconds once a step of one parameter on a card: messages, optimizer."""
+    run = replace(setup_of(spec, card, way, seq, stack), dp=ranks, cards=ranks * way.cards)
+    everyone = run.dp * run.cp
+    sent = {1: WEIGHT + GRADIENT, 2: WEIGHT, 3: 0.0}[way.zero] * (everyone - 1) / everyone
+    return once_seconds(run, COUNT * sent, COUNT * 34.0 / everyone, card, constants) / COUNT
+
+
+def each(
+    spec: ModelSpec, card: Rated, way: Way, ranks: int, *, seq: int, stack: Stack, constants: Constants
+) -> tuple[float, float]:  # fmt: skip
+    """Seconds of a micro-batch's messages of one parameter, (forward, backward), if nothing ran beside them."""
+    if way.zero == 1:
+        return 0.0, 0.0
+    run = replace(setup_of(spec, card, way, seq, stack), dp=ranks, cards=ranks * way.cards, overlap_dp=False)
+    everyone = run.dp * run.cp
+    a_byte = once_seconds(run, COUNT * (everyone - 1) / everyone, 0.0, card, constants) / COUNT
+    gathered = WEIGHT if way.zero == 3 else 0.0
+    return gathered * a_byte, (gathered + GRADIENT) * a_byte

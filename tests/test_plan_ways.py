@@ -1,0 +1,104 @@
+"""Ways to run a stage beyond tensor parallelism: sequences and experts cut over cards, states shared by replicas."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from brute_plans import is_best, random_ask
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from provoke import provoke
+from test_plan_large import complete
+
+from danlu import native
+from danlu.fleet.groups import shorthand
+from danlu.nouns import Card, Fleet, Group
+from danlu.plan import certificate, emit, large, presets, text, verify, zero
+from danlu.plan.grouped import GroupedPlan, GroupStage, Replicas
+from danlu.plan.stack_time import published
+from danlu.plan.stage_ways import rated
+from danlu.plan.unit_cost import Stack, Way, state_bytes
+from danlu.plan.way_choices import LONG, choices
+
+LLAMA = presets.preset("llama-3-8b")
+MIXTURE = presets.dense(presets.preset("mixtral-8x7b"))
+groups = st.builds(lambda count, host, network: Group("card", count, 3e14, 80 << 30, 2e12, 2e11, network, host),
+                   st.integers(1, 40), st.sampled_from([1, 2, 4, 8]), st.sampled_from([1e9, 2.5e10]))  # fmt: skip
+
+
+@given(groups, st.sampled_from([LLAMA, MIXTURE]), st.sampled_from([4096, 65536, 1 << 20]), st.integers(1, 3))
+def test_every_way_can_be_built(group, spec, seq, level):
+    found = choices(spec, group, 1, seq, level)
+    assert len(set(found)) == len(found) and {way.zero for way in found} == set(range(1, level + 1))
+    for way in found:
+        assert way.cards <= group.count and spec.kv_heads % way.tp == 0 and seq % way.cp == 0 and way.ep in (1, way.cp)
+        assert way.ep > 1 or way.cp == 1 or seq // way.cp >= LONG
+        assert way.ep == 1 or (way.cards <= group.per_host and spec.experts % way.ep == 0)
+
+
+@given(groups, st.integers(1, 64), st.sampled_from([1, 2, 8]))
+def test_what_replicas_share_is_kept_once_and_sent_more_often(group, ranks, cp):
+    def asked(level: int) -> tuple[float, float, float]:
+        way = Way(1, 1, "none", cp, 1, level)
+        given_ = {"seq": 4096, "stack": Stack(group.per_host, group.network), "constants": published()}
+        forward, backward = zero.each(LLAMA, rated(group), way, ranks, **given_)
+        return zero.once(LLAMA, rated(group), way, ranks, **given_), forward, backward
+
+    once, forward, backward = zip(*(asked(level) for level in (1, 2, 3)), strict=True)
+    held = [state_bytes(Stack(), ranks * cp, level) for level in (1, 2, 3)]
+    if ranks * cp == 1:
+        assert not any(forward) and not any(backward)
+    else:
+        assert once[0] > once[1] > once[2] and held[0] > held[1] > held[2]
+        assert forward[0] == forward[1] == backward[0] == 0 and 0 < forward[2] < backward[1] < backward[2]
+
+
+def test_a_million_tokens_are_cut_over_many_cards():
+    found = large.search(LLAMA, shorthand("64xH100"), batch=4, seq=1 << 20)
+    complete(found.plan)
+    assert max(stage.way.cp for each in found.plan.replicas for stage in each.stages) >= 4
+    assert max(stage.cards for each in found.plan.replicas for stage in each.stages) >= 8
+
+
+def test_experts_are_cut_over_cards_where_that_pays_and_the_proof_holds():
+    found = large.search(MIXTURE, shorthand("16xH100"), batch=64, seq=4096)
+    complete(found.plan)
+    assert any(stage.way.ep > 1 for each in found.plan.replicas for stage in each.stages)
+    proved = certificate.prove_gap(found)
+    assert verify.checked(certificate.as_dict(proved)) == pytest.approx(proved.gap, rel=1e-6)
+
+
+def test_weights_shared_by_replicas_make_a_model_fit():
+    fleet = shorthand("8xRTX-4090")
+    with provoke("DL-MEM-001"):
+        large.search(LLAMA, fleet, batch=64, seq=4096, zero=2)
+    found = large.search(LLAMA, fleet, batch=64, seq=4096, zero=3)
+    complete(found.plan)
+    assert {stage.way.zero for each in found.plan.replicas for stage in each.stages} == {3}
+    script = emit.megatron(found.plan, LLAMA)
+    assert any("ZeRO-1, which keeps more" in each for each in script.cannot)
+
+
+@pytest.mark.skipif(native.library() is None, reason="without a compiler only smaller fleets are looked at whole")
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10**9), st.integers(2, 8), st.sampled_from([2, 3]), st.sampled_from([0, 4]))
+def test_no_plan_of_these_ways_beats_the_search_either(seed, cards, level, experts):
+    ask = random_ask(random.Random(seed), cards, 4, 6)
+    spec = replace(ask.spec, experts=experts, experts_used=2, ffn=4096) if experts else ask.spec
+    assert is_best(replace(ask, spec=spec, zero=level))
+
+
+def test_a_framework_is_told_how_sequences_and_experts_are_cut():
+    stages = (GroupStage(0, Way(2, 1, "none", 4, 4), 0, len(MIXTURE.units), 0.1, 0.0, 0.1, 1 << 30),)
+    plan = GroupedPlan("hybrid", MIXTURE, shorthand("8xH100"), 4, 4096, "1f1b", (Replicas(1, stages, 1, 4, 1.0),), 1.0)
+    script = emit.megatron(plan, MIXTURE).files["megatron.sh"]
+    for words in ("--context-parallel-size 4", "--expert-model-parallel-size 4", "--expert-tensor-parallel-size 2",
+                  "8 ranks: 1 pipelines of 1 stages of 8 cards"):  # fmt: skip
+        assert words in script, words
+    seats = [[f"c{i}" for i in range(8)]]
+    found = emit.danlu(plan, MIXTURE, Fleet("eight", tuple(Card(n, "cuda", "t", {"bf16": 1e9}, 1 << 30, 1e9)
+                                                           for n in seats[0])), seats, "here")  # fmt: skip
+    assert any("sequences and experts cut over cards" in each for each in found.cannot)
+    assert len(text.loads(found.files["plan.json"]).stages[0].cards) == 8

@@ -136,3 +136,15 @@ def test_shares_that_do_not_fit_are_refused_before_a_process_starts(shares, word
     said = capsys.readouterr().err
     assert "DL-CFG-020" in said and "stage 0 of copy 0, cards card0, card1" in said
     assert not (tmp_path / "run" / "job.json").exists()
+
+
+def test_a_run_in_bf16_plans_trains_and_exports(words, drilled, tmp_path, capsys):
+    more = ["--data.tokens", str(drilled[0] / "tokens"), "--train.dtype", "bf16"]
+    assert main(["train", *words, *more, "--out", str(tmp_path / "run"), "--json", str(tmp_path / "said.json")]) == 0
+    assert "not measured in bf16" in capsys.readouterr().err
+    said = json.loads((tmp_path / "said.json").read_text())
+    assert said["train.loss_last"] < said["train.loss_first"]
+    assert plan_text.loads((tmp_path / "run" / "plan.json").read_text()).dtype == "bf16"
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "model"), "--dtype", "bf16"]) == 0
+    assert main(["train", *words, *more, "--train.dtype", "fp8", "--out", str(tmp_path / "no")]) == 2
+    assert "DL-CFG-085" in capsys.readouterr().err and not (tmp_path / "no" / "job.json").exists()

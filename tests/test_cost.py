@@ -16,6 +16,7 @@ from danlu.plan import operators
 from danlu.plan.cost import interpolate, unit_costs
 from danlu.plan.flop import unit_flop
 from danlu.plan.memory import stage_bytes, unit_activation_bytes
+from danlu.train.group import TORCH
 from danlu.train.optim import AdamW
 
 SPEC = ModelSpec("llama", 2, 96, 6, 3, 16, 160, 320, 256)
@@ -45,14 +46,16 @@ def test_products_are_those_the_decoder_runs(spec, batch, seq, number):
     assert ours == unit_flop(spec, unit, batch, seq)
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize(("spec", "batch", "seq"), [*SHAPES, *SPARSE, (YUAN, 2, 24)])
-def test_activation_bytes_are_those_autograd_keeps(spec, batch, seq):
+def test_activation_bytes_are_those_autograd_keeps(spec, batch, seq, dtype):
     for start, stop in ((0, 3), (1, 5), (3, 6)):
-        decoder = Decoder(spec, start, stop)
+        decoder = Decoder(spec, start, stop, dtype=TORCH[dtype])
         init(decoder, 0)
         state = Causal(batch, seq)
         rows = batch * seq
-        x = torch.randint(0, spec.vocab, (rows,)) if start == 0 else torch.randn(rows, spec.hidden, requires_grad=True)
+        x = torch.randint(0, spec.vocab, (rows,)) if start == 0 else torch.randn(rows, spec.hidden, dtype=decoder.dtype)
+        x.requires_grad_(start > 0)
         AdamW(decoder, weight_decay=0.1)
         decoder.halve(Halves())
         weights = {p.untyped_storage().data_ptr() for p in decoder.parameters()}
@@ -67,15 +70,17 @@ def test_activation_bytes_are_those_autograd_keeps(spec, batch, seq):
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             out = decoder(x, state, state.meta())
             if stop == len(spec.units):
-                out = torch.nn.functional.cross_entropy(out, torch.zeros(rows, dtype=torch.int64))
+                out = torch.nn.functional.cross_entropy(out.float(), torch.zeros(rows, dtype=torch.int64))
         real = sum(storage.nbytes() for storage in held.values())
-        ours = sum(unit_activation_bytes(spec, unit, batch, seq, "fp32") for unit in spec.units[start:stop])
+        ours = sum(unit_activation_bytes(spec, unit, batch, seq, dtype) for unit in spec.units[start:stop])
         assert real <= ours <= 1.15 * real, (start, stop)
 
 
 def test_training_state_is_sixteen_bytes_a_parameter():
     whole = stage_bytes(SPEC, 0, len(SPEC.units), in_flight=1, micro_batch=1, seq=16)
     assert whole.weights + whole.gradients + whole.optimizer == 16 * SPEC.params
+    half = stage_bytes(SPEC, 0, len(SPEC.units), in_flight=1, micro_batch=1, seq=16, dtype="bf16")
+    assert half.weights + half.gradients + half.optimizer == 20 * SPEC.params  # a sum of gradients and weights in fp32
     tied = replace(SPEC, tied=True)
     apart = stage_bytes(tied, 3, len(SPEC.units), in_flight=1, micro_batch=1, seq=16)
     assert apart.weights == 4 * sum(SPEC.unit_params(unit) for unit in SPEC.units[3:])

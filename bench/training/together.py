@@ -227,7 +227,7 @@ def _watch(optimizer: AdamW | SharedAdamW, found: dict[str, torch.Tensor]) -> No
     update = optimizer.update
 
     def seen(rate: float, scale: float) -> None:
-        flat = optimizer.summed if isinstance(optimizer, SharedAdamW) else optimizer.grad
+        flat = optimizer.summed if isinstance(optimizer, SharedAdamW) else optimizer.total
         found.update({name: slot.of(flat).clone() for name, slot in optimizer.slots.items()})
         update(rate, scale)
 

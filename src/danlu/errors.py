@@ -403,7 +403,7 @@ class RunExists(BadConfig):
 
 
 class NotRunnable(BadConfig):
-    """A plan that `danlu train` cannot execute yet: selective recomputation."""
+    """A plan that `danlu train` cannot execute yet: selective recomputation, an element type without kernels."""
 
     code = "DL-CFG-085"
 

@@ -96,6 +96,11 @@ class TrainText(Section):
     """How the model learns."""
 
     steps: int = Field(100, gt=0, description="optimizer steps of the whole run")
+    dtype: Literal["fp32", "bf16", "fp8"] | None = Field(
+        None,
+        description="of weights and activations; sums of gradients, master weights and the loss are fp32. By "
+        "default the plan's, and fp32 where one is made",
+    )
     lr: float = Field(3e-3, gt=0, description="highest learning rate, at the end of the warm-up")
     warmup: int = Field(10, ge=0, description="steps over which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's decay, per step times the rate")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from danlu.cli.config import Run
@@ -101,9 +102,24 @@ def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
     from danlu.plan.forecast import forecast
 
     if run.plan.path is not None:
-        return forecast(text.loads(_text(run.plan.path), str(run.plan.path)))
-    split = search.even if run.plan.split == "even" else search.search
-    return split(spec, fleet, micro_batch=run.plan.micro_batch, micro_batches=run.plan.micro_batches, seq=run.data.seq)
+        told = text.loads(_text(run.plan.path), str(run.plan.path))
+        return forecast(replace(told, dtype=_trainable(run.train.dtype or told.dtype, told.fleet)))
+    split, dtype = search.even if run.plan.split == "even" else search.search, run.train.dtype or "fp32"
+    return split(spec, fleet, micro_batch=run.plan.micro_batch, micro_batches=run.plan.micro_batches, seq=run.data.seq,
+                 dtype=_trainable(dtype, fleet))  # fmt: skip
+
+
+def _trainable(dtype: str, fleet: Fleet) -> str:
+    """The dtype, with a warning where a card's speed in it is a guess. Raises NotRunnable for one nothing trains in."""
+    from danlu.events import fallback
+    from danlu.train.job import check_dtype
+
+    check_dtype(dtype, fleet)
+    slow = [card.name for card in fleet.cards if dtype not in card.flops]
+    if slow and dtype != "fp32":
+        fallback("plan.dtype", f"{slow[0]} was not measured in {dtype}: its fp32 speed is taken, which a CPU without "
+                               f"{dtype} instructions does not reach (matrix products on AVX2: a ninth)")  # fmt: skip
+    return dtype
 
 
 def _text(path: Path) -> str:

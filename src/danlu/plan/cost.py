@@ -41,7 +41,7 @@ def unit_costs(spec: ModelSpec, card: Card, micro_batch: int, seq: int, dtype: s
     A card with rates is charged operator by operator at the rate of its shape; one that has none (declared flops and
     mem_bw only) max(FLOP / flops, bytes / mem_bw) for each operator (the roofline, Williams 2009).
     """
-    table = Rates(card, dtype)
+    table, state = Rates(card, dtype), Rates(card, "fp32")
     kinds: dict[str, UnitCost] = {}
     for unit in spec.units:
         kind = unit.rsplit(".", 1)[-1]
@@ -52,7 +52,11 @@ def unit_costs(spec: ModelSpec, card: Card, micro_batch: int, seq: int, dtype: s
         backward, later = table.seconds(behind), table.seconds(operators.weights(behind))
         split = table.seconds(operators.split(behind))
         params = spec.unit_params(unit)
-        norm, step = (table.seconds(each(params, spec.params)) for each in (operators.norm, operators.step))
+        norm, step = (state.seconds(each(params, spec.params)) for each in (operators.norm, operators.step))
+        if dtype != "fp32":
+            collect, rounded = operators.mixed(params, spec.params)
+            backward, later = backward + state.seconds(collect), later + state.seconds(collect)
+            step += state.seconds(rounded)
         kept = unit_activation_bytes(spec, unit, micro_batch, seq, dtype)
         kinds[kind] = UnitCost(forward, backward, norm, step, params, kept, later, split)
     return tuple(kinds[unit.rsplit(".", 1)[-1]] for unit in spec.units)
@@ -67,7 +71,7 @@ def entry_s(spec: ModelSpec, card: Card, micro_batch: int, seq: int, dtype: str)
 
 def tied_s(spec: ModelSpec, card: Card, dtype: str) -> float:
     """Seconds of adding the other end's gradient of a tied embedding."""
-    return Rates(card, dtype).seconds((operators.tied(spec),))
+    return Rates(card, "fp32").seconds((operators.tied(spec),))
 
 
 class Rates:

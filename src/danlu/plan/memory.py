@@ -39,29 +39,31 @@ def stage_bytes(
     recomputed  None where a forward keeps what its backward needs; else only its input is kept, and of so many
                 micro-batches at once all that a second forward has made
 
-    Weights and gradients are kept in `dtype`; Adam's two moments in fp32, and a master copy of weights that are not.
+    Weights and gradients are kept in `dtype`; Adam's two moments in fp32, and of what is not fp32 a master copy of the
+    weights and the sum of gradients over the step.
     """
     size = DTYPE_BYTES[dtype]
     sums = _sums(spec, micro_batch, seq, dtype)
     params = sums.params[stop] - sums.params[start] + copied_params(spec, start, stop)
     kept = sums.kept[stop] - sums.kept[start]
-    width = max(wide for wide, count in sums.wide if count[stop] > count[start])
+    widest = max(wide for wide, count in sums.wide if count[stop] > count[start])
     if recomputed is None:
         activations = in_flight * kept
     else:
         activations = in_flight * micro_batch * seq * int(spec.hidden * size if start else 8) + recomputed * kept
-    moments = params * (8 if dtype == "fp32" else 12)
-    return StageBytes(int(params * size), int(params * size), moments, activations,
-                      int(3 * micro_batch * seq * width * size))  # fmt: skip
+    single = dtype == "fp32"
+    gradients = int(params * (size if single else size + 4))
+    return StageBytes(int(params * size), gradients, params * (8 if single else 12), activations,
+                      int(3 * micro_batch * seq * widest))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """Over the first k units: parameters, bytes kept for one backward, and how many units are so wide."""
+    """Over the first k units: parameters, bytes kept for one backward, how many units have rows of so many bytes."""
 
     params: tuple[int, ...]
     kept: tuple[int, ...]
-    wide: tuple[tuple[int, tuple[int, ...]], ...]
+    wide: tuple[tuple[float, tuple[int, ...]], ...]
 
 
 @lru_cache(maxsize=64)
@@ -70,7 +72,8 @@ def _sums(spec: ModelSpec, micro_batch: int, seq: int, dtype: str) -> _Sums:
         return (0, *accumulate(values))
 
     units = spec.units
-    widths = [_widest(spec, unit) for unit in units]
+    size = DTYPE_BYTES[dtype]
+    widths = [_widest(spec, unit) * (max(size, 4) if unit == "head" else size) for unit in units]  # its loss is in fp32
     return _Sums(
         over([spec.unit_params(unit) for unit in units]),
         over([unit_activation_bytes(spec, unit, micro_batch, seq, dtype) for unit in units]),
@@ -116,7 +119,30 @@ def unit_activation_bytes(spec: ModelSpec, unit: str, micro_batch: int, seq: int
             numbers = rows * (3 * hidden + spec.experts + spec.experts_used * each + shared)
         case _:
             raise KeyError(unit)
-    return int(numbers * DTYPE_BYTES[dtype]) + (8 * rows if unit == "embed" else 0)
+    wide = 0 if dtype == "fp32" else rows * _wide_bytes(spec, unit.rsplit(".", 1)[-1])
+    return int(numbers * DTYPE_BYTES[dtype]) + wide + (8 * rows if unit == "embed" else 0)
+
+
+def _wide_bytes(spec: ModelSpec, kind: str) -> int:
+    """Bytes of a row that a unit keeps beyond its own dtype, where that has two: what stays in fp32, and indices.
+
+    A norm of torch's keeps its input in fp32; a fused one only 1 / rms, and attention its rows' sums. The loss is fp32.
+    """
+    norm = 4 * spec.hidden + 4
+    match kind:
+        case "head":
+            return norm + 2 * spec.vocab + 4
+        case "attn" if fused(spec):
+            return 2 * (spec.heads + 1)
+        case "attn" | "lfa":
+            heads = spec.heads + spec.kv_heads
+            return norm * (1 + (kind == "lfa")) + spec.qk_norm * 4 * heads * (spec.head_dim + 1) + 2 * spec.heads
+        case "moe":
+            return norm + 2 * spec.experts + 16 * spec.experts_used
+        case "mlp":
+            return 2
+        case _:
+            return 0
 
 
 def _widest(spec: ModelSpec, unit: str) -> int:

@@ -133,6 +133,11 @@ def step(params: int, whole: int) -> tuple[Operator, ...]:
     return (_part("add_", params, whole, 2), _part("adamw", params, whole, 7), _part("zero", params, whole, 1))
 
 
+def mixed(params: int, whole: int) -> tuple[tuple[Operator, ...], tuple[Operator, ...]]:
+    """What a decoder not in fp32 adds: its gradients' sum in fp32 for every micro-batch, its weights' rounding."""
+    return (_part("add_", params, whole, 3), _part("zero", params, whole, 1)), (_part("copy", params, whole, 2),)
+
+
 def _part(op: str, count: int, whole: int, moved: int) -> Operator:
     return Operator(op, (whole,), float(count), float(moved * count))
 
@@ -190,9 +195,7 @@ def _moe(spec: ModelSpec, rows: int) -> tuple[Operator, ...]:
 def _moe_back(spec: ModelSpec, rows: int) -> tuple[Operator, ...]:
     hidden, sent = spec.hidden, rows * spec.experts_used
     each = [_times(_gated_back(tokens, hidden, spec.ffn), count) for count, tokens in _spread(spec, rows)]
-    shared = (
-        (*_linear_back(rows, hidden, 1), *_gated_back(rows, hidden, spec.shared_ffn)) if spec.shared_ffn else ()
-    )
+    shared = (*_linear_back(rows, hidden, 1), *_gated_back(rows, hidden, spec.shared_ffn)) if spec.shared_ffn else ()
     return (_flat("copy", sent * hidden, 2, 2), *sum(each, ()), *shared, *_linear_back(rows, hidden, spec.experts),
             _flat("add_", rows * hidden, 3, 2), _flat("add_", sent * hidden, 3),
             _rows("norm_back", rows, hidden, 8))  # fmt: skip

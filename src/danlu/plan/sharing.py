@@ -185,7 +185,7 @@ def sums(spec: ModelSpec, unit: str, rows: int, cards: int) -> tuple[tuple[int, 
 def _end(plan: Plan, seat: Seat, moved: Exchange) -> StageCost:
     """The ends of a step on one card: gradients added up, their norm, the optimizer's step, weights taken over."""
     card, owned = plan.fleet.card(seat.card), moved.owned[seat.rank]
-    rates = Rates(card, plan.dtype)
+    rates = Rates(card, "fp32")
     if not owned:
         return StageCost(0.0, 0.0, weights_s=_taken_s(rates, moved.taken[seat.rank]))
     summed = rates.seconds((_flat("add_", max(1, moved.summed[seat.rank]), 3),))
@@ -242,7 +242,8 @@ def rank_bytes(plan: Plan, moved: Exchange) -> tuple[int, ...]:
         part = part_of(plan.model, share_of(plan, seat.replica, seat.stage, seat.part))
         kept = stage_bytes(part, stage.start, stage.stop, in_flight=held_at_once(order), recomputed=again,
                            micro_batch=plan.micro_batch, seq=plan.seq, dtype=plan.dtype)  # fmt: skip
-        state = int(2 * size * moved.held[seat.rank]) + 16 * moved.owned[seat.rank]
+        each = 2 * size if plan.dtype == "fp32" else 2 * size + 4  # gradients are summed in fp32 beside themselves
+        state = int(each * moved.held[seat.rank]) + 16 * moved.owned[seat.rank]
         swapped = max(
             sum(count for pair, count in pairs.items() if seat.rank in pair) for pairs in (moved.data, moved.weights)
         )

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from danlu.errors import NotRunnable, UnreadableJob
-from danlu.nouns import Card, Plan
+from danlu.nouns import Card, Fleet, Plan
 from danlu.plan import text as plan_text
 from danlu.plan.seats import seats
 
 VERSION = 1
+DTYPES = ("fp32", "bf16")
 RECOMPUTE = ("none", "full")
 
 
 def check(plan: Plan) -> None:
     """Raises NotRunnable for a plan that the trainer would run otherwise than it says."""
+    check_dtype(plan.dtype, plan.fleet)
     for index, stage in enumerate(stage for copy in plan.pipelines for stage in copy.stages):
         if stage.recompute not in RECOMPUTE:
             raise NotRunnable(
@@ -28,6 +30,17 @@ def check(plan: Plan) -> None:
                 why=f"the trainer knows {' and '.join(RECOMPUTE)}",
                 fix='"recompute": "full" in the plan needs less memory and a third more time',
             )
+
+
+def check_dtype(dtype: str, fleet: Fleet) -> None:
+    """Raises NotRunnable for an element type that nothing trains in."""
+    if dtype not in DTYPES:
+        raise NotRunnable(
+            f"training in {dtype}",
+            where=", ".join(card.name for card in fleet.cards if dtype not in card.flops),
+            why=f"the trainer computes in {' and '.join(DTYPES)}; it has no kernels for {dtype}, on any card",
+            fix="--train.dtype bf16: master weights, sums of gradients and the loss are fp32",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,8 @@ class Copy:
 class AdamW:
     """Owns the flat weights, gradients and moments of one decoder (Loshchilov & Hutter 2019; decay on matrices only).
 
-    Moments and master weights are fp32; a decoder of another dtype gets its weights rounded from them after each step.
+    Moments and master weights are fp32; a decoder of another dtype gets its weights rounded from them after each step,
+    and its gradients, one micro-batch at a time, are added up in fp32 (`collect`, `total`).
     """
 
     def __init__(self, module: nn.Module, *, weight_decay: float) -> None:
@@ -86,6 +87,7 @@ class AdamW:
         self._mixed = first.dtype != torch.float32
         self.used = self.flat.to(first.dtype) if self._mixed else self.flat
         self.grad = torch.zeros_like(self.used)
+        self.total = torch.zeros_like(self.flat) if self._mixed else self.grad
         for name, slot in self.slots.items():
             slot.of(self.flat).copy_(named[name].detach())
             slot.of(self.used).copy_(named[name].detach())
@@ -98,31 +100,46 @@ class AdamW:
     def state_bytes(self) -> dict[str, int]:
         """Bytes held: weights, gradients, optimizer."""
         mixed = self.flat.nbytes if self._mixed else 0
-        return {"weights": self.used.nbytes, "gradients": self.grad.nbytes, "optimizer": 2 * self.m.nbytes + mixed}
+        gradients = self.grad.nbytes + (self.total.nbytes if self._mixed else 0)
+        return {"weights": self.used.nbytes, "gradients": gradients, "optimizer": 2 * self.m.nbytes + mixed}
 
     def grad_of(self, name: str) -> Tensor:
-        """The gradient of one parameter, a view."""
+        """The gradient of one parameter, a view: the step's in fp32, the micro-batch's in another dtype."""
         return self.slots[name].of(self.grad)
+
+    def total_of(self, name: str) -> Tensor:
+        """The step's gradient of one parameter in fp32, a view."""
+        return self.slots[name].of(self.total)
+
+    def collect(self) -> None:
+        """Add what a micro-batch left in `grad` to the step's gradient. In fp32 it is there already."""
+        if self._mixed:
+            self.total.add_(self.grad)
+            self.grad.zero_()
+
+    def clear(self) -> None:
+        """Set the gradient to zero."""
+        self.grad.zero_()
+        self.total.zero_()
 
     def norm_squared(self, without: str | None) -> float:
         """Sum of squares of the gradient; `without` a parameter whose gradient another stage counts."""
-        total = float(torch.linalg.vector_norm(self.grad)) ** 2
+        total = float(torch.linalg.vector_norm(self.total)) ** 2
         if without is not None:
-            total -= float(torch.linalg.vector_norm(self.grad_of(without))) ** 2
+            total -= float(torch.linalg.vector_norm(self.total_of(without))) ** 2
         return max(0.0, total) if math.isfinite(total) else total
 
     def update(self, rate: float, scale: float) -> None:
         """One step with the gradient times `scale`; the gradient is zero afterwards."""
         if scale != 1.0:
-            self.grad.mul_(scale)
+            self.total.mul_(scale)
         self._count += 1
-        grad = self.grad.float()
         for start, stop, decay in self._cuts:
-            adamw_((self.flat[start:stop], grad[start:stop], self.m[start:stop], self.v[start:stop]), self._count, rate,
-                   decay)  # fmt: skip
+            w, g, m, v = (each[start:stop] for each in (self.flat, self.total, self.m, self.v))
+            adamw_((w, g, m, v), self._count, rate, decay)
         if self._mixed:
             self.used.copy_(self.flat)
-        self.grad.zero_()
+        self.clear()
 
     def copy(self, step: int) -> Copy:
         """The state now, in host memory."""
@@ -133,7 +150,7 @@ class AdamW:
         for mine, theirs in zip((self.flat, self.m, self.v), copy.flats, strict=True):
             mine.copy_(theirs)
         self.used.copy_(self.flat)
-        self.grad.zero_()
+        self.clear()
         self._count.fill_(copy.step)
 
     def restore_named(self, step: int, tensors: Mapping[str, Array]) -> None:

@@ -31,6 +31,8 @@ class SharedAdamW:
         self._held, size = _slots({name: parameter.shape for name, parameter in named.items()})
         self.used = torch.zeros(size, dtype=first.dtype, device=first.device)
         self.grad = torch.zeros_like(self.used)
+        self._mixed = first.dtype != torch.float32
+        self.total = torch.zeros(size, device=first.device) if self._mixed else self.grad
         for name, slot in self._held.items():
             slot.of(self.used).copy_(named[name].detach())
             named[name].data, named[name].grad = slot.of(self.used), slot.of(self.grad)
@@ -48,12 +50,24 @@ class SharedAdamW:
     def state_bytes(self) -> dict[str, int]:
         """Bytes held: weights, gradients, optimizer."""
         own = 4 * self.flat.nbytes
-        return {"weights": self.used.nbytes, "gradients": self.grad.nbytes, "optimizer": own}
+        gradients = self.grad.nbytes + (self.total.nbytes if self._mixed else 0)
+        return {"weights": self.used.nbytes, "gradients": gradients, "optimizer": own}
+
+    def collect(self) -> None:
+        """Add what a micro-batch left in `grad` to the step's gradient. In fp32 it is there already."""
+        if self._mixed:
+            self.total.add_(self.grad)
+            self.grad.zero_()
+
+    def clear(self) -> None:
+        """Set the gradient to zero."""
+        self.grad.zero_()
+        self.total.zero_()
 
     def parts(self) -> dict[int, Tensor]:
         """Gradients for other owners, by rank: what this rank is the source of, one flat fp32 tensor each."""
         return self._flat_by_rank(lambda cell: [
-            (cell.owner, self._of(self.grad, cell, hold)) for hold in cell.sources
+            (cell.owner, self._of(self.total, cell, hold)) for hold in cell.sources
             if hold.rank == self.rank != cell.owner
         ])  # fmt: skip
 
@@ -70,7 +84,7 @@ class SharedAdamW:
             total, count = self.slots[cell.key].of(self.summed).zero_(), math.prod(cell.shape)
             for hold in cell.sources:
                 if hold.rank == self.rank:
-                    total.add_(self._of(self.grad, cell, hold))
+                    total.add_(self._of(self.total, cell, hold))
                 else:
                     start = at[hold.rank]
                     total.add_(came[hold.rank][start : start + count].view(cell.shape))
@@ -89,7 +103,7 @@ class SharedAdamW:
         for start, stop, decay in self._cuts:
             w, g, m, v = (each[start:stop] for each in (self.flat, self.summed, self.m, self.v))
             adamw_((w, g, m, v), self._count, rate, decay)
-        self.grad.zero_()
+        self.clear()
         self._write()
 
     def news(self) -> dict[int, Tensor]:
@@ -123,7 +137,7 @@ class SharedAdamW:
         assert copy.used is not None
         for mine, theirs in zip((self.flat, self.m, self.v, self.used), (*copy.flats, copy.used), strict=True):
             mine.copy_(theirs)
-        self.grad.zero_()
+        self.clear()
         self._count.fill_(copy.step)
 
     def restore_whole(self, step: int, tensors: Mapping[str, Array]) -> None:
@@ -133,14 +147,15 @@ class SharedAdamW:
                 self.slots[cell.key].of(flat).copy_(_part(torch.from_numpy(tensors[cell.name + mark]), cell))
         for cell in self._cells:
             self._put(cell, _part(torch.from_numpy(tensors[cell.name]), cell))
-        self.grad.zero_()
+        self.clear()
         self._count.fill_(step)
 
     def begin(self) -> None:
         """Step 0 of the weights the module has now; moments are zero."""
         self._read()
-        for each in (self.m, self.v, self.grad, self._count):
+        for each in (self.m, self.v, self._count):
             each.zero_()
+        self.clear()
 
     @property
     def names(self) -> frozenset[str]:

@@ -160,6 +160,8 @@ class Interpreter:
             began = time.monotonic() if self.pacer.real else max(self.pacer.clock, ready)
             with self.pacer.instruction(ready):
                 self._do[each.op](each) if each.op != "save" else save()
+                if each.op in ("backward", "backward_weight"):
+                    self.optimizer.collect()
             spans.append((each.op, each.mb, began, self.pacer.clock))
             self._post(each)
         return Done(step, float(self._total[1]), self._norm, self.pacer.settle(), tuple(spans))
@@ -201,8 +203,8 @@ class Interpreter:
         if work.op == "reduce" and work.what == "tied":
             mine = self._tied_grad().clone()  # the sum is made in place while this is still being sent
             tag = Tag("tied", self._number)
-            self._wire.post(work.peer, tag, as_buffer(mine), self.plan.dtype, tuple(mine.shape), self.pacer.clock)
-            self._came["tied"] = found = self._wire.take(work.peer, tag, self.plan.dtype, tuple(mine.shape))
+            self._wire.post(work.peer, tag, as_buffer(mine), "fp32", tuple(mine.shape), self.pacer.clock)
+            self._came["tied"] = found = self._wire.take(work.peer, tag, "fp32", tuple(mine.shape))
             ready = found.header.ready
         elif work.op == "reduce" and work.what in ("data", "weights"):
             ready = self._swap(work.what)
@@ -349,7 +351,7 @@ class Interpreter:
     def _rerun(self, watch: blame.Watch) -> None:
         """Run the step's micro-batches once more. Every rank has ended them, so their messages can go out again."""
         self.reset()
-        self.optimizer.grad.zero_()
+        self.optimizer.clear()
         if self._group is not None:
             self._group.begin(self._wire, self._number)
         for each in self._work:
@@ -362,7 +364,7 @@ class Interpreter:
 
     def _tied_grad(self) -> Tensor:
         assert self._tied is not None and isinstance(self.optimizer, AdamW)
-        return self.optimizer.grad_of(self._tied)
+        return self.optimizer.total_of(self._tied)
 
 
 @contextmanager

@@ -43,5 +43,5 @@ def write_packs(writer: Writer, small: Any, numbers: range) -> None:
     """The same files as records; all of them are on the disk at the end."""
     for number in numbers:
         if writer.add(small.names[number].encode(), small.value(number)):
-            writer.commit({"next": number + 1})
+            writer.commit({"next": number + 1}, wait=False)
     writer.commit({"next": numbers.stop}, done=numbers.stop == len(small))

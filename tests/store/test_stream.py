@@ -82,14 +82,18 @@ def test_a_disk_that_fills_stops_a_stream(small_disk):
         assert caught.value.errno == errno.ENOSPC
 
 
-def test_a_disk_that_fills_costs_a_store_nothing_that_was_committed(small_disk):
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_disk_that_fills_costs_a_store_nothing_that_was_committed(small_disk, wait):
     """The store stays whole and readable, and goes on when there is room again."""
     values = {b"%d" % n: bytes([n]) * 400_000 for n in range(16)}
     with Writer(small_disk / "store", pack_bytes=1_500_000) as writer:
         with provoke("DL-MEM-002"):
             for number, (key, value) in enumerate(values.items()):
                 if writer.add(key, value):
-                    writer.commit({"next": number + 1})
+                    writer.commit({"next": number + 1}, wait=wait)
+        with provoke("DL-MEM-002"):
+            writer.add(b"more", bytes(1_500_000))
+            writer.commit({"next": 99})
         done = writer.cursor["next"]
     store = Store(small_disk / "store")
     assert 0 < done == store.records == store.cursor["next"] and store.verify() == []
@@ -99,9 +103,10 @@ def test_a_disk_that_fills_costs_a_store_nothing_that_was_committed(small_disk):
         merge(small_disk / "store")
     assert not [path for path in (small_disk / "store").iterdir() if path.name.endswith(".part")]
     subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
-    with Writer(small_disk / "store") as writer:
-        for key in list(values)[writer.cursor["next"] :]:
-            writer.add(key, values[key])
+    with Writer(small_disk / "store", pack_bytes=1_500_000) as writer:
+        for number, key in [*enumerate(values)][writer.cursor["next"] :]:
+            if writer.add(key, values[key]):
+                writer.commit({"next": number + 1}, wait=wait)
         writer.commit({"next": len(values)}, done=True)
     merge(small_disk / "store")
     store = Store(small_disk / "store")

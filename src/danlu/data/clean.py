@@ -122,7 +122,7 @@ def cleaned(store: Store, folder: Path, steps: Sequence[Spec], made_by: Mapping[
             for document in pipeline(documents, steps, funnel):
                 funnel.docs_kept += 1
                 if writer.add(*to_record(document)):
-                    writer.commit({"made_by": made_by})
+                    writer.commit({"made_by": made_by}, wait=False)
                 if after is not None and funnel.docs_kept % 64 == 0:
                     tell(f"{funnel.docs_kept:,} documents kept", funnel.docs_kept / max(after[0].docs_kept, 1))
         writer.commit({"made_by": made_by, "funnel": funnel.as_dict()}, done=True)

@@ -73,7 +73,7 @@ def gather(roots: Sequence[Path], where: str, *, tell: Tell, pack_bytes: int = 6
                     continue
                 done.records += 1
                 if writer.add(*found):
-                    writer.commit({"source": fingerprint, "file": number, "item": place, **done.as_dict()})
+                    writer.commit({"source": fingerprint, "file": number, "item": place, **done.as_dict()}, wait=False)
             passed += sources[number].size
             tell(f"{done.records:,} records", passed / size)
         writer.commit({"source": fingerprint, **done.as_dict()}, done=True)

@@ -63,7 +63,9 @@ def _fill(writer: Writer, sources: list[Source], funnel: Funnel, fingerprint: st
                 funnel.docs_in += 1
                 funnel.drop(found.rule, found.key, found.why)
             elif _add(writer, found, funnel):
-                writer.commit({"source": fingerprint, "file": number, "piece": piece, "funnel": funnel.as_dict()})
+                writer.commit(
+                    {"source": fingerprint, "file": number, "piece": piece, "funnel": funnel.as_dict()}, wait=False
+                )
             if funnel.bytes_in >= limit:
                 break
         piece = 0

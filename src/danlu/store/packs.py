@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
@@ -146,7 +148,9 @@ class Writer:
         except BaseException:
             self._lock.close()
             raise
-        self._pending = Arena(pack_bytes)
+        self._pending, self._spare = Arena(pack_bytes), Arena(pack_bytes)  # memory that is not touched costs nothing
+        self._thread: ThreadPoolExecutor | None = None
+        self._under_way: Future[None] | None = None
 
     @property
     def cursor(self) -> dict[str, Any]:
@@ -166,15 +170,26 @@ class Writer:
         """Take a key out of the store; its bytes are on the disk until the next merge. True as `add` says it."""
         return self._pending.add(key, None) >= self._pack_bytes
 
-    def commit(self, cursor: dict[str, Any], *, done: bool = False) -> None:
+    def commit(self, cursor: dict[str, Any], *, done: bool = False, wait: bool = True) -> None:
         """Make what was added durable, together with how far the source was read. Raises DiskFull.
 
         done  the source has been read to its end
+        wait  False: the disk works while more is added; if it fails, the next commit and all after it say so
         """
+        if self._under_way is not None:
+            self._under_way.result()
+        if wait:
+            self._commit(self._pending, cursor, done)
+            return
+        self._thread = self._thread or ThreadPoolExecutor(1, "commit")
+        self._under_way = self._thread.submit(self._commit, self._pending, deepcopy(cursor), done)
+        self._pending, self._spare = self._spare, self._pending
+
+    def _commit(self, records: Arena, cursor: dict[str, Any], done: bool) -> None:
         number = manifest.load(self.home).next
         names: tuple[str, ...] = ()
-        if len(self._pending):
-            pack.write(self.home, f"{number:06d}.pack", self._pending.batch())
+        if len(records):
+            pack.write(self.home, f"{number:06d}.pack", records.batch())
             names = (f"{number:06d}.pack",)
 
         def how(now: Manifest) -> Manifest:
@@ -182,10 +197,12 @@ class Writer:
                            done=done)  # fmt: skip
 
         self._manifest = manifest.change(self.home, how)
-        self._pending.clear()
+        records.clear()
 
     def clear(self) -> None:
         """Start anew: forget every record and the cursor. Raises StoreInUse while a merge is under way."""
+        if self._under_way is not None:
+            self._under_way.result()
         merging = self.home.lock("merge.lock")
         try:
             self._pending.clear()
@@ -198,7 +215,9 @@ class Writer:
             merging.close()
 
     def close(self) -> None:
-        """Give the lock back; what was not committed is gone."""
+        """Give the lock back; what was not committed is gone, what is on its way arrives first."""
+        if self._thread is not None:
+            self._thread.shutdown()
         self._lock.close()
 
     def __enter__(self) -> Writer:

@@ -26,10 +26,13 @@ from danlu.kernels.runner import Runner
 from danlu.kernels.step import Cache, Piece, Step
 from danlu.model.net import Causal, Decoder, init
 from danlu.model.rope import rope_frequencies
+from danlu.nouns import ModelSpec
 from danlu.serve.kv import edge_widths
+from danlu.shares import cut, in_proportion
 
 PARTS = load("parts/random_model")
 SHAPES, DISTINCT, Model, read_rate, PAGE = PARTS.SHAPES, PARTS.DISTINCT, PARTS.Model, PARTS.read_rate, PARTS.PAGE
+SOCKETS = 4
 SERVER = ("4 sockets, DDR5-4800 x 8, as measured for Yuan2.0-102B", 995e9)  # bytes/s of its memory, read
 
 
@@ -131,22 +134,43 @@ def profile(shape: str) -> None:
         token = split(model, lambda: model.decode(few) / few, few)
         text = split(model, lambda: model.prefill(prompt), 1)
         roof = max(read_rate(far, way) for far in [torch.ones(2**27)] for way in (0, 1, 2, 3) * 3)
-    rows = [[kind] + [cell for each in (token, text)
-                      for cell in (f"{1e3 * each[kind]:.2f}", f"{each[kind] / sum(each.values()):.0%}")]
-            for kind in sorted(token, key=lambda kind: -token[kind])]  # fmt: skip
-    head = [f"{shape}, {spec.layers} layers", "a token, ms", "share", f"{prompt} tokens, ms", "share"]
-    print(table(head, rows))
     seconds = sum(token.values())
     rate = model.token_bytes / seconds
+    server, how = sockets(spec, token, roof)
+    rows = [[kind] + [cell for each in (token, text, server)
+                      for cell in (f"{1e3 * each[kind]:.2f}", f"{each[kind] / sum(each.values()):.0%}")]
+            for kind in sorted(token, key=lambda kind: -token[kind])]  # fmt: skip
+    head = [f"{shape}, {spec.layers} layers", "a token, ms", "share", f"{prompt} tokens, ms", "share",
+            "a token there, ms", "share"]  # fmt: skip
+    print(table(head, rows))
     print(f"\na token reads {model.token_bytes / 1e9:.2f} GB of weights: {rate / 1e9:.1f} GB/s, {rate / roof:.0%} of a "
           f"roof of {roof / 1e9:.1f} GB/s")  # fmt: skip
-    print(f"forecast for {SERVER[0]}, at that share of {SERVER[1] / 1e9:.0f} GB/s, reductions not counted: "
-          f"{1e3 * seconds * roof / SERVER[1]:.1f} ms a token")  # fmt: skip
+    print(f"there (forecast): {SERVER[0]}, at that share of {SERVER[1] / 1e9:.0f} GB/s; {how}: "
+          f"{1e3 * sum(server.values()):.1f} ms a token")  # fmt: skip
+
+
+def sockets(spec: ModelSpec, token: Mapping[str, float], roof: float) -> tuple[dict[str, float], str]:
+    """Forecast of a token of the model shared by four sockets, by kind of operator, and how the sums were counted.
+
+    token  seconds of a token here, where memory gives `roof` bytes/s
+    All but the sums goes as fast as memory is read. A sum is counted as that of two processes of this machine, twice
+    over since four add twice as much as two; what lies between sockets makes it slower.
+    """
+    share = cut(spec, in_proportion(spec, (1,) * SOCKETS), 64)[0]
+    sums = sum(op.code == Code.REDUCE for op in lower(spec, share).ops)
+    reduce, size = load("kernels/reduce"), max(1, spec.hidden * 4 // 1024)
+    there = {kind: seconds * roof / SERVER[1] for kind, seconds in token.items()}
+    if not reduce.possible():
+        return there, "sums not counted"
+    each = statistics.median(reduce.between((size,), 5)[0][0])
+    there["reduction"] = SOCKETS / 2 * sums * each
+    return there, f"{sums} sums of {size} KiB, {1e6 * each:.1f} us each between two processes here, twice that there"
 
 
 KINDS: Mapping[Code, str] = {
     Code.LINEAR: "linear", Code.EXPERTS: "linear", Code.COLLECT: "linear", Code.ATTEND: "attention",
     Code.STORE: "attention", Code.ROPE: "attention", Code.ANGLES: "attention", Code.PAST: "convolution",
+    Code.REDUCE: "reduction", Code.GATHER: "reduction",
 }  # fmt: skip
 
 

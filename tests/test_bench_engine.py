@@ -63,3 +63,13 @@ def test_a_folder_in_the_native_engine_is_scored_as_its_decoder(tmp_path):
 def test_shapes_have_the_parameters_of_their_names(shape):
     billions = {"llama-1.1b": 1.1, "yuan-102b": 102.6, "qwen3-30b-a3b": 30.5}[shape]
     assert load("parts/random_model").SHAPES[shape].params / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_a_forecast_for_sockets_counts_the_sums_of_every_layer():
+    engine = load("engine")
+    token = {"linear": 1.0, "attention": 0.2, "convolution": 0.0, "reduction": 0.0, "other": 0.1}
+    spec = load("parts/random_model").SHAPES["yuan-102b"]
+    there, how = engine.sockets(spec, token, engine.SERVER[1] / 10)
+    assert there["linear"] == pytest.approx(0.1) and set(there) == set(token)
+    if load("kernels/reduce").possible():
+        assert f"{3 * spec.layers} sums of 32 KiB" in how and 0 < there["reduction"] < 10

@@ -8,6 +8,7 @@ import os
 import signal
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from danlu import native
@@ -47,34 +48,10 @@ def reduce(library: ctypes.CDLL, shm: Any, numbers: Any, times: int) -> tuple[in
 
 def measure(rounds: int) -> dict[str, Any]:
     """Keys: allreduce_8k_us (median over rounds), allreduce_64k_us, dead_peer_s."""
-    library = native.library()
-    if library is None or (os.cpu_count() or 1) < 2:
+    if not possible():
         print("sums between processes need the native library and two cores")
         return {}
-    library.danlu_shm_bytes.restype = ctypes.c_int64
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    segment = mmap.mmap(-1, library.danlu_shm_bytes(2, ctypes.c_int64(SLOT)))
-    child = os.fork()
-    if child == 0:
-        try:
-            os.sched_setaffinity(0, {cores[-1]})
-            _run(library, end(library, segment, 1), rounds)
-            signal.pause()
-        finally:
-            os._exit(1)
-    own = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cores[0]})
-    try:
-        shm = end(library, segment, 0)
-        took = _run(library, shm, rounds)
-        os.kill(child, signal.SIGKILL)
-        began = time.perf_counter()
-        found = reduce(library, shm, (ctypes.c_float * 256)(), 1)
-        dead = time.perf_counter() - began
-    finally:
-        os.sched_setaffinity(0, own)
-        os.waitpid(child, 0)
-    assert found == (4, 1), found
+    took, dead = between(SIZES, rounds)
     rows = [
         [f"{size} KiB", *(f"{1e6 * f(each):.2f}" for f in (statistics.median, min, max))]
         for size, each in zip(SIZES, took, strict=True)
@@ -85,10 +62,46 @@ def measure(rounds: int) -> dict[str, Any]:
     return {"allreduce_8k_us": middle[8], "allreduce_64k_us": middle[64], "dead_peer_s": dead}
 
 
-def _run(library: ctypes.CDLL, shm: Any, rounds: int) -> list[list[float]]:
+def possible() -> bool:
+    """Whether two processes can share memory here, each on a core of its own."""
+    return native.library() is not None and len(os.sched_getaffinity(0)) > 1
+
+
+def between(sizes: Sequence[int], rounds: int) -> tuple[list[list[float]], float]:
+    """Seconds of one sum of so many KiB, by size and round; and how long until the killed one is named."""
+    library = native.library()
+    assert library is not None
+    library.danlu_shm_bytes.restype = ctypes.c_int64
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    segment = mmap.mmap(-1, library.danlu_shm_bytes(2, ctypes.c_int64(SLOT)))
+    child = os.fork()
+    if child == 0:
+        try:
+            os.sched_setaffinity(0, {cores[-1]})
+            _run(library, end(library, segment, 1), sizes, rounds)
+            signal.pause()
+        finally:
+            os._exit(1)
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cores[0]})
+    try:
+        shm = end(library, segment, 0)
+        took = _run(library, shm, sizes, rounds)
+        os.kill(child, signal.SIGKILL)
+        began = time.perf_counter()
+        found = reduce(library, shm, (ctypes.c_float * 256)(), 1)
+        dead = time.perf_counter() - began
+    finally:
+        os.sched_setaffinity(0, own)
+        os.waitpid(child, 0)
+    assert found == (4, 1), found
+    return took, dead
+
+
+def _run(library: ctypes.CDLL, shm: Any, sizes: Sequence[int], rounds: int) -> list[list[float]]:
     """Seconds of one sum, by size and round; both ranks do the same."""
     took = []
-    for size in SIZES:
+    for size in sizes:
         numbers, each = (ctypes.c_float * (size * 256))(), []
         for _ in range(rounds + 1):
             began = time.perf_counter()

@@ -78,22 +78,31 @@ def cut(
     if sum(heads) != spec.heads or any(count <= 0 or count % group for count in heads):
         raise BadShares(said, why=f"they sum to {sum(heads)}; each must be a multiple of {group} above 0", fix=fix)
     edges = [0, *accumulate(heads)]
-    # Halves round up, not to even: steps of one or more then never give a card nothing.
     ffn, shared, channels, vocab = (
-        [int(size / step * edge / spec.heads + 0.5) * step for edge in edges[:-1]] + [size]
+        _edges(size, step, edges)
         for size, step in ((spec.ffn, grain), (spec.shared_ffn, grain), (spec.hidden // 2, grain), (spec.vocab, grain))
     )
     axes = [edges, [edge // group for edge in edges], ffn, vocab]
     needed = axes + [shared] * bool(spec.shared_ffn) + [channels] * ("lfa" in spec.recipe)
     if any(start >= stop for each in needed for start, stop in pairwise(each)):
-        raise BadShares(said, why=f"{spec.ffn} of ffn in steps of {grain} and {spec.vocab} of vocabulary do not give "
-                        "every card a part", fix=fix)  # fmt: skip
+        raise BadShares(said, why=f"{spec.ffn} of ffn, {spec.hidden} of width and {spec.vocab} of vocabulary, in steps "
+                        f"of {grain}, do not give every card a part", fix=fix)  # fmt: skip
     parts = [list(pairwise(each)) for each in axes]
     held = [(0, spec.experts)] * len(heads)
     if experts is not None:
         held, parts[2] = _experts(spec, heads, experts), [(0, spec.ffn)] * len(heads)
     own = zip(*parts, held, pairwise(shared), pairwise(channels), strict=True)
     return tuple(Share(h, g, f, v, e, s, c, card, len(heads)) for card, (h, g, f, v, e, s, c) in enumerate(own))
+
+
+def _edges(size: int, step: int, heads: Sequence[int]) -> list[int]:
+    """Where an axis of `size` is cut, in whole steps and in proportion to the heads, but one step each at least."""
+    steps, cards = -(-size // step), len(heads) - 1
+    found = [0]
+    for card, edge in enumerate(heads[1:-1], 1):
+        nearest = int(size / step * edge / heads[-1] + 0.5)
+        found.append(max(found[-1] + 1, min(nearest, steps - cards + card)))
+    return [edge * step for edge in found] + [size]
 
 
 def in_proportion(spec: ModelSpec, parts: Sequence[int]) -> tuple[int, ...]:

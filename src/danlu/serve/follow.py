@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 
@@ -29,7 +30,8 @@ def follow(line: socket.socket, key: str, rank: int) -> None:
     try:
         runner, size = open_rank(part, group)
     except Exception as error:  # whatever it was, the one who serves says it
-        say(line, json.dumps({"error": _told(error, rank)}).encode())
+        with contextlib.suppress(OSError):  # it may have met the same error, and left
+            say(line, json.dumps({"error": _told(error, rank)}).encode())
         return
     say(line, json.dumps({"weight_bytes": size}).encode())
     try:

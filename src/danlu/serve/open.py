@@ -29,7 +29,7 @@ from danlu.serve.kv import Paged, page_bytes
 from danlu.serve.lead import Lead, Spawn
 from danlu.serve.pages import PAGE, Pages, root
 from danlu.serve.schedule import Limits, Schedule
-from danlu.serve.shared import DTYPES, KV_DTYPES, Part
+from danlu.serve.shared import DTYPES, KV_DTYPES, Part, shares_of
 from danlu.shares import in_proportion
 from danlu.tokens import Tokenizer
 
@@ -220,8 +220,8 @@ def _lead(
     folder: Path, pages: int, dtype: str, kv: str, card: str, settings: Settings, free_bytes: int | None, spawn: Spawn
 ) -> Lead:
     """The processes that share the model, each on its own cores and with its part of the weights in its own memory."""
-    heads = in_proportion(spec_of(folder), settings.parts)
-    near = nodes()
+    heads, near = in_proportion(spec_of(folder), settings.parts), nodes()
+    shares_of(folder, heads)  # before any process is started
     count, asked = sum(map(len, near)), len(heads)
     why = (
         f"this process may use {count} cores, {asked} processes were asked for" if asked > count

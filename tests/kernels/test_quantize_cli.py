@@ -68,6 +68,28 @@ def test_a_text_is_scored_by_the_models_own_tokenizer(world):
     assert not (world / "other").exists()
 
 
+def test_a_divergence_is_held_by_as_many_8_bits_as_it_takes(world, capsys):
+    (world / "text.txt").write_text("".join(each.text for each in DOCUMENTS[:60]))
+    argv = ["quantize", str(world / "model"), str(world / "small"), "--data.seq", "32", "--text",
+            str(world / "text.txt"), "--json", str(world / "out.json")]  # fmt: skip
+    seen = []
+    for more in ([], ["--to", "int8"]):
+        assert main([*argv, *more]) == 0
+        seen.append(json.loads((world / "out.json").read_text()))
+    four, eight = seen
+    most = (four["quant.kl"] + eight["quant.kl"]) / 2
+    assert main([*argv, "--kl", str(most)]) == 0
+    found = json.loads((world / "out.json").read_text())
+    assert found["quant.kl"] <= most and found["quant.eight"] in capsys.readouterr().out
+    assert four["quant.bytes_after"] < found["quant.bytes_after"] < eight["quant.bytes_after"]
+    assert main([*argv, "--kl", str(four["quant.kl"] * 2)]) == 0
+    assert json.loads((world / "out.json").read_text())["quant.eight"] == "embed, head"
+    for refused in ([*argv, "--kl", "1e-12"], [*argv[:5], "--kl", "0.1"]):
+        assert main(refused) == 2
+        assert "DL-CFG-002" in capsys.readouterr().err
+    assert not list(world.glob(".bits-*"))
+
+
 def test_a_misspelt_flag_is_refused_before_anything_is_written(world, capsys):
     assert main(["quantize", str(world / "model"), str(world / "never"), "--data.sek", "32"]) == 2
     assert "data.seq" in capsys.readouterr().err and not (world / "never").exists()

@@ -5,6 +5,7 @@ folder that comes out works wherever the other did: danlu serve, chat.
 
 example:
   danlu quantize models/tiny models/tiny-4 --codebook fitted --scale-search --text README.md --json quant.json
+  danlu quantize models/tiny models/tiny-5 --codebook fitted --scale-search --text README.md --kl 0.001
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale-search", action="store_true", help="scales of least error: 0.7 dB better, same bits")
     parser.add_argument("--eight", default="embed,head", metavar="NAMES",
                         help="matrices in 8 bits, as attn.v,mlp.down; default: embed,head")  # fmt: skip
+    parser.add_argument("--kl", type=float, metavar="NATS",
+                        help="more kinds of matrices in 8 bits, until the model diverges by less a token")  # fmt: skip
     parser.add_argument("--tokens", type=Path, metavar="DIR", help="token file folder whose held-out part is scored")
     parser.add_argument("--text", type=Path, metavar="FILE", help="text that is scored, by the model's tokenizer")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat JSON object")
@@ -47,26 +50,37 @@ def run(args: argparse.Namespace) -> int:
     seq = config.load(None, args.overrides).data.seq
     eight = ("",) if args.to == "int8" else tuple(name for name in args.eight.split(",") if name)
     recipe = Recipe(args.codebook, args.scale_search, eight)
-    figures = quantize_folder(args.model, args.out, args.tokens, seq, recipe=recipe, text=args.text)
+    figures = quantize_folder(args.model, args.out, args.tokens, seq, recipe=recipe, text=args.text, most=args.kl)
     print(output.table(["figure", "value", "of"], rows_of(figures)))
     output.write_json(args.json, figures)
     return 0
 
 
 def quantize_folder(
-    model: Path, out: Path, tokens: Path | None, seq: int, *, recipe: Recipe | None = None, text: Path | None = None
-) -> dict[str, Any]:
+    model: Path, out: Path, tokens: Path | None, seq: int, *, recipe: Recipe | None = None, text: Path | None = None,
+    most: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Quantize a model folder with a progress line; returns the command's JSON.
 
     tokens  token file folder whose held-out part scores both models, in sequences of `seq` tokens; None: no score
     text    a file that scores them instead, by the model's own tokenizer
-    Raises what quantize raises, and BadValue for a text that cannot be read.
+    most    divergence in nats a token on those tokens, for which kinds of matrices take 8 bits; None: the recipe's only
+    Raises what quantize raises, and BadValue for a text that cannot be read or a divergence that cannot be held.
     """
     from danlu.cli import output
-    from danlu.model import quantize
+    from danlu.errors import BadValue
+    from danlu.model import bits, quantize
 
     rows = _of_text(model, text, seq) if text else None  # before any work, for it may not be readable
     line = output.Progress("quantize")
+    if tokens and rows is None:
+        rows = _held(model, tokens, seq)
+    if most is not None:
+        if rows is None:
+            raise BadValue(f"--kl {most:g} without a text", why="divergence is measured on tokens",
+                           fix=f"danlu quantize {model} {out} --kl {most:g} --text README.md")  # fmt: skip
+        recipe = bits.choose(model, recipe or quantize.Recipe(), most, _batches(rows),
+                             lambda kinds, kl: line.show(f"{kinds}: {kl:.5f} nats", force=True))  # fmt: skip
     report = quantize.quantize(
         model,
         out,
@@ -74,9 +88,9 @@ def quantize_folder(
         recipe=recipe,
     )
     figures = quantize.as_keys(report)
+    if most is not None and recipe is not None:
+        figures["quant.eight"] = ", ".join(recipe.eight)
     words = f"{output.size(report.bytes_before)} -> {output.size(report.bytes_after)}"
-    if tokens and rows is None:
-        rows = _held(model, tokens, seq)
     if rows is not None:
         line.show("scoring before and after", force=True)
         figures |= _score(model, out, rows)
@@ -94,6 +108,8 @@ def rows_of(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
     books = {key.removeprefix("quant.codebook."): n for key, n in figures.items() if key.startswith("quant.codebook.")}
     rows += [("codebook", name, f"{n} matrices") for name, n in sorted(books.items())]
+    if "quant.eight" in figures:
+        rows.append(("8 bits", figures["quant.eight"], "so that the divergence is held"))
     if "quant.ppl_after" in figures:
         before, after = figures["quant.ppl_before"], figures["quant.ppl_after"]
         rows.append(("perplexity", f"{before:.3f} -> {after:.3f}", f"held-out text, {after / before - 1:+.2%}"))
@@ -103,14 +119,18 @@ def rows_of(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 def _score(model: Path, out: Path, rows: list[npt.NDArray[np.int64]]) -> dict[str, float]:
     """Perplexity of both folders on rows of tokens, and their divergence."""
-    import numpy as np
-
     from danlu.model.load import load
     from danlu.model.score import apart
 
-    batches = (np.concatenate(rows[i : i + AT_ONCE]) for i in range(0, len(rows), AT_ONCE))
-    found = apart(load(model), load(out), batches)
+    found = apart(load(model), load(out), _batches(rows))
     return {"quant.ppl_before": found.first, "quant.ppl_after": found.second, "quant.kl": found.kl}
+
+
+def _batches(rows: list[npt.NDArray[np.int64]]) -> list[npt.NDArray[np.int64]]:
+    """Rows of tokens, several at a time."""
+    import numpy as np
+
+    return [np.concatenate(rows[i : i + AT_ONCE]) for i in range(0, len(rows), AT_ONCE)]
 
 
 def _held(model: Path, tokens: Path, seq: int) -> list[npt.NDArray[np.int64]]:

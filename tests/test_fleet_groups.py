@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from provoke import provoke
 
+from danlu.errors import DanluError
 from danlu.fleet import groups
 from danlu.nouns import Card, Fleet, Link
 
@@ -16,6 +21,20 @@ groups:
   - {card: mine, count: 16, per_host: 4, flops: 1.5e14, mem_bytes: 96GB, mem_bw: 4.0e12, link: 4.5e11,
      network: 5.0e10, oversubscription: 2}
 """
+
+
+MEASURED = """
+fleet: 1
+cards:
+  - {name: a, vendor: cuda, model: V100, flops: {fp16: 9e13}, mem_bytes: 32GB, mem_bw: 8e11, host: one}
+  - {name: b, vendor: cuda, model: V100, flops: {fp16: 9e13}, mem_bytes: 32GB, mem_bw: 8e11, host: two}
+links:
+  - {a: one, b: two, latency_s: 1e-5, bandwidth: 1e10}
+"""
+PIECES = (
+    "0", "-1", "1e400", "nan", "-.inf", "null", "[]", "{}", "'", '"', ": ", "- ", "\n", "  ", "\t", "true", "&a", "*a",
+    "!!python/object:x", "\x00", "99999999999999999999", "1_000", "<<", "A100-80", "2026-01-01",
+)  # fmt: skip
 
 
 def test_a_word_takes_its_figures_from_the_catalogue():
@@ -42,8 +61,38 @@ def test_a_group_that_cannot_be_meant_names_its_line(change):
 
 
 def test_an_unknown_card_is_to_be_declared():
-    with provoke("DL-CFG-012"):
+    with provoke("DL-CFG-012") as caught:
         groups.loads(YAML.replace("flops: 1.5e14, ", ""))
+    assert caught.error.where == "fleet:6"
+
+
+@pytest.mark.parametrize("change", ["flops: 150", "flops: 1.5e18", "mem_bytes: 96", "network: 200"])
+def test_a_figure_in_another_unit_is_refused_with_its_line(change):
+    name = change.partition(":")[0]
+    with provoke("DL-CFG-010") as caught:
+        groups.loads(re.sub(rf"\b{name}: [^,]+", change, YAML))
+    assert "no card has" in caught.error.what and caught.error.where == "fleet:6"
+
+
+def test_hosts_that_no_link_joins_name_the_line_of_the_links():
+    words = MEASURED.replace("bandwidth: 1e10", "bandwidth: 1e10}\n  - {a: two, b: two, latency_s: 0, bandwidth: 1")
+    assert groups.loads(words).cards == 2
+    with provoke("DL-CFG-010") as caught:
+        groups.loads(words.replace("b: two, latency_s: 1e-5", "b: one, latency_s: 1e-5"))
+    assert caught.error.where == "fleet:6" and "two" in caught.error.what
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.randoms(use_true_random=False), st.sampled_from([YAML, MEASURED]), st.integers(1, 4))
+def test_no_damaged_text_ends_in_anything_but_a_fleet_or_an_error_of_ours(rng, words, times):
+    for _ in range(times):
+        at = rng.randrange(len(words) + 1)
+        put = rng.choice(["", *PIECES, chr(rng.randrange(1, 0x300)), words[rng.randrange(len(words) + 1) :][:30]])
+        words = words[:at] + put + words[at + rng.randrange(12) :]
+    try:
+        assert groups.loads(words).cards >= 1
+    except DanluError as error:
+        assert error.what and error.why and error.fix and error.where.startswith("fleet")
 
 
 def test_measured_cards_that_are_alike_are_counted():

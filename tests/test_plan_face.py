@@ -8,6 +8,7 @@ import re
 import pytest
 from provoke import provoke
 
+from danlu import families
 from danlu.cli import app, plan_fleet
 from danlu.fleet.groups import loads, shorthand
 from danlu.nouns import ModelSpec
@@ -69,6 +70,24 @@ def test_a_far_site_pays_only_over_a_fast_line(line, pays):
     assert (chosen.best.seconds < alone) is pays
     together = chosen.sites.together_s + chosen.sites.gradient_s
     assert chosen.sites.gradient_s == pytest.approx(chosen.sites.sent_bytes / line) and together > 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"), [("num_attention_heads", 30, "num_"), ("num_hidden_layers", 0, "num_hidden_layers")]
+)
+def test_a_model_that_cannot_be_meant_names_the_line_of_its_config(key, value, line, tmp_path, capsys):
+    config = families.config(presets.preset("llama-3-8b"))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**config, key: value}, indent=1))
+    for words in (tmp_path, path):
+        assert app.main(["plan", str(words), "8xA100-80"]) == 5
+        (number,) = re.findall(rf"{re.escape(str(path))}:(\d+)", capsys.readouterr().err)
+        assert line in path.read_text().splitlines()[int(number) - 1]
+
+
+def test_a_batch_smaller_than_the_pipeline_is_said():
+    chosen = choose.best(presets.preset("llama-3-70b"), shorthand("64xA100-40"), batch=2, seq=4096)
+    assert any("2 micro-batches for" in each for each in advice.warnings(chosen, chosen.found.ask.fleet))
 
 
 def test_the_cheapest_plan_costs_no_more_than_the_fastest():

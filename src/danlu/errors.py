@@ -12,6 +12,8 @@ A class is one entry; each has its own code, and a test that provokes it (tests/
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class DanluError(Exception):
     """Base of every error a user may see.
@@ -28,6 +30,10 @@ class DanluError(Exception):
     def __init__(self, what: str, *, why: str, fix: str, where: str = "") -> None:
         super().__init__(f"{self.code} {what}" + (f" ({where})" if where else "") + f"\n  why: {why}\n  try: {fix}")
         self.what, self.why, self.fix, self.where = what, why, fix, where
+
+    def at(self, where: str) -> Self:
+        """The same error with the place, which whoever read the text knows."""
+        return type(self)(self.what, why=self.why, fix=self.fix, where=where)
 
     def as_dict(self) -> dict[str, str]:
         """The same, as flat JSON text: code, what, where, why, fix."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from danlu.errors import BadModel, BadValue, DoesNotFit
+from danlu.errors import BadModel, BadValue, DanluError, DoesNotFit, UnsupportedModel
 
 if TYPE_CHECKING:
     from danlu.nouns import GroupedFleet, ModelSpec
@@ -95,17 +95,30 @@ def model_of(words: str) -> ModelSpec:
     from danlu.plan.presets import preset
 
     path, fix = Path(words), "give a folder, its config.json or the name of a model"
-    if path.is_dir():
-        return families.spec(families.read(path))
     if not path.exists():
         return preset(words)
     try:
-        config = json.loads(path.read_bytes())
+        folder = path.is_dir()
+        config = families.read(path) if folder else json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise BadModel(f"cannot read {path}", why=str(error), fix=fix) from error
     if not isinstance(config, dict):
         raise BadModel(f"{path} is no config.json", why=f"its top level is {type(config).__name__}", fix=fix)
-    return families.spec(config)
+    path = path / "config.json" if folder else path
+    try:
+        return families.spec(config)
+    except (BadModel, UnsupportedModel) as error:
+        raise error.at(_line(path, config, error)) from error
+
+
+def _line(path: Path, config: Mapping[str, Any], error: DanluError) -> str:
+    """file:line of the first key of config.json that an error speaks of."""
+    said = f"{error.what} {error.fix}"
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        key = line.partition(":")[0].strip().strip('{" ')
+        if key in config and key in said:
+            return f"{path}:{number}"
+    return str(path)
 
 
 def fleet_of(words: str, prices: Sequence[str] = (), watts: Sequence[str] = ()) -> GroupedFleet:

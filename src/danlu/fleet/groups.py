@@ -38,7 +38,12 @@ def loads(words: str, where: str = "fleet") -> GroupedFleet:
     from danlu.fleet import groups_text, text  # what they check with takes longer to import than a fleet to plan
 
     found = groups_text.parsed(words, where)
-    return grouped(text.loads(words, where)) if found is None else found
+    if found is not None:
+        return found
+    try:
+        return grouped(text.loads(words, where))
+    except BadFleet as error:
+        raise error if error.where else error.at(text.place(words, where, ("links",))) from error
 
 
 def grouped(fleet: Fleet) -> GroupedFleet:
@@ -64,7 +69,7 @@ def _connected(fleet: Fleet) -> None:
             open_ += [there for one, there in ends if one == here and there in hosts and there not in reached]
     apart = [host for host in hosts if host not in reached]
     if apart:
-        raise BadFleet(f"no link leads to {', '.join(apart[:4])}", where=f"fleet {fleet.name or 'without a name'}",
+        raise BadFleet(f"no link leads to {', '.join(apart[:4])}",
                        why=f"{len(reached)} of {len(hosts)} hosts are connected by the {len(fleet.links)} links given",
                        fix=f"add to links: {{a: {next(iter(hosts))}, b: {apart[0]}, latency_s: 1.0e-5, "
                        "bandwidth: 2.5e10}")  # fmt: skip

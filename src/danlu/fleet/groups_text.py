@@ -9,12 +9,19 @@ import pydantic
 import yaml
 from pydantic import Field
 
-from danlu.errors import BadFleet
+from danlu.errors import BadFleet, UnknownCard
 from danlu.fleet import catalogue, text
 from danlu.fleet.groups import NETWORK, PER_HOST
 from danlu.nouns import Group, GroupedFleet
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+# Least and most that a card may have, the unit, and what a figure below it was probably given in.
+SANE = {
+    "flops": (1e9, 1e17, "FLOP/s", 1e12), "mem_bytes": (1 << 20, 1e14, "bytes", 1e9),
+    "mem_bw": (1e7, 1e15, "bytes/s", 1e9), "link": (1e6, 1e14, "bytes/s", 1e9),
+    "network": (1e4, 1e14, "bytes/s", 1e9),
+}  # fmt: skip
 
 
 class GroupText(pydantic.BaseModel, extra="forbid"):
@@ -35,13 +42,13 @@ class GroupText(pydantic.BaseModel, extra="forbid"):
 
     @pydantic.model_validator(mode="after")
     def _units(self) -> GroupText:
-        """Figures so small that another unit must have been meant."""
-        least = {"flops": (self.flops, 1e9, "FLOP/s", 1e12), "mem_bytes": (self.mem_bytes, 1 << 20, "bytes", 1e9),
-                 "mem_bw": (self.mem_bw, 1e7, "bytes/s", 1e9), "link": (self.link, 1e6, "bytes/s", 1e9),
-                 "network": (self.network, 1e4, "bytes/s", 1e9)}  # fmt: skip
-        for name, (value, low, unit, meant) in least.items():
+        """Figures so small, or so large, that another unit must have been meant."""
+        for name, (low, high, unit, meant) in SANE.items():
+            value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"{name} is {value:g} {unit}, which no card has; {value * meant:g} may be meant")
+            if value is not None and value > high:
+                raise ValueError(f"{name} is {value:g} {unit}, which no card has: the most that is taken is {high:g}")
         return self
 
     def noun(self) -> Group:
@@ -67,7 +74,7 @@ class GroupsText(pydantic.BaseModel, extra="forbid"):
 
 
 def parsed(words: str, where: str) -> GroupedFleet | None:
-    """The fleet of a YAML text with `groups`, None for one without. Raises BadFleet with the line, UnknownCard."""
+    """The fleet of a YAML text with `groups`, None for one without. Raises BadFleet, UnknownCard with the line."""
     try:
         tree = yaml.safe_load(words)
     except yaml.YAMLError as error:
@@ -79,4 +86,10 @@ def parsed(words: str, where: str) -> GroupedFleet | None:
         found = GroupsText.model_validate(tree)
     except pydantic.ValidationError as error:
         raise text.explained(error, words, where) from error
-    return GroupedFleet(found.name, tuple(each.noun() for each in found.groups), found.between_sites)
+    nouns = []
+    for at, each in enumerate(found.groups):
+        try:
+            nouns.append(each.noun())
+        except UnknownCard as error:
+            raise error.at(text.place(words, where, ("groups", at, "card"))) from error
+    return GroupedFleet(found.name, tuple(nouns), found.between_sites)

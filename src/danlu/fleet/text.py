@@ -192,7 +192,7 @@ def _check(fleet: Fleet, text: str, where: str) -> None:
             if name in names[:at]:
                 raise BadFleet(
                     f"two {section} are named {name!r}",
-                    where=_place(text, where, (section, at)),
+                    where=place(text, where, (section, at)),
                     why="a name must point to one of them",
                     fix=f"name it {name}-2",
                 )
@@ -204,7 +204,7 @@ def _check(fleet: Fleet, text: str, where: str) -> None:
             if end not in known:
                 raise BadFleet(
                     f"a link ends at {end!r}",
-                    where=_place(text, where, ("links", at)),
+                    where=place(text, where, ("links", at)),
                     why=f"the cards and hosts are {', '.join(sorted(known))}",
                     fix="name one of these",
                 )
@@ -218,13 +218,13 @@ def explained(error: pydantic.ValidationError, text: str, where: str) -> BadFlee
     what = f"no field {dotted}" if first["type"] == "extra_forbidden" else f"{dotted}: {first['msg']}"
     return BadFleet(
         what,
-        where=_place(text, where, keys),
+        where=place(text, where, keys),
         why=f"the value is {first['input']!r:.80}",
         fix="docs/formats.md, Fleet YAML, shows every field; `danlu probe --out fleet.yaml` writes a right one",
     )
 
 
-def _place(text: str, where: str, keys: Sequence[int | str]) -> str:
+def place(text: str, where: str, keys: Sequence[int | str]) -> str:
     """file:line of the deepest of `keys` that the text has."""
     node = yaml.compose(text)
     line = node.start_mark.line if node else 0

@@ -7,46 +7,41 @@ share; what is done when they are stopped is not done again, wherever the next c
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO
 
 from danlu import atomic
 from danlu.data import parts
 from danlu.data.ingest import Tell
 from danlu.errors import PartFailed
 
-POLL_S = 0.02
-TOLD_S = 0.5  # between two looks at which parts are done
-
 
 def local(workers: int) -> parts.Run:
-    """An executor of `workers` processes. It raises PartFailed with the last line of a process that failed."""
+    """An executor of `workers` processes, each given its next part when one is done.
+
+    It raises PartFailed with the last line of a process that failed.
+    """
 
     def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> None:
-        running = [_started(folder, share) for share in _shares(numbers, workers)]
-        began = told = time.monotonic()
-        try:
-            while any(process.poll() is None for process, _ in running):
-                for process, said in running:
-                    if process.poll():
-                        raise _failed(folder, process.returncode, said)
-                if time.monotonic() - told > TOLD_S:
-                    told = time.monotonic()
-                    _told(folder, numbers, began, "", tell)
-                time.sleep(POLL_S)
-            for process, said in running:
-                if process.returncode:
-                    raise _failed(folder, process.returncode, said)
-        finally:
-            for process, said in running:
-                process.kill()
-                process.wait()
-                said.close()
+        todo, over, began = list(numbers), 0, time.monotonic()
+        with ExitStack() as running:
+            free = [running.enter_context(_Worker(folder)) for _ in range(min(workers, len(numbers)))]
+            busy = {worker.answers: worker for worker in free if worker.go(todo)}
+            while busy:
+                for answers in select.select(list(busy), (), ())[0]:
+                    worker = busy[answers]
+                    if not answers.readline():
+                        raise _undone(folder, worker.failed())
+                    over += 1
+                    _told(over, len(numbers), began, "", tell)
+                    if not worker.go(todo):
+                        del busy[answers]
 
     return execute
 
@@ -57,10 +52,12 @@ def slurm(workers: int) -> parts.Run:
 
     def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> None:
         began = time.monotonic()
-        commands = [[sys.executable, *_words(folder, share)] for share in _shares(numbers, workers)]
+        commands = [[sys.executable, *_words(folder, *share)] for share in _shares(numbers, workers)]
         atomic.write(folder / "parts.sbatch", slurm.array("danlu-prep", commands, folder).encode())
         job = slurm.submit(folder / "parts.sbatch")
-        state = slurm.follow(job, lambda state: _told(folder, numbers, began, f"Slurm job {job} {state}, ", tell))
+        state = slurm.follow(
+            job, lambda state: _told(_done(folder, numbers), len(numbers), began, f"Slurm job {job} {state}, ", tell)
+        )
         if state != "COMPLETED":
             logs = [log for log in sorted(folder.glob(f"slurm-{job}-*.log")) if log.stat().st_size]
             words = logs[0].read_text(errors="replace").strip().splitlines()[-1] if logs else "it wrote no log"
@@ -75,8 +72,12 @@ def ray(workers: int, address: str | None) -> parts.Run:
 
     def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> None:
         began = time.monotonic()
-        commands = [_words(folder, share) for share in _shares(numbers, workers)]
-        ended = ray.each(commands, address, lambda over: _told(folder, numbers, began, f"{over} tasks over, ", tell))
+        commands = [_words(folder, *share) for share in _shares(numbers, workers)]
+        ended = ray.each(
+            commands,
+            address,
+            lambda over: _told(_done(folder, numbers), len(numbers), began, f"{over} tasks over, ", tell),
+        )
         for code, words in ended:
             if code:
                 raise _undone(folder, f"its Ray task ended with {code}: {words}")
@@ -97,30 +98,58 @@ def _shares(numbers: Sequence[int], workers: int) -> list[Sequence[int]]:
     return [share for first in range(workers) if (share := numbers[first::workers])]
 
 
-def _words(folder: Path, numbers: Sequence[int]) -> list[str]:
+def _words(folder: Path, *numbers: int | str) -> list[str]:
     return ["-m", "danlu.data.parts", str(folder.resolve()), *map(str, numbers)]
 
 
-def _told(folder: Path, numbers: Sequence[int], began: float, before: str, tell: Tell) -> None:
-    done = len(numbers) - len(parts.left(folder))
-    rest = f", {(time.monotonic() - began) / done * (len(numbers) - done):.0f} s to go" if done else ""
-    tell(f"{before}part {done} of {len(numbers)}{rest}", done / len(numbers))
+def _done(folder: Path, numbers: Sequence[int]) -> int:
+    return len(numbers) - len(parts.left(folder))
 
 
-def _started(folder: Path, numbers: Sequence[int]) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    said = tempfile.TemporaryFile()
-    tied = [sys.executable, "-m", "danlu.launch.child", str(os.getpid())]
-    argv = [*tied, sys.executable, *_words(folder, numbers)]
-    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said), said
+def _told(done: int, count: int, began: float, before: str, tell: Tell) -> None:
+    rest = f", {(time.monotonic() - began) / done * (count - done):.0f} s to go" if done else ""
+    tell(f"{before}part {done} of {count}{rest}", done / count)
 
 
-def _failed(folder: Path, code: int, said: IO[bytes]) -> PartFailed:
-    said.seek(0)
-    words = said.read().decode(errors="replace").strip().splitlines()
-    return _undone(folder, f"its process ended with {code}: {words[-1] if words else 'it said nothing'}")
+class _Worker:
+    """Owns a process that makes one part after the other; it ends when this one does, however that ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._said = tempfile.TemporaryFile()
+        argv = [sys.executable, "-m", "danlu.launch.child", str(os.getpid()), sys.executable, *_words(folder, "-")]
+        self._process = subprocess.Popen(
+            argv, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._orders, self.answers = self._process.stdin, self._process.stdout
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for each in (self._orders, self.answers, self._said):
+            each.close()
+
+    def go(self, todo: list[int]) -> bool:
+        """Have it make the next part; False when there is none."""
+        if todo:
+            with suppress(BrokenPipeError):  # it died, which the end of its answers says too
+                self._orders.write(f"{todo.pop(0)}\n".encode())
+            return True
+        self._orders.close()
+        return False
+
+    def failed(self) -> str:
+        """How the process ended, when its answers have."""
+        code = self._process.wait()
+        self._said.seek(0)
+        words = self._said.read().decode(errors="replace").strip().splitlines()
+        return f"its process ended with {code}: {words[-1] if words else 'it said nothing'}"
 
 
 def _undone(folder: Path, why: str) -> PartFailed:
     left = parts.left(folder) or [0]
-    return PartFailed("a part of the text was not cleaned", where=str(folder), why=why,
+    return PartFailed("a part of the text was not made", where=str(folder), why=why,
                       fix=f"see all it says: {sys.executable} -m danlu.data.parts {folder} {left[0]}")  # fmt: skip

@@ -71,6 +71,12 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
     atomic.write(folder / "tokenizer_config.json", json.dumps(config, indent=1).encode())
 
 
+def load(folder: Path) -> Tokenizer:
+    """The tokenizer that `save` wrote."""
+    tokenizer: Tokenizer = _package().Tokenizer.from_file(str(folder / FILE))
+    return tokenizer
+
+
 def _package() -> Any:
     try:
         import tokenizers

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import dropwhile, takewhile
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +14,7 @@ from danlu import atomic, plugins
 from danlu.data import rules
 from danlu.data.document import Document, Drop, Funnel, Step, from_record, to_record
 from danlu.data.ingest import PACK_BYTES, Tell
+from danlu.data.marks import Marks
 from danlu.errors import BadValue, NoText
 from danlu.store.packs import Store, Writer
 
@@ -24,6 +25,19 @@ Spec = str | Mapping[str, Any]  # of a step: its name, or its name with options
 # Cheap and sharp steps first, those that compare documents last: what stands before them can be done in
 # parts. Others by name: danlu/data/steps.
 STEPS = ("normalise", "length", "alphabetic", "symbols", "long_words", "repeated_lines", "exact", "near")
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What was done in parts: the counts of it, the list of what was dropped, and the steps that are left to do.
+
+    documents  given the funnel that counts what else is dropped: the documents, in hash order
+    """
+
+    funnel: Funnel
+    log: Path
+    documents: Callable[[Funnel], Iterator[Document]]
+    steps: Sequence[Spec]
 
 
 def pipeline(documents: Iterable[Document], steps: Sequence[Spec], funnel: Funnel) -> Iterator[Document]:
@@ -69,11 +83,11 @@ def is_whole(spec: Spec) -> bool:
 
 
 def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[Spec] = STEPS, tell: Tell,
-          run: Callable[[Path, Tell], tuple[Funnel, Iterator[Document], Path]] | None = None) -> Funnel:  # fmt: skip
+          run: Callable[[Path, Tell], Before] | None = None) -> Funnel:  # fmt: skip
     """Fill the store `folder` with what the steps leave of the store `raw`.
 
     source  fingerprint of what is in `raw`; a finished store of the same source and steps is taken as it is
-    run     given `raw`, makes the steps that look at one document alone in parts (parts.py); None: this process does
+    run     given `raw`, does the first steps in parts (clean_parts.py); None: this process does all
     Without `run` a killed call is done again from its start: the steps' memory (what was seen) is not on disk.
     Raises NoText if nothing is left, StoreInUse, DiskFull, DamagedPack, PartFailed.
     """
@@ -85,9 +99,8 @@ def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[Spec] = STEPS
     if run is None:
         funnel = cleaned(store, folder, steps, made_by, tell=tell)
     else:
-        before, documents, log = run(raw, tell)
-        rest = [*dropwhile(lambda spec: not is_whole(spec), steps)]
-        funnel = cleaned(store, folder, rest, made_by, tell=tell, after=(before, documents, log))
+        before = run(raw, tell)
+        funnel = cleaned(store, folder, before.steps, made_by, tell=tell, after=before)
     store.close()
     if not funnel.docs_kept:
         first = next((f"{name}: {found[0]}" for name, found in funnel.examples.items()), "")
@@ -102,29 +115,31 @@ def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[Spec] = STEPS
 
 def cleaned(store: Store, folder: Path, steps: Sequence[Spec], made_by: Mapping[str, Any], *, low: int = 0,
             high: int = 1 << 64, tell: Tell = lambda words, share: None,
-            after: tuple[Funnel, Iterator[Document], Path] | None = None) -> Funnel:  # fmt: skip
+            marks: Sequence[str] = (), after: Before | None = None) -> Funnel:  # fmt: skip
     """Fill the store `folder` with what steps leave of the records with low <= hash < high, unless that is done.
 
-    after  the funnel, the documents and the list of dropped ones of the steps before these, if some ran elsewhere
+    marks  steps whose marks of what is left are written beside `folder`
+    after  what was done of these records before
     """
     with Writer(folder, pack_bytes=PACK_BYTES) as writer:
         if writer.done and writer.cursor["made_by"] == made_by:
             return Funnel.from_dict(writer.cursor["funnel"])
         writer.clear()
         funnel = Funnel()
+        made = Marks(marks)
         with atomic.replacing(folder.parent / DROPPED) as log:
-            if after is None:
-                documents = _counting(store, funnel, low, high, tell)
-            else:
-                funnel, documents = replace(after[0], docs_kept=0), after[1]
-                log.write(after[2].read_bytes())
+            if after is not None:
+                funnel = replace(after.funnel, docs_kept=0)
+                log.write(after.log.read_bytes())
             funnel.log, funnel.listed = log, min(1.0, LISTED / max(store.records, 1))
-            for document in pipeline(documents, steps, funnel):
+            documents = after.documents(funnel) if after is not None else _counting(store, funnel, low, high, tell)
+            for document in made.through(pipeline(documents, steps, funnel)):
                 funnel.docs_kept += 1
                 if writer.add(*to_record(document)):
                     writer.commit({"made_by": made_by}, wait=False)
                 if after is not None and funnel.docs_kept % 64 == 0:
-                    tell(f"{funnel.docs_kept:,} documents kept", funnel.docs_kept / max(after[0].docs_kept, 1))
+                    tell(f"{funnel.docs_kept:,} documents kept", funnel.docs_kept / max(after.funnel.docs_kept, 1))
+        made.save(folder.parent)
         writer.commit({"made_by": made_by, "funnel": funnel.as_dict()}, done=True)
     return funnel
 

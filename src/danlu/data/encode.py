@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 MANIFEST = "manifest.json"
+SPLITS = ("train", "held")
 FILES = ("train.bin", "train.ends", "held.bin", "held.ends")
 HELD = 0.02  # share of documents, not of positions: a held-out text is never seen in part
 LEAST_HELD = 4096  # bytes: ten sequences of 128 tokens, so that a perplexity can be taken of a small corpus too
@@ -50,36 +52,75 @@ def held_out(sizes: Mapping[str, int]) -> frozenset[str]:
     return frozenset(chosen)
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some documents of a split: their token ids, and where each ends in them, after its end token."""
+
+    ids: npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+    ends: npt.NDArray[np.int64]
+
+
+def pieces(documents: Iterable[Document], held: frozenset[str], encoder: Encoder) -> Iterator[dict[str, Piece]]:
+    """The tokens of documents by split, a batch at a time, in the order given, each followed by the end token."""
+    dtype, end = _dtype(encoder.tokenizer), int(encoder.tokenizer.token_to_id(bpe.END) or 0)
+    for batch in batches(documents, BATCH):
+        found: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in SPLITS}
+        for document, ids in zip(batch, encoder.arrays([each.text for each in batch]), strict=True):
+            found["held" if original(document.key) in held else "train"].append(np.append(ids, end).astype(dtype))
+        yield {name: Piece(np.concatenate(each), np.cumsum([len(ids) for ids in each]))
+               for name, each in found.items() if each}  # fmt: skip
+
+
+def joined(every: Sequence[Mapping[str, Piece]]) -> dict[str, Piece]:
+    """The same documents in one piece of each split that has some."""
+    found = {}
+    for name in SPLITS:
+        own = [each[name] for each in every if name in each]
+        starts = np.cumsum([0, *(len(each.ids) for each in own)])
+        if own:
+            ends = [start + each.ends for start, each in zip(starts, own, strict=False)]
+            found[name] = Piece(np.concatenate([each.ids for each in own]), np.concatenate(ends))
+    return found
+
+
 def encode(documents: Iterable[Document], held: frozenset[str], tokenizer: Tokenizer, folder: Path,
            record: dict[str, Any], total: int, tell: Tell) -> dict[str, Any]:  # fmt: skip
-    """Write streams, ends of documents and tokenizer, then the manifest; until that is there, there is no token file.
+    """Write the token file of documents, in the order their tokens shall have: see `write`."""
+    bpe.save(tokenizer, folder)
+    return write(pieces(documents, held, Encoder(tokenizer)), tokenizer, folder, record, total, tell)
 
-    documents  in the order their tokens shall have, each followed by the end token
+
+def write(made: Iterable[Mapping[str, Piece]], tokenizer: Tokenizer, folder: Path, record: dict[str, Any], total: int,
+          tell: Tell) -> dict[str, Any]:  # fmt: skip
+    """Write streams and ends of documents, then the manifest; until that is there, there is no token file.
+
+    tokenizer  saved in `folder` before
     record     what the manifest keeps besides: where the text came from
     total      how many documents there are, for telling how far it is
     Returns the manifest. Raises DiskFull.
     """
     vocab = tokenizer.get_vocab_size()
-    dtype = np.dtype("<u2" if vocab <= 2**16 else "<u4")
-    end, encoder = int(tokenizer.token_to_id(bpe.END) or 0), Encoder(tokenizer)
     (folder / MANIFEST).unlink(missing_ok=True)
-    bpe.save(tokenizer, folder)
     with ExitStack() as files:
         opened = {name: files.enter_context(atomic.replacing(folder / name)) for name in FILES}
-        splits = {name: _Split(opened[f"{name}.bin"], opened[f"{name}.ends"], vocab) for name in ("train", "held")}
-        for batch in batches(documents, BATCH):
-            for document, ids in zip(batch, encoder.arrays([each.text for each in batch]), strict=True):
-                name = "held" if original(document.key) in held else "train"
-                splits[name].add(np.append(ids, end).astype(dtype))
+        splits = {name: _Split(opened[f"{name}.bin"], opened[f"{name}.ends"], vocab) for name in SPLITS}
+        for each in made:
+            for name, piece in each.items():
+                splits[name].add(piece)
             done = sum(split.documents for split in splits.values())
             tell(f"{sum(split.tokens for split in splits.values()):,} tokens", done / total)
     manifest = {
-        "tokens": VERSION, "dtype": dtype.name, "vocab": vocab, "end": end,
+        "tokens": VERSION, "dtype": _dtype(tokenizer).name, "vocab": vocab,
+        "end": int(tokenizer.token_to_id(bpe.END) or 0),
         "unigram_entropy": splits["train"].entropy(),
         "splits": {name: split.as_dict(name) for name, split in splits.items()}, **record,
     }  # fmt: skip
     atomic.write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     return manifest
+
+
+def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
+    return np.dtype("<u2" if tokenizer.get_vocab_size() <= 2**16 else "<u4")
 
 
 class _Split:
@@ -91,16 +132,15 @@ class _Split:
         self._counts = np.zeros(vocab, np.int64)
         self.tokens = self.documents = 0
 
-    def add(self, ids: npt.NDArray[Any]) -> None:
-        raw = ids.tobytes()
+    def add(self, piece: Piece) -> None:
+        raw, ends = piece.ids.tobytes(), (self.tokens + piece.ends).astype("<u8").tobytes()
         self._file.write(raw)
         self._digest.update(raw)
-        self._counts += np.bincount(ids, minlength=len(self._counts))
-        self.tokens += len(ids)
-        self.documents += 1
-        end = self.tokens.to_bytes(8, "little")
-        self._ends.write(end)
-        self._ends_digest.update(end)
+        self._ends.write(ends)
+        self._ends_digest.update(ends)
+        self._counts += np.bincount(piece.ids, minlength=len(self._counts))
+        self.tokens += len(piece.ids)
+        self.documents += len(piece.ends)
 
     def entropy(self) -> float:
         """Nats per token of the best guess that knows only how frequent each token is."""

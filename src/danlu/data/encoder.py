@@ -77,7 +77,7 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         """tokenizer  byte-level BPE of `danlu.data.bpe`; from now on it takes special tokens in a text as text."""
         tokenizer.encode_special_tokens = True  # a document that spells the end token must not end itself
-        self._tokenizer, self._merges = tokenizer, tokenizer.model
+        self.tokenizer, self._merges = tokenizer, tokenizer.model
         self._ids: dict[str, list[int]] = {}
         library = native.library() if native.runs("ref") else None
         self._native = _Native(library, json.loads(tokenizer.to_str())["model"]) if library else None
@@ -107,7 +107,7 @@ class Encoder:
         for word in filter(str.isascii, words):  # straight to the merges, four times as fast
             yield word, [token.id for token in self._merges.tokenize(word.translate(_VISIBLE))]
         others = [word for word in words if not word.isascii()]
-        found = self._tokenizer.encode_batch_fast(others, add_special_tokens=False)
+        found = self.tokenizer.encode_batch_fast(others, add_special_tokens=False)
         yield from zip(others, (each.ids for each in found), strict=True)
 
     def _words(self, text: str) -> list[str]:

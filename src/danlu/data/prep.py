@@ -7,16 +7,17 @@ unfinished stage, and a call with nothing new to do does nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from danlu.data import bpe, parts
-from danlu.data.clean import STEPS, Spec, clean
-from danlu.data.document import Document, Funnel, from_record
-from danlu.data.encode import encode, held_out
+from danlu.data import bpe, clean_parts, encode_parts, parts
+from danlu.data.clean import STEPS, Before, Spec, clean
+from danlu.data.document import Document, from_record
+from danlu.data.encode import Piece, held_out, pieces, write
+from danlu.data.encoder import Encoder
 from danlu.data.ingest import Tell, ingest
 from danlu.data.loader import manifest_of
 from danlu.data.read import default_text
@@ -24,6 +25,7 @@ from danlu.errors import DamagedTokens
 from danlu.store.packs import Store
 
 VERSION = 1
+Encode = Callable[[Path, Path, frozenset[str], Tell], Iterator[Mapping[str, Piece]]]
 SAMPLE = 1_000  # characters per token of the vocabulary to learn it from: the first in hash order, so a random sample
 
 
@@ -72,22 +74,28 @@ def prep(text: Sequence[Path], out: Path, *, vocab: int, limit_bytes: int, steps
     """
     began = time.monotonic()
     reading, source = ingest(text or default_text(), out / "store" / "raw", limit=limit_bytes, tell=tell("read"))
+    jobs = out / "store" / "parts"
     cleaning = clean(out / "store" / "raw", out / "store" / "clean", source=source, steps=steps, tell=tell("clean"),
-                     run=None if execute is None else partial(_parted, out, source, steps, execute))  # fmt: skip
+                     run=None if execute is None else partial(_parted, jobs, source, steps, execute))  # fmt: skip
     made_by = {"source": source, "steps": list(steps), "vocab": vocab, "sample": SAMPLE, "version": VERSION}
-    manifest = _encoded(out / "store" / "clean", out / "tokens", made_by, vocab, tell)
+    manifest = _encoded(out / "store" / "clean", out / "tokens", made_by, vocab,
+                        None if execute is None else partial(_encoded_parts, jobs, execute), tell)  # fmt: skip
     return Prepared(
         out / "tokens", reading.docs_in, cleaning.docs_kept, reading.bytes_in, dict(reading.dropped + cleaning.dropped),
         reading.examples | cleaning.examples, manifest, time.monotonic() - began,
     )  # fmt: skip
 
 
-def _parted(out: Path, source: str, steps: Sequence[Spec], execute: parts.Run, raw: Path,
-            tell: Tell) -> tuple[Funnel, Iterator[Document], Path]:  # fmt: skip
-    return parts.run(parts.prepare(raw, out / "store" / "parts", source, steps), execute, tell)
+def _parted(jobs: Path, source: str, steps: Sequence[Spec], execute: parts.Run, raw: Path, tell: Tell) -> Before:
+    return clean_parts.run(raw, jobs, source, steps, execute, tell)
 
 
-def _encoded(clean_store: Path, folder: Path, made_by: dict[str, Any], vocab: int,
+def _encoded_parts(jobs: Path, execute: parts.Run, store: Path, tokenizer: Path, held: frozenset[str],
+                   tell: Tell) -> Iterator[Mapping[str, Piece]]:  # fmt: skip
+    return encode_parts.run(store, jobs, tokenizer, held, execute, tell)
+
+
+def _encoded(clean_store: Path, folder: Path, made_by: dict[str, Any], vocab: int, run: Encode | None,
              tell: Callable[[str], Tell]) -> dict[str, Any]:  # fmt: skip
     try:
         manifest = manifest_of(folder)
@@ -99,10 +107,22 @@ def _encoded(clean_store: Path, folder: Path, made_by: dict[str, Any], vocab: in
     store = Store(clean_store)
     tell("vocab")(f"learning {vocab:,} tokens", 0.0)
     tokenizer = bpe.train(_sample(store, SAMPLE * vocab), vocab)
-    held = held_out({document.key: len(document.text.encode()) for document in _documents(store)})
-    manifest = encode(_documents(store), held, tokenizer, folder, {"made_by": made_by}, store.records, tell("encode"))
+    bpe.save(tokenizer, folder)
+    held, told = held_out(_sizes(store)), tell("encode")
+    if run is not None and store.records > 1:
+        made = run(clean_store, folder, held, told)
+    else:
+        made = pieces(_documents(store), held, Encoder(tokenizer))
+    manifest = write(made, tokenizer, folder, {"made_by": made_by}, store.records, told)
     store.close()
     return manifest
+
+
+def _sizes(store: Store) -> dict[str, int]:
+    """Bytes of every document's text, by name."""
+    if store.records == 1:
+        return {document.key: len(document.text.encode()) for document in _documents(store)}
+    return {record.key.decode(): len(record.value) - record.value.index(b"\n") - 1 for record in store.scan()}
 
 
 def _documents(store: Store) -> Iterator[Document]:

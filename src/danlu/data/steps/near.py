@@ -2,13 +2,13 @@
 
 A document goes if a document that stays, earlier in hash order, shares at least LEAST of their joint word 5-grams. LSH
 alone would be wrong more often than right: with 14 x 8 hashes most candidates lie below 0.7.
-Memory: about 8 bytes for each different 5-gram of what stays.
+Memory: about 8 bytes for each 5-gram of what is compared.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -21,17 +21,23 @@ LEAST = 0.8
 BATCH = 1 << 20  # characters hashed at once: the arrays stay near the cache
 
 
+def marks(documents: Sequence[Document]) -> minhash.Hashes:
+    """The bands of every document: (documents, BANDS)."""
+    return minhash.bands(sign([document.text.encode() for document in documents]).signatures)
+
+
 def step(documents: Iterable[Document], drop: Drop) -> Iterator[Document]:
     """Drop documents with an exact Jaccard similarity of LEAST or more to one that stays."""
     buckets: defaultdict[int, list[int]] = defaultdict(list)
-    kept: list[tuple[str, minhash.Hashes]] = []
+    kept: list[tuple[str, _Grams]] = []
     for batch in batches(documents, BATCH):
         signed = sign([document.text.encode() for document in batch])
         bands = minhash.bands(signed.signatures).tolist()
         for document, band, shingles in zip(batch, bands, np.split(signed.flat, signed.starts[1:]), strict=True):
-            grams = np.unique(shingles)
+            grams = _Grams(shingles)
             candidates = sorted({number for each in band for number in buckets[each]})
-            twin = next(((kept[n][0], s) for n in candidates if (s := jaccard(kept[n][1], grams)) >= LEAST), None)
+            alike = ((kept[n][0], jaccard(kept[n][1].different(), grams.different())) for n in candidates)
+            twin = next((each for each in alike if each[1] >= LEAST), None)
             if twin is not None:
                 drop(document, f"{twin[1]:.0%} the same as {twin[0]}")
                 continue
@@ -39,6 +45,20 @@ def step(documents: Iterable[Document], drop: Drop) -> Iterator[Document]:
                 buckets[each].append(len(kept))
             kept.append((document.key, grams))
             yield document
+
+
+class _Grams:
+    """Owns the 5-grams of a document; most are never compared, so they are sorted when they are first asked for."""
+
+    def __init__(self, shingles: minhash.Hashes) -> None:
+        self._hashes, self._is_set = shingles, False
+
+    def different(self) -> minhash.Hashes:
+        """Sorted, each once."""
+        if not self._is_set:
+            self._hashes, self._is_set = np.sort(self._hashes), True
+            self._hashes = self._hashes[np.diff(self._hashes, prepend=self._hashes[:1] - np.uint64(1)) != 0]
+        return self._hashes
 
 
 def jaccard(a: minhash.Hashes, b: minhash.Hashes) -> float:

@@ -1,0 +1,74 @@
+"""Encoding in parts. A part is one file of token ids, whole or not there."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from danlu import atomic
+from danlu.data import bpe, parts
+from danlu.data.encode import Piece, joined, pieces
+from danlu.data.encoder import Encoder
+from danlu.data.ingest import Tell
+from danlu.store.packs import Store
+
+FILE = "tokens.npz"
+HELD = "held.json"  # names of the documents held out
+
+
+def run(store: Path, home: Path, tokenizer: Path, held: frozenset[str], execute: parts.Run,
+        tell: Tell) -> Iterator[Mapping[str, Piece]]:  # fmt: skip
+    """The pieces of every part in order; the job, in `home`, is removed after the last. Raises PartFailed, DiskFull.
+
+    tokenizer  folder with its files
+    """
+    names = json.dumps(sorted(held), ensure_ascii=False).encode()
+    spelled = blake2b((tokenizer / bpe.FILE).read_bytes() + names, digest_size=16).hexdigest()
+    opened = Store(store)
+    record: dict[str, Any] = {"tokenizer": str(tokenizer.resolve()), "spelled": spelled, "packs": opened.names}
+    opened.close()
+    folder = parts.prepare(home, "encode", store, {**record, "source": opened.cursor["made_by"]})
+    atomic.write(folder / HELD, names)
+    for each in parts.run(folder, execute, tell):
+        yield _loaded(each / FILE)
+    shutil.rmtree(folder)
+
+
+def make(folder: Path, job: parts.Job, number: int) -> None:
+    """See parts.Kind."""
+    if is_done(folder, number):
+        return
+    encoder = _encoder(Path(job["tokenizer"]))
+    held = frozenset(json.loads((folder / HELD).read_bytes()))
+    store = Store(Path(job["store"]))
+    piece = joined(list(pieces(parts.documents(store, job, number), held, encoder)))
+    store.close()
+    raw = io.BytesIO()
+    arrays = {f"{name}.{what}": getattr(each, what) for name, each in piece.items() for what in ("ids", "ends")}
+    np.savez(raw, allow_pickle=False, **arrays)
+    atomic.write(parts.place(folder, number) / FILE, raw.getvalue())
+
+
+def is_done(folder: Path, number: int) -> bool:
+    """See parts.Kind."""
+    return (parts.place(folder, number) / FILE).exists()
+
+
+@functools.cache
+def _encoder(tokenizer: Path) -> Encoder:
+    """One for all parts of a process: it remembers the words it met."""
+    return Encoder(bpe.load(tokenizer))
+
+
+def _loaded(path: Path) -> Mapping[str, Piece]:
+    with np.load(path, allow_pickle=False) as arrays:
+        names: Sequence[str] = [each.removesuffix(".ids") for each in arrays if each.endswith(".ids")]
+        return {name: Piece(arrays[f"{name}.ids"], arrays[f"{name}.ends"]) for name in names}

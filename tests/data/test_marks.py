@@ -1,0 +1,64 @@
+"""Who is compared: all that any step could drop, in parts as in one stream, and nobody else."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from danlu.data import clean_parts, marks, parts
+from danlu.data.clean import pipeline
+from danlu.data.document import Document, Funnel, to_record
+from danlu.store.packs import Store, Writer
+
+columns = st.integers(1, 3)
+
+
+@given(columns.flatmap(lambda k: st.lists(st.lists(st.integers(0, 9), min_size=k, max_size=k), min_size=1)))
+def test_shared_is_what_all_pairs_say(rows):
+    made = np.array(rows, np.uint64)
+    alike = [any(any(a == b for a, b in zip(one, two, strict=True)) for j, two in enumerate(rows) if j != i)
+             for i, one in enumerate(rows)]  # fmt: skip
+    assert marks.shared(made).tolist() == alike
+
+
+def family(rng: random.Random, count: int) -> list[Document]:
+    """Documents of which many are copies, or nearly."""
+    words = [f"w{number}" for number in range(400)]
+    texts: list[list[str]] = []
+    for _ in range(count):
+        kind = rng.random()
+        base = list(rng.choice(texts)) if texts and kind < 0.6 else rng.choices(words, k=rng.randrange(3, 120))
+        if kind < 0.35:
+            base[rng.randrange(len(base))] = rng.choice(words)
+        texts.append(base)
+    return [Document(f"d{number}", rng.choice(["", " "]) + " ".join(text)) for number, text in enumerate(texts)]
+
+
+@settings(max_examples=12)  # each writes a dozen files
+@given(st.integers(0, 2**32), st.sampled_from([["exact", "near"], ["near", "exact"], ["near"], ["exact"]]))
+def test_parts_drop_what_one_stream_drops(tmp_path_factory, seed, steps):
+    home = tmp_path_factory.mktemp("parts")
+    with Writer(home / "raw") as writer:
+        for document in family(random.Random(seed), 40):
+            writer.add(*to_record(document))
+        writer.commit({}, done=True)
+    truth = Funnel()
+    raw = Store(home / "raw")
+    one = parts.documents(raw, {"parts": 1}, 0)
+    kept = [document.key for document in pipeline(one, ["normalise", *steps], truth)]
+    raw.close()
+    before = clean_parts.run(home / "raw", home / "jobs", "test", ["normalise", *steps],
+                             lambda folder, numbers, tell: [parts.make(folder, n) for n in numbers],
+                             lambda words, share: None)  # fmt: skip
+    funnel = Funnel()
+    assert [document.key for document in before.documents(funnel)] == kept and before.steps == []
+    assert funnel.dropped == truth.dropped and funnel.examples == truth.examples
+
+
+def test_only_steps_with_marks_that_follow_at_once_are_compared_in_parts():
+    steps = ["normalise", {"language": ["en"]}, "exact", "near", "shared_lines", "near"]
+    assert clean_parts.rows(steps) == steps[:2] and clean_parts.compared(steps) == ["exact", "near"]
+    assert clean_parts.compared(["normalise", "shared_lines", "exact"]) == []

@@ -37,19 +37,29 @@ WORD = re.compile("[\u3040-\u9fff]|[0-9a-z\u0080-\u1fff\u2040-\u2fff\ua000-\ufef
 Row = list[Any]
 
 
-def measure(rounds: int, quick: bool = False) -> dict[str, Any]:
-    """Keys: those of the functions below and of data_store; a peer that is not installed has no key."""
-    documents = corpus()
-    size = sum(len(document.text.encode()) for document in documents)
-    print(f"corpus: {len(documents):,} documents of this machine, {size / 1e6:.1f} MB\n")
+def measure(rounds: int, quick: bool = False, only: str = "") -> dict[str, Any]:
+    """Keys: those of the functions below, of data_rules and of data_store; a peer that is not installed has no key.
+
+    only  signing, encoding, packing, near_duplicates (own: these four), data_rules, data_store, or a part of them
+    """
+    own = {part.__name__: part for part in (signing, encoding, packing, near_duplicates)}
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:  # on a disk: the folder for temporary files may be memory
-        home = Path(name)
-        for part in (signing, encoding, packing, near_duplicates):
-            values, rows = part(documents, home, rounds)
-            print(table([part.__name__.replace("_", " "), "median", "least", "most"], rows) + "\n", flush=True)
-            found |= values
-    return found | load("data_store").measure(rounds, quick)
+    if only in ("", "own", *own):
+        documents = corpus()
+        size = sum(len(document.text.encode()) for document in documents)
+        print(f"corpus: {len(documents):,} documents of this machine, {size / 1e6:.1f} MB\n")
+        with tempfile.TemporaryDirectory(
+            dir=Path.cwd()
+        ) as name:  # on a disk: the one for temporary files may be memory
+            for part in [own[only]] if only in own else own.values():
+                values, rows = part(documents, Path(name), rounds)
+                print(table([part.__name__.replace("_", " "), "median", "least", "most"], rows) + "\n", flush=True)
+                found |= values
+    for area in ("data_rules", "data_store"):
+        other = load(area)
+        if only in ("", area, *other.PARTS):
+            found |= other.measure(rounds, quick, only if only in other.PARTS else "")
+    return found
 
 
 def corpus(longest: int = 1 << 20) -> list[Document]:

@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from danlu.cli import spread
 from danlu.cli.bench import load
 from danlu.cli.output import table
-from danlu.data import rules
+from danlu.data import clean, rules
 from danlu.data.document import Document
 from danlu.data.measure import FIELDS
 from danlu.data.measure import measure as measured
@@ -32,20 +33,20 @@ STEPS = [
     "gopher_repetition",
     "near",
 ]  # the sets that leave most of these documents, which are no web pages
-BIG = 96_000_000  # bytes that one and two processes clean
+BIG = 96_000_000  # bytes that one and two workers prepare
 
 Row = list[Any]
 Part = Callable[[list[Document], Path, int], tuple[dict[str, Any], list[Row]]]
 
 
-def measure(rounds: int) -> dict[str, Any]:
-    """rules_mb_s, rules_vs_datatrove, rules_equal, prep_mb_s, prep_vs_datatrove, scale_2_workers."""
-    documents: list[Document] = _data().corpus()
+def measure(rounds: int, quick: bool = False, only: str = "") -> dict[str, Any]:
+    """Keys of the parts: quality_rules, text_to_tokens, two_processes; only one of them; quick: half of the text."""
+    documents: list[Document] = _data().corpus()[:: 2 if quick else 1]
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as home:
-        for part in PARTS:
-            values, rows = part(documents, Path(home), rounds)
-            print(table([part.__name__.replace("_", " "), "median", "least", "most"], rows) + "\n", flush=True)
+        for name in [only] if only else PARTS:
+            values, rows = PARTS[name](documents, Path(home), rounds)
+            print(table([name.replace("_", " "), "median", "least", "most"], rows) + "\n", flush=True)
             found |= values
     return found
 
@@ -171,28 +172,36 @@ def _theirs(documents: list[Document], home: Path, tokenizer: Path) -> None:
     writer.run(rest, 0, 1)
 
 
-def two_processes(documents: list[Document], home: Path, rounds: int) -> tuple[dict[str, Any], list[Row]]:
-    """The parts of cleaning, wall time of one process and of two, on the corpus several times over."""
-    from danlu.data import parts
-    from danlu.data.document import to_record
-    from danlu.store.packs import Writer
+def two_processes(_: list[Document], home: Path, rounds: int) -> tuple[dict[str, Any], list[Row]]:
+    """scale_2_workers, scale_2_prep: wall time of cleaning, and of prep from files to tokens, one worker and two.
 
-    size = sum(len(document.text.encode()) for document in documents)
-    with Writer(home / "big") as writer:
-        for copy in range(-(-BIG // size)):
-            for document in documents:
-                if writer.add(f"{copy}/{document.key}".encode(), to_record(document)[1]):
-                    writer.commit({})
-        writer.commit({}, done=True)
-    seconds: dict[int, list[float]] = {1: [], 2: []}
-    for number in range(min(rounds, 2)):
-        for workers in seconds:
-            job = parts.prepare(home / "big", home / f"parts{number}-{workers}", "bench", [*STEPS[:2], *rules.SETS])
+    This machine's own files; cleaning reads the store, de-duplicates exactly and nearly, and writes what is left.
+    """
+    cleaning: dict[int, list[float]] = {1: [], 2: []}
+    whole: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(min(rounds, 3)):
+        for workers in whole:
+            stages: list[tuple[str, float]] = []
+            shutil.rmtree(home / "out", ignore_errors=True)
             began = time.perf_counter()
-            spread.local(workers)(job, parts.left(job), lambda words, share: None)
-            seconds[workers].append(time.perf_counter() - began)
-    rows: list[Row] = [[f"{workers} processes, s", *_spread(each)] for workers, each in seconds.items()]
-    return {"scale_2_workers": statistics.median(seconds[1]) / statistics.median(seconds[2])}, rows
+            prep([], home / "out", vocab=4096, limit_bytes=BIG, steps=clean.STEPS, execute=spread.local(workers),
+                 tell=partial(_noted, stages))  # fmt: skip
+            whole[workers].append(time.perf_counter() - began)
+            times = dict(stages)
+            cleaning[workers].append(times["vocab"] - times["clean"])
+    rows: list[Row] = []
+    for what, seconds in (("cleaning", cleaning), ("files to tokens", whole)):
+        rows += [
+            [f"{what}, {workers} worker{'s' * (workers > 1)}, s", *_spread(each)] for workers, each in seconds.items()
+        ]
+    ratio = {name: statistics.median(each[1]) / statistics.median(each[2])
+             for name, each in (("scale_2_workers", cleaning), ("scale_2_prep", whole))}  # fmt: skip
+    return ratio, [*rows, *([name, f"{value:.2f}", "", ""] for name, value in ratio.items())]
 
 
-PARTS: tuple[Part, ...] = (quality_rules, text_to_tokens, two_processes)
+def _noted(stages: list[tuple[str, float]], stage: str) -> Callable[[str, float], None]:
+    stages.append((stage, time.perf_counter()))
+    return lambda words, share: None
+
+
+PARTS: dict[str, Part] = {each.__name__: each for each in (quality_rules, text_to_tokens, two_processes)}

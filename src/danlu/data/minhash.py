@@ -10,6 +10,7 @@ Datasets", ch. 3: a pair with Jaccard similarity s shares a band with probabilit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 SHINGLE = 5
 BANDS, ROWS = 14, 8
 Hashes = npt.NDArray[np.uint64]
+WORD = re.compile("[\u3040-\u9fff]|[0-9A-Za-z\u0080-\u1fff\u2040-\u2fff\ua000-\ufeff\uff21-\U0010ffff]+")  # one word
 
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 _INVERSE = pow(_BASE, -1, 1 << 64)

@@ -11,8 +11,8 @@ from danlu.nouns import RopeScaling
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
 MOST = 1 << 40  # of any count; far above every model, and products of two stay whole numbers everywhere
-MOST_LAYERS = 1 << 14  # what a damaged config.json says must not become names by the billion
-MOST_EXPERTS = 1 << 18  # of all layers together
+MOST_LAYERS = 1 << 12  # what a damaged config.json says must not become names by the billion
+MOST_EXPERTS = 1 << 16  # of all layers together
 
 
 @dataclass(frozen=True, slots=True)

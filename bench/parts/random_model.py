@@ -38,10 +38,16 @@ ALL_FOUR = Recipe(eight=())
 DISTINCT = {"yuan-102b": 4, "qwen3-30b-a3b": 8}  # layers that lie in memory; the others are the same again
 
 
+def random_bytes(count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """That many random bytes, eight at a time: three times as fast as one by one."""
+    words = torch.randint(-(2**63), 2**63 - 1, (-(-count // 8),), generator=generator)
+    return words.view(torch.uint8)[:count]
+
+
 def random_q4(rows: int, columns: int, generator: torch.Generator) -> q4.Q4:
     """A 4-bit matrix of random codes whose weights have about the deviation 1 / sqrt(columns)."""
     parts = q4.parts_of(rows, columns)
-    codes, absmax = (torch.randint(0, 256, parts[name][1], dtype=torch.uint8, generator=generator)
+    codes, absmax = (random_bytes(torch.Size(parts[name][1]).numel(), generator).view(parts[name][1])
                      for name in ("codes", "absmax"))  # fmt: skip
     scale = torch.tensor([1 / 256, 1.0]).expand(parts["scale"][1]).contiguous() * columns**-0.5
     return q4.Q4(codes, absmax, scale, nf4.LEVELS, (rows, columns))

@@ -14,8 +14,10 @@ from typing import Any, BinaryIO
 
 import torch
 
+from danlu.cli.bench import load
 from danlu.nouns import ModelSpec
 
+MODELS = load("parts/random_model")
 BUILD = Path(__file__).parents[2] / ".peers" / "llama.cpp" / "build" / "bin"
 F32, U32, STRING = 6, 4, 8  # types of a GGUF value
 FLOATS, Q4_0, Q4_K, Q6_K, IQ4_NL = 0, 2, 12, 14, 20  # types of a GGUF tensor
@@ -124,10 +126,11 @@ def _put_random(out: BinaryIO, shape: tuple[int, ...], of: int) -> None:
     greatest = {Q4_0: 8, IQ4_NL: 127, Q4_K: 63 * 16, Q6_K: 127 * 32}[of]
     scale = torch.tensor([shape[0] ** -0.5 / greatest], dtype=torch.float16).view(torch.uint8)
     for start in range(0, count // width, 1 << 20):
-        blocks = torch.randint(0, 256, (min(1 << 20, count // width - start), size), dtype=torch.uint8)
+        rows = min(1 << 20, count // width - start)
+        blocks = MODELS.random_bytes(rows * size).view(rows, size)
         for at in places:
             blocks[:, at : at + 2] = scale
-        out.write(blocks.numpy().tobytes())
+        out.write(blocks.numpy().data)
 
 
 def _put_text(out: BinaryIO, text: str) -> None:

@@ -48,6 +48,8 @@ def test_orders_run_on_their_host_and_tell_their_end(helpers, tmp_path):
     killed = orders.spawn(job("killed", FOREVER), tmp_path / "killed")
     stays = orders.spawn(job("stays", FOREVER), tmp_path / "stays")
     assert ended.wait(30) == ended.poll() == 7 and log.read_text() == "m\n"
+    again = orders.spawn(job("ends", "import sys; sys.exit(8)", "b"), log)  # the next crew of a run counts from 0, too
+    assert again.wait(30) == 8
     until(lambda: (tmp_path / "killed").exists() and (tmp_path / "killed").read_text().endswith("\n"))
     killed.signal(signal.SIGKILL)
     assert killed.wait(30) == -signal.SIGKILL and stays.poll() is None

@@ -348,6 +348,16 @@ class OtherRank(Broken):
     code = "DL-RUN-015"
 
 
+class CardAway(Broken):
+    """A card whose rank dies again and again, or whose host is gone; `cards` are the names of those that are lost."""
+
+    code = "DL-RUN-016"
+
+    def __init__(self, what: str, *, why: str, fix: str, where: str = "", cards: tuple[str, ...] = ()) -> None:
+        super().__init__(what, why=why, fix=fix, where=where)
+        self.cards = cards
+
+
 class LateRank(Broken):
     """A rank did not send, join or answer in the time allowed."""
 

@@ -10,8 +10,8 @@ dtype   "fp32", "bf16", "fp16", "fp8", "int8", "nf4".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from danlu import recipe
 
@@ -100,6 +100,12 @@ class Fleet:
             if card.name == name:
                 return card
         raise KeyError(name)
+
+    def without(self, names: Collection[str]) -> Fleet:
+        """The fleet when those cards are gone."""
+        left = tuple(card for card in self.cards if card.name not in names)
+        links = tuple(link for link in self.links if not {link.a, link.b} & set(names))
+        return replace(self, cards=left, links=links)
 
     def link(self, a: str, b: str) -> Link | None:
         """The link between two cards: their own, else the one between their hosts, else None (not connected)."""

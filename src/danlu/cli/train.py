@@ -11,13 +11,16 @@ example:
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from danlu.cli.config import Run
+    from danlu.errors import CardAway
     from danlu.fault.drill import Drill
     from danlu.nouns import Job, Plan
     from danlu.plan.seats import Seat
@@ -49,10 +52,66 @@ def run(args: argparse.Namespace) -> int:
     wiring.spec_of(run)
     plan = planned(run)
     drills = [drill.parse(args.kill, len(seats(plan)), run.train.steps, start)] if args.kill else []
-    result = train_run(run, plan, drills=drills)
-    print(summary(plan, result))
-    output.write_json(args.json, figures(run, plan, result))
+    plan, result, away = trained(run, plan, drills=drills)
+    print("\n".join([summary(plan, result), *(each.words for each in away)]))
+    lost = {"fault.away": [each.cards for each in away], "fault.replan_s": away[-1].seconds} if away else {}
+    output.write_json(args.json, figures(run, plan, result) | lost)
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """Cards that stayed away, the plan without them, and seconds from knowing so to the next good step."""
+
+    cards: tuple[str, ...]
+    plan: Plan
+    seconds: float
+
+    @property
+    def words(self) -> str:
+        """What a person wants to know of it."""
+        from danlu.cli.output import span
+
+        return f"{', '.join(self.cards)} stayed away: planned anew, {placed(self.plan)}; {span(self.seconds)} to a step"
+
+
+def trained(run: Run, plan: Plan, *, drills: Sequence[Drill] = ()) -> tuple[Plan, Result, list[Away]]:
+    """Train by a plan and, when a card does not come back, from the last snapshot by a new one over those left.
+
+    Returns the last plan, its result, and what was lost on the way. Raises what train_run raises; CardAway when no card
+    is left, DoesNotFit when the others have too little memory.
+    """
+    from danlu.cli import output
+    from danlu.errors import CardAway
+
+    away: list[Away] = []
+    with starter(run, plan) as started:
+        while True:
+            known = time.monotonic()
+
+            def step(done: Step, known: float = known) -> None:
+                if away and not away[-1].seconds:
+                    away[-1] = replace(away[-1], seconds=done.ended - known)
+
+            try:
+                return plan, train_run(run, plan, drills=drills, on_step=step, started=started), away
+            except CardAway as error:
+                plan = without(run, plan, error)
+                output.Progress("train").done(f"{error.what} ({error.why}); planned anew: {placed(plan)}{label(plan)}")
+                away.append(Away(error.cards, plan, 0.0))
+                run, drills = run.model_copy(update={"train": run.train.model_copy(update={"resume": True})}), ()
+
+
+def without(run: Run, plan: Plan, error: CardAway) -> Plan:
+    """The best plan for the same batches over the cards that are left. Raises the error when there are none."""
+    from danlu.plan import search
+
+    left = plan.fleet.without(error.cards)
+    if not left.cards or not error.cards:
+        raise error
+    split = search.even if run.plan.split == "even" else search.search
+    return split(plan.model, left, micro_batch=plan.micro_batch, micro_batches=plan.sequences // plan.micro_batch,
+                 seq=plan.seq, dtype=plan.dtype)  # fmt: skip
 
 
 def planned(run: Run) -> Plan:
@@ -83,13 +142,14 @@ def placed(plan: Plan) -> str:
 
 def train_run(
     run: Run, plan: Plan, *, drills: Sequence[Drill] = (), on_step: Callable[[Step], None] | None = None,
-    name: str = "train",
+    name: str = "train", started: tuple[Spawn, str | None] | None = None,
 ) -> Result:  # fmt: skip
     """Train by a plan with the tokens of the run; progress goes to stderr. Everything is written under run.out.
 
     drills   faults to cause on the way
     on_step  told of every step beside the progress line
     name     what the progress line starts with
+    started  what `starter` gave, where one serves several runs
     Raises what train.owner.run raises, OtherTokens when a resumed run would see other batches, BadValue.
     """
     import sys
@@ -126,7 +186,7 @@ def train_run(
     line.show(f"starting {len(seats(plan))} ranks and a spare{label(plan)}", force=True)
     argv = (sys.executable, "-m", "danlu.cli.rank")
     try:
-        with starter(run, plan) as (spawn, interface):
+        with starter(run, plan) if started is None else nullcontext(started) as (spawn, interface):
             result = owner.run(job, argv, spawn, on_step=step, drills=drills, interface=interface)
     finally:
         board.close()

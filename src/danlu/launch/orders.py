@@ -69,6 +69,8 @@ class Orders:
             "log": None if log is None else str(log.resolve()),
             "cwd": os.getcwd(),
         }
+        for old in (f"{job.name}.order", f"{job.name}.ended"):  # of an earlier crew of this run, the order first
+            (self.folder / old).unlink(missing_ok=True)
         appear(self.folder / f"{job.name}.order", json.dumps(order))
         return Ordered(job, self)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from danlu.train.result import Fault, Result, Step, StepLog, step_seconds
 TURN_S = 0.05
 DEATHS = 5  # deaths in a row, beyond one of every rank, without one good step after which the job gives up
 SLOW = 1.5  # times the forecast's compute time from which a stage is called slow
+AWAY = 3  # deaths in a row of one rank, without one good step, after which its card is taken to be away
 HEARSAY_S = 1.0  # a rank that lost a peer is believed after so long even if no process ended
 
 
@@ -46,7 +47,8 @@ def run(
     drills   faults to cause
     spares   warm processes on each host that wait to take a dead one's place
     interface  address by which other hosts reach this one; every rank then runs on the host of its card. None: all here
-    Raises what a rank reported (where = its stage and card), RankLost, DiskFull, NotRunnable.
+    Raises what a rank reported (where = its stage and card), RankLost, DiskFull, NotRunnable; CardAway when a card does
+    not come back, from whose newest snapshot a plan over the others can go on.
     """
     job_text.check(job.plan)
     _sweep(job.checkpoints)
@@ -126,6 +128,7 @@ class _Owner:
         self._shards: defaultdict[int, dict[int, checkpoint.Shard]] = defaultdict(dict)
         self._ended = 0.0  # end of the newest step, or the start of the epoch
         self._deaths = self._snapshots = 0
+        self._fallen: Counter[int] = Counter()  # deaths by rank since the newest good step
         self._hearsay: float | None = None
         self._watch = suspect.Watch()
         self._slow: set[int] = set()
@@ -203,6 +206,7 @@ class _Owner:
             sum(each["host"] for each in reports.values()),
         )  # fmt: skip
         self._ended, self._deaths = ended, 0
+        self._fallen.clear()
         self._note_recovery(number, ended)
         self._curve.append(done)
         self._steps.add(done)
@@ -273,9 +277,24 @@ class _Owner:
     def _died(self, member: Member) -> None:
         """A process ended that should not have: someone else takes its place, and a new spare is started."""
         self._count(f"{member.name} on host {member.host}, exit code {member.process.poll()}", tail(member.log))
-        self._crew.start(member.host)
+        try:
+            self._crew.start(member.host)
+        except errors.HostMissing as error:
+            gone = {self._job.card(rank).name for rank in self._ranks if self._homes[rank] == member.host}
+            raise self._away(tuple(sorted(gone)), error.why) from error
         if member.rank is not None and self._running:
+            self._fallen[member.rank] += 1
+            if self._fallen[member.rank] >= AWAY:
+                why = f"its rank died {AWAY} times without one good step between: {tail(member.log)}"
+                raise self._away((self._job.card(member.rank).name,), why)
             self._break(member.rank)
+
+    def _away(self, cards: tuple[str, ...], why: str) -> errors.CardAway:
+        self._log.emit("train.away", cards=list(cards), step=self._committed)
+        return errors.CardAway(
+            f"{', '.join(cards)} stays away", where=f"step {self._at + 1}", why=why, cards=cards,
+            fix="take it out of the fleet, then go on from the last snapshot: --train.resume true",
+        )  # fmt: skip
 
     def _count(self, where: str, why: str) -> None:
         self._deaths += 1

@@ -7,6 +7,7 @@ the name of a part: ingest, reads, lookups, kills, resume.
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,23 @@ from danlu.cli.output import table
 
 PEER_PACKAGES = ("webdataset",)
 PARTS = ("ingest", "reads", "lookups", "kills", "resume")
-SHARED = {"ingest": "small", "reads": "small"}  # parts of one folder: files that one wrote are read by the next
+ON_DISK = ("ingest", "reads")  # parts on a file system of their own; the second reads what the first wrote
 
 
 def measure(rounds: int, quick: bool = False, only: str = "") -> dict[str, Any]:
     """Keys: those of the parts; a peer not installed has no key. quick: fewer files, keys, kills."""
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:  # on a disk: the folder for temporary files may be memory
-        for part in [only] if only else PARTS:
-            home = Path(name) / SHARED.get(part, part)
-            home.mkdir(exist_ok=True)
-            values, rows = load(f"store/{part}").measure(home, rounds, quick)
+    with ExitStack() as held:
+        # On a disk: the folder for temporary files may be memory.
+        home = Path(held.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd())))
+        chosen = (only,) if only else PARTS
+        if set(ON_DISK) & set(chosen):
+            disk, words = held.enter_context(load("store/disk").fresh(home))
+            print(f"files and packs are on {words}\n", flush=True)
+        for part in chosen:
+            place = disk if part in ON_DISK else home / part
+            place.mkdir(exist_ok=True)
+            values, rows = load(f"store/{part}").measure(place, rounds, quick)
             print(table([part, "median", "least", "most"], rows) + "\n", flush=True)
             found |= values
     return found

@@ -24,6 +24,7 @@ from danlu.model.halves import Halves
 from danlu.model.net import Causal, Decoder, init
 from danlu.plan import text
 from danlu.train.optim import AdamW
+from danlu.train.rank import settle
 
 LOOK = 4  # micro-batches between two optimizer steps: enough of both to time
 
@@ -40,6 +41,7 @@ def main() -> None:
     card = plan.fleet.card(plan.stages[0].cards[0])
     pacer = vendor(card).pace(card)
     _run(decoder, optimizer, Pacer(), plan.seq, 1, 0.0)
+    settle()
     print("ready", flush=True)
     time.sleep(max(0.0, float(sys.stdin.readline()) - time.monotonic()))
     pacer.restart()

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from danlu.kernels import rows
 from danlu.model.halves import Halves, Left
-from danlu.model.layers import Attention, Mlp
+from danlu.model.layers import Attention, Head, Mlp
 from danlu.model.parts import Context, Linear, Norm
 
 Run = Callable[[Tensor, Context], Tensor]
+End = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 
 
 def fused(unit: nn.Module, halves: Halves) -> Run:
@@ -35,6 +36,11 @@ def fused(unit: nn.Module, halves: Halves) -> Run:
         if qkv is not None and all(type(each) is Linear and each.bias is None for each in linears):
             return _FusedAttention(unit, qkv, halves)
     return unit
+
+
+def fused_head(head: Head, halves: Halves) -> End | None:
+    """The head as a trainer runs it; None where this file has nothing for it."""
+    return _FusedHead(head, halves) if head.sums.reduce is None else None
 
 
 def joined(weights: Sequence[Tensor]) -> Tensor | None:
@@ -150,6 +156,33 @@ class _Output(torch.autograd.Function):
         g = g.contiguous()
         unit.halves.end(Left(unit.o, None, o.detach(), g.view_as(g)))
         return g @ unit.o, g, None
+
+
+class _FusedHead:
+    def __init__(self, head: Head, halves: Halves) -> None:
+        self.norm, self.weight, self.halves = head.norm, head.weight, halves
+
+    def __call__(self, x_TD: Tensor, rows_R: Tensor | None, borrowed_VD: Tensor | None) -> Tensor:
+        x_RD = x_TD if rows_R is None else x_TD[rows_R]
+        weight = self.weight if self.weight is not None else borrowed_VD
+        found: Tensor = _HeadPass.apply(x_RD, weight, self)  # type: ignore[no-untyped-call]
+        return found
+
+
+class _HeadPass(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, unit: _FusedHead) -> Tensor:
+        h, rstd = rows.norm(x, unit.norm.weight, unit.norm.eps)
+        ctx.save_for_backward(x, h, rstd)
+        ctx.weight, ctx.unit = weight, unit  # saved by torch it would come back without its grad
+        return h @ weight.t()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        (x, h, rstd), unit = ctx.saved_tensors, ctx.unit
+        g = g.contiguous()
+        unit.halves.end(Left(ctx.weight, None, h, g))
+        return _through_norm(unit.norm, x, rstd, g @ ctx.weight, torch.zeros_like(x)), None, None
 
 
 def _through_norm(norm: Any, x: Tensor, rstd: Tensor, g: Tensor, residual: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from danlu import recipe
 from danlu.model.experts import Experts
 from danlu.model.filtered import FilteredAttention
-from danlu.model.fused import Run, fused
+from danlu.model.fused import End, Run, fused, fused_head
 from danlu.model.halves import Halves
 from danlu.model.layers import Attention, Embed, Head, Mlp
 from danlu.model.parallel import Reduce
@@ -69,6 +69,7 @@ class Decoder(nn.Module):
                 self._body.append(SUBLAYERS[kind](made, int(layer)))
                 self.layers[layer].add_module(kind, self._body[-1])
         self.head = Head(made, spec.tied and self.embed is not None) if "head" in self.units else None
+        self._end: End | None = None  # what a trainer runs as the head
         self.rotates = any(recipe.kind_of(unit) in recipe.ATTENDS for unit in self.units)
         self.dtype = dtype
         self.device = torch.device(device)
@@ -83,7 +84,8 @@ class Decoder(nn.Module):
         for unit in self._runs:
             x = unit(x, context)
         if self.head is not None:
-            x = self.head(x, meta.rows_R, self.embed.weight if self.embed is not None else None)
+            end = self._end or self.head
+            x = end(x, meta.rows_R, self.embed.weight if self.embed is not None else None)
         return x
 
     def halve(self, halves: Halves) -> None:
@@ -92,6 +94,7 @@ class Decoder(nn.Module):
             if isinstance(module, (Linear, Head)):
                 module.halves = halves
         self._runs = [fused(unit, halves) for unit in self._body]
+        self._end = None if self.head is None else fused_head(self.head, halves)
 
     def watch(self, look: Callable[[str, Tensor], None]) -> None:
         """From now on, `look` is told the name and the output of every unit that runs."""
@@ -106,9 +109,15 @@ class Decoder(nn.Module):
 
         body = [unit for unit in self.units if unit.startswith("layers.")]
         self._runs = [told(name, run) for name, run in zip(body, self._runs, strict=True)]
-        for name, end in (("embed", self.embed), ("head", self.head)):
-            if end is not None:
-                end.register_forward_hook(lambda module, given, out, name=name: look(name, out))
+        if (end := self._end) is not None:
+            self._end = lambda x, rows, borrowed: told_end(end(x, rows, borrowed))
+        for name, module in (("embed", self.embed), ("head", self.head)):
+            if module is not None:
+                module.register_forward_hook(lambda module, given, out, name=name: look(name, out))
+
+        def told_end(out: Tensor) -> Tensor:
+            look("head", out)
+            return out
 
     def _angles(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         half = positions_T[:, None, None].float() * self.frequencies

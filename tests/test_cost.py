@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from danlu.fleet import measure
+from danlu.kernels import ops
 from danlu.model.halves import Halves
 from danlu.model.net import Causal, Decoder, init
 from danlu.nouns import Card, ModelSpec, Rate
@@ -86,6 +89,42 @@ def test_training_state_is_sixteen_bytes_a_parameter():
     assert apart.weights == 4 * sum(SPEC.unit_params(unit) for unit in SPEC.units[3:])
 
 
+class Calls(TorchDispatchMode):
+    """Counts what torch is asked to do."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.found[func._schema.name.removeprefix("aten::")] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("number", "kind"), [(1, "attn"), (2, "mlp")])
+def test_glue_is_what_torch_is_asked_beside_the_operators(number, kind):
+    torch.set_num_threads(1)
+    if ops.find("norm") is None:
+        pytest.skip("torch's own row operators are many calls each")
+    angles = 9 if kind == "attn" else 0  # operators.entry charges those
+    decoder = Decoder(SPEC, number, number + 1)
+    init(decoder, 0)
+    AdamW(decoder, weight_decay=0.1)
+    decoder.halve(Halves())
+    state = Causal(1, 32)
+    meta, x = state.meta(), torch.randn(32, SPEC.hidden).requires_grad_()
+    with Calls() as forward:
+        out = decoder(x, state, meta)
+    gradient = torch.ones_like(out)
+    with Calls() as backward:
+        out.backward(gradient)
+    for calls, glue, beside in zip((forward, backward), operators.GLUE[kind], (angles, 0), strict=True):
+        timed = sum(
+            count for name, count in calls.found.items() if any(each in name for each in ("mm", "_scaled", "copy_"))
+        )
+        assert calls.found.total() - timed - beside == glue
+
+
 def test_a_declared_card_is_charged_by_its_roof():
     costs = unit_costs(replace(SPEC, hidden=4096, ffn=16384, heads=32, head_dim=128), PLAIN, 8, 2048)
     mlp = costs[2]
@@ -108,7 +147,7 @@ def test_rates_are_met_at_their_points_and_lie_between_them_elsewhere():
 
 def test_every_operator_is_measured_and_every_measured_one_is_used():
     torch.set_num_threads(1)
-    tiny = measure.Grid((16,), (16, 32), (16,), (16,), (1024,), 1e9, 1, 0.0)
+    tiny = measure.Grid((16,), (16, 32), (16,), (16,), (1024,), 1e9, (), 1, 0.0)
     found = tuple(Rate(p.op, "fp32", p.shape, p.work / measure.seconds(p, 0.0)) for p in measure.points(tiny))
     spec = replace(SPEC, qk_norm=True)
     used = {

@@ -4,7 +4,7 @@
     python -m danlu.fleet.measure quick|full
 
 Thread CPU time, median of repeats; the whole grid is gone through several times, so that a machine that is slow for a
-second is slow for one pass and not for one operator. Operands are drawn from a pool larger than the level-2 cache,
+second is slow for one pass and not for one operator. Operands are drawn from a pool larger than all caches,
 because in a step every operand was last touched many operators ago. docs/formats.md lists the operators.
 """
 
@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from danlu.fleet.passes import passes
+from danlu.fleet.pauses import after
 
-POOL = 4 * 2**20  # fp32 numbers
+POOL = 2**24  # fp32 numbers; cards that share a host share its cache, so a stage finds little of what it left
 TOKENS = 512  # of a micro-batch that attention is timed on: one short sequence alone is mostly the cost of calling
 LOOKS = 15  # of the reference whose median stands beside a point: a look alone is off by 10%, an interrupted one by 50%
 TABLE = 2048  # rows of the embedding that `gather` looks up
@@ -36,6 +37,7 @@ class Grid:
 
     most_flop  a product of more is left out: its rate is that of a smaller one
     passes     times the whole grid is gone through
+    pauses     seconds of sleep after which a thread goes on
     spend_s    least CPU seconds of repeats of one point in one pass
     """
 
@@ -45,15 +47,17 @@ class Grid:
     head_dims: tuple[int, ...]
     elements: tuple[int, ...]
     most_flop: float
+    pauses: tuple[float, ...]
     passes: int
     spend_s: float
 
 
 GRIDS = {
     "quick": Grid((64, 256, 1024), (64, 192, 512, 2048), (64, 128, 256, 512), (32, 64),
-                  (2**12, 2**15, 2**18, 2**21), 3e8, 2, 0.002),
+                  (2**12, 2**15, 2**18, 2**21), 3e8, (0.001, 0.003, 0.01, 0.03), 2, 0.002),
     "full": Grid((16, 64, 256, 512, 1024, 4096), (64, 128, 192, 256, 384, 512, 1024, 2048, 4096),
-                 (32, 64, 128, 256, 512, 1024), (16, 32, 64, 128), (2**10, 2**14, 2**18, 2**20, 2**22), 2e9, 3, 0.004),
+                 (32, 64, 128, 256, 512, 1024), (16, 32, 64, 128), (2**10, 2**14, 2**18, 2**20, 2**22), 2e9,
+                 (0.001, 0.003, 0.01, 0.03, 0.1), 3, 0.004),
 }  # fmt: skip
 
 
@@ -252,12 +256,16 @@ def main(argv: list[str]) -> None:
     torch.set_num_threads(1)
     reference = Reference()
     looks = deque[float](maxlen=LOOKS)
+
+    def say(op: str, shape: tuple[int, ...], per_s: float) -> None:
+        looks.append(reference.seconds())
+        print(json.dumps([op, list(shape), per_s, statistics.median(looks)]), flush=True)
+
     for _ in range(grid.passes):
         for point in points(grid):
-            took = seconds(point, grid.spend_s)
-            looks.append(reference.seconds())
-            beside = statistics.median(looks)
-            print(json.dumps([point.op, list(point.shape), point.work / took, beside]), flush=True)
+            say(point.op, point.shape, point.work / seconds(point, grid.spend_s))
+        for op, pause_us, more_s in after(grid.pauses):
+            say(op, (pause_us,), 1 / more_s)
 
 
 if __name__ == "__main__":

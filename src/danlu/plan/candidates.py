@@ -14,6 +14,7 @@ import numpy.typing as npt
 from danlu import recipe
 from danlu.nouns import Card, Fleet, ModelSpec
 from danlu.plan.cost import entry_s, tied_s, unit_costs
+from danlu.plan.pauses import Pauses
 from danlu.plan.simulate import StageCost
 
 EXACT_CARDS = 5  # of more cards, orders are tried by rule instead of all
@@ -44,7 +45,7 @@ class Sums:
         self._start, self._attention = entry_s(ask.spec, card, ask.micro_batch, ask.seq, ask.dtype)
         self._tied = tied_s(ask.spec, card, ask.dtype)
         self._copy = costs[0] if ask.spec.tied else None
-        self.units = len(costs)
+        self.units, self._pauses = len(costs), Pauses(card, ask.dtype)
         self._forward, self._backward, self._norm, self._step, self._attends, self._weight, self._split = (
             np.concatenate(([0.0], np.cumsum(each)))
             for each in (
@@ -65,7 +66,7 @@ class Sums:
         attends = self._attends[stop] > self._attends[start]
         copies = ((stop == self.units) & (start > 0)).astype(float)
         norm, step = (0.0, 0.0) if self._copy is None else (self._copy.norm_s, self._copy.optimizer_s)
-        return StageCost(
+        tight = StageCost(
             self._forward[stop] - self._forward[start] + self._start + attends * self._attention,
             self._backward[stop] - self._backward[start],
             self._norm[stop] - self._norm[start] + copies * norm,
@@ -74,6 +75,7 @@ class Sums:
             self._weight[stop] - self._weight[start],
             self._split[stop] - self._split[start],
         )
+        return self._pauses.paid(tight)
 
 
 def orders(fleet: Fleet, units: int) -> Iterator[tuple[Card, ...]]:

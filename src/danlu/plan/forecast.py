@@ -8,6 +8,7 @@ from danlu import recipe
 from danlu.nouns import Forecast, Link, Plan, Stage
 from danlu.plan.cost import entry_s, tied_s, unit_costs
 from danlu.plan.memory import copied_params, stage_bytes
+from danlu.plan.pauses import Pauses
 from danlu.plan.schedule import Instruction, held_at_once, instructions, orders
 from danlu.plan.seats import instructions_of, shared
 from danlu.plan.sharing import between, exchange, nodes, rank_bytes, stage_costs
@@ -71,7 +72,7 @@ def stage_cost(plan: Plan, index: int) -> StageCost:
     if copied_params(spec, stage.start, stage.stop):
         held += (replace(each[0], forward_s=0.0, backward_s=0.0, weight_s=0.0, split_s=0.0),)
     forward = start + attends * attention + sum(cost.forward_s for cost in held)
-    return StageCost(
+    tight = StageCost(
         forward_s=forward,
         backward_s=sum(cost.backward_s for cost in held) + (forward if stage.recompute == "full" else 0.0),
         norm_s=sum(cost.norm_s for cost in held),
@@ -80,6 +81,7 @@ def stage_cost(plan: Plan, index: int) -> StageCost:
         weight_s=sum(cost.weight_s for cost in held),
         split_s=sum(cost.split_s for cost in held),
     )
+    return Pauses(card, plan.dtype).paid(tight)
 
 
 def links(plan: Plan) -> dict[tuple[int, int], Link]:

@@ -19,6 +19,7 @@ from danlu.plan.cells import Cell, cells, share_of
 from danlu.plan.cost import Rates, UnitCost, entry_s, unit_costs
 from danlu.plan.memory import stage_bytes
 from danlu.plan.operators import Operator
+from danlu.plan.pauses import Pauses
 from danlu.plan.schedule import held_at_once, orders
 from danlu.plan.seats import Seat, alone, seats
 from danlu.plan.simulate import StageCost
@@ -96,7 +97,7 @@ def _cost(plan: Plan, mine: Sequence[Seat], moved: Exchange) -> StageCost:
     ends = [_end(plan, seat, moved) for seat in mine]
     forward += sum(cost.forward_s for cost in slowest) + max(a + attends * b for a, b in entries)
     again = forward if stage.recompute == "full" else 0.0
-    return StageCost(
+    tight = StageCost(
         forward_s=forward,
         backward_s=sum(cost.backward_s for cost in slowest) + backward + again,
         norm_s=max(end.norm_s for end in ends),
@@ -106,6 +107,8 @@ def _cost(plan: Plan, mine: Sequence[Seat], moved: Exchange) -> StageCost:
         data_s=max(end.data_s for end in ends),
         weights_s=max(end.weights_s for end in ends) + _within(plan, mine, moved),
     )
+    slowest_card = min((plan.fleet.card(seat.card) for seat in mine), key=lambda card: card.cores)
+    return Pauses(slowest_card, plan.dtype).paid(tight)
 
 
 def _units(plan: Plan, seat: Seat) -> tuple[UnitCost, ...]:

@@ -1,4 +1,6 @@
-"""How good the planner is: its predictor against published runs. Each part of PARTS adds keys and a table."""
+"""How good the planner is: its predictor against published runs and our own. Each part of PARTS adds keys and a table;
+--only takes the name of one.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from danlu.cli.bench import load
 from danlu.cli.output import table
 from danlu.cli.plan_check import rated
-from danlu.errors import DoesNotFit
+from danlu.errors import DoesNotFit, UnknownPlugin
 from danlu.fleet.groups import shorthand
 from danlu.nouns import Group, GroupedFleet, ModelSpec
 from danlu.plan import certificate, large, mixed, rows, score, verify
@@ -174,12 +177,23 @@ def brute(_rounds: int) -> dict[str, Any]:
     return {"brute_force_equal": equal / CASES}
 
 
-PARTS: tuple[Callable[[int], dict[str, Any]], ...] = (truth, mixed_cards, fleets, beside_single, brute)
+def real_runs(rounds: int) -> dict[str, Any]:
+    """Key: real_run_error, of forecasts of `danlu train` on emulated fleets, the largest and each (bench/training)."""
+    found: dict[str, Any] = load("training/real_runs").measure(min(rounds, 3))
+    return found
 
 
-def measure(rounds: int) -> dict[str, Any]:
-    """The keys of every part."""
+PARTS: tuple[Callable[[int], dict[str, Any]], ...] = (truth, mixed_cards, fleets, beside_single, brute, real_runs)
+
+
+def measure(rounds: int, only: str = "") -> dict[str, Any]:
+    """The keys of every part, or of the one that `only` names. Raises UnknownPlugin for another word."""
+    chosen = [part for part in PARTS if only in ("", part.__name__)]
+    if not chosen:
+        names = ", ".join(part.__name__ for part in PARTS)
+        raise UnknownPlugin(f"bench plan has no part {only!r}", why=f"there are: {names}",
+                            fix=f"danlu bench plan --only {PARTS[0].__name__}")  # fmt: skip
     keys: dict[str, Any] = {}
-    for part in PARTS:
+    for part in chosen:
         keys |= part(rounds)
     return keys

@@ -11,7 +11,7 @@ from typing import Any
 
 from danlu.cli.bench import load
 
-PARTS = ("card", "fleets", "together", "real_runs")
+PARTS = ("card", "fleets", "together")
 
 
 def worst(found: dict[str, Any]) -> dict[str, Any]:

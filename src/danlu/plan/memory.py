@@ -93,6 +93,7 @@ def unit_activation_bytes(spec: ModelSpec, unit: str, micro_batch: int, seq: int
     attn  its input, the norm's output, q and k after rotation, v, the heads' output, the angles; one that is not fused
           (model/fused.py) keeps the norm's output and the heads' twice
     mlp   its input, the norm's output, gate, up
+    head  its input, the norm's output, the loss's logits; the norm's twice where it is cut (sharing.part_of marks that)
     lfa   attn's; the shifted input; the channels inside the filter, the same shifted; u + h, and its norm (twice)
     moe   its input, the norm's output (twice), router's probabilities; per expert that runs: its tokens, what mlp keeps
           inside, its result before and after weighing, five indices and weights; for the shared
@@ -104,7 +105,7 @@ def unit_activation_bytes(spec: ModelSpec, unit: str, micro_batch: int, seq: int
         case "embed":
             numbers = 0.0
         case "head":
-            numbers = rows * (3 * hidden + spec.vocab + 4)
+            numbers = rows * ((3 if spec.out_bias else 2) * hidden + spec.vocab + 4)
         case "attn" if fused(spec):
             numbers = rows * (2 * (hidden + q) + 2 * kv + spec.heads + 1 + 2 * spec.head_dim)
         case "attn" | "lfa" as kind:
@@ -131,7 +132,7 @@ def _wide_bytes(spec: ModelSpec, kind: str) -> int:
     norm = 4 * spec.hidden + 4
     match kind:
         case "head":
-            return norm + 2 * spec.vocab + 4
+            return (norm if spec.out_bias else 2) + 2 * spec.vocab + 4
         case "attn" if fused(spec):
             return 2 * (spec.heads + 1)
         case "attn" | "lfa":

@@ -10,7 +10,7 @@
 
 namespace {
 
-// Where the rows of every expert are: those of expert e are slots [begin[e], begin[e + 1]) of `order`, each the number
+// Where the rows of every expert of this rank are (the others' rows have no place here): those of expert e are slots [begin[e], begin[e + 1]) of `order`, each the number
 // token * used + (which of the token's experts).
 struct Deal {
     int64_t experts, used, rows;
@@ -21,14 +21,18 @@ int64_t deal_bytes(int64_t experts, int64_t rows) { return rounded((experts + 1 
 
 Deal deal(const Run& run, const danlu_op& op, int part) {
     const danlu_buffer& route = run.buffer(op.other);
+    const int32_t first = op.n[op.code == OP_COLLECT ? 2 : 1];
     Deal d{op.n[0], route.cols / 2, run.step->rows * (route.cols / 2), nullptr, nullptr};
     d.begin = reinterpret_cast<int32_t*>(run.own + part * run.own_bytes);
     d.order = d.begin + d.experts + 1;
-    const auto expert = [&](int64_t slot) { return int32_t(route.data[slot / d.used * route.cols + slot % d.used]); };
+    const auto expert = [&](int64_t slot) { return int32_t(route.data[slot / d.used * route.cols + slot % d.used]) - first; };
+    const auto ours = [&](int64_t slot) { return expert(slot) >= 0 && expert(slot) < d.experts; };
     std::fill(d.begin, d.begin + d.experts + 1, 0);
-    for (int64_t slot = 0; slot < d.rows; slot++) d.begin[expert(slot) + 1]++;
+    for (int64_t slot = 0; slot < d.rows; slot++)
+        if (ours(slot)) d.begin[expert(slot) + 1]++;
     for (int64_t e = 0; e < d.experts; e++) d.begin[e + 1] += d.begin[e];
-    for (int64_t slot = 0; slot < d.rows; slot++) d.order[d.begin[expert(slot)]++] = int32_t(slot);
+    for (int64_t slot = 0; slot < d.rows; slot++)
+        if (ours(slot)) d.order[d.begin[expert(slot)]++] = int32_t(slot);
     for (int64_t e = d.experts; e > 0; e--) d.begin[e] = d.begin[e - 1];
     d.begin[0] = 0;
     return d;
@@ -134,7 +138,7 @@ void prepare_experts(const Run& run, const danlu_op& op, int part, int parts) {
     const danlu_buffer& in = run.buffer(op.source);
     const Deal d = deal(run, op, part);
     const auto precision = danlu_precision(run.program->precision);
-    const Span mine = part_of(d.rows, part, parts);
+    const Span mine = part_of(d.begin[d.experts], part, parts);
     const bool is_small = small(run, op), sorted = op.code == OP_COLLECT;
     char* ready = run.ready;
     for (int64_t e = 0; e < d.experts; e++) {

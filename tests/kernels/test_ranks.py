@@ -75,6 +75,19 @@ def test_shares_together_have_the_logits_of_the_whole(name, isa):
     assert sums == spec.layers * (3 if "lfa" in spec.recipe else 2)
 
 
+@pytest.mark.parametrize("isa", ["auto", "torch"])
+@pytest.mark.parametrize(("name", "experts"), [("mixtral", (1, 4)), ("qwen2_moe", (7, 2))])
+def test_whole_experts_of_each_rank_have_the_logits_of_all(name, experts, isa):
+    spec = programs.SPECS[name]
+    made, group = programs.decoder(spec), spec.heads // spec.kv_heads
+    shares = cut(spec, (spec.heads - group, group), experts=experts)
+    every, alone = runners(spec, programs.weights(made), shares, isa), programs.runner(made)
+    tokens = programs.sequence(70, 1)
+    for step in ((tokens, [4, 3, 2, 1, 0], 0, 69), (tokens, [4, 3, 2, 1, 0], 69, 70)):
+        got = together(every, lambda run, step=step: programs.say(run, step))
+        torch.testing.assert_close(got, programs.say(alone, step), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["wide", "yuan", "qwen2_moe"])
 def test_shares_of_4_bit_weights(name):
     spec = replace(programs.SPECS[name], heads=3, kv_heads=3, head_dim=64, hidden=384, ffn=192,

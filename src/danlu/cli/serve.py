@@ -111,18 +111,19 @@ def settings_of(args: argparse.Namespace, run: Run) -> Settings:
 
     kv_bytes = int(run.serve.kv_gib * 2**30)
     return Settings(run.serve.max_seqs, run.serve.max_waiting, kv_bytes, run.serve.context, args.dtype, args.card,
-                    args.precision, args.kv, parts_of(args.tp))
+                    args.precision, args.kv, *parts_of(args.tp))
 
 
-def parts_of(text: str) -> tuple[int, ...]:
-    """How much each process computes: "2" is two alike, "3:1" thrice as much by the first, a file a plan's stage.
+def parts_of(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """How much each process computes, and its whole experts where that is said.
 
+    "2" is two alike, "3:1" thrice as much by the first, a file a plan's stage.
     Raises BadValue, and what plan.text.loads raises.
     """
     if text.isdecimal() and int(text) > 0:
-        return (1,) * int(text)
+        return (1,) * int(text), ()
     if all(part.isdecimal() and int(part) > 0 for part in text.split(":")):
-        return tuple(map(int, text.split(":")))
+        return tuple(map(int, text.split(":"))), ()
     path = Path(text)
     if not path.is_file():
         raise BadValue(f"{text!r} says no parts", where="--tp", why="it is no number of processes, no A:B and no file",
@@ -133,7 +134,7 @@ def parts_of(text: str) -> tuple[int, ...]:
     if len(stages) > 1:
         raise BadValue(f"{text} has {len(stages)} stages", where="--tp", why="processes that serve share every layer",
                        fix="give the parts themselves: --tp 3:1")
-    return stages[0].shares or (1,)
+    return stages[0].shares or (1,), stages[0].experts
 
 
 def starter(job: Job) -> Process:

@@ -171,9 +171,9 @@ def route(s: Scene, op: Op) -> None:
 
 
 def dealt(s: Scene, op: Op) -> list[Tensor]:
-    """Per expert its slots: token * used + place among that token's experts, in order of the tokens."""
-    number = s.buffers[op.other].chunk(2, -1)[0].flatten()
-    return [(number == expert).nonzero().flatten() for expert in range(op.n[0])]
+    """Per expert of this rank its slots: token * used + place among that token's experts, in order of the tokens."""
+    number, first = s.buffers[op.other].chunk(2, -1)[0].flatten(), op.n[2 if op.code == Code.COLLECT else 1]
+    return [(number == first + expert).nonzero().flatten() for expert in range(op.n[0])]
 
 
 def experts(s: Scene, op: Op) -> None:

@@ -63,7 +63,7 @@ class Draft:
 
 
 def lower(spec: ModelSpec, share: Share | None = None) -> Program:
-    """The op program of a whole model, or of one rank's share of it (whole experts of one card cannot be had yet).
+    """The op program of a whole model, or of one rank's share of it.
 
     Logits are whole on the first rank only. Raises NotLowered for a kind of sub-layer that it has no operators for.
     """
@@ -174,13 +174,14 @@ def moe(draft: Draft, unit: str, layer: int) -> None:
     both = draft.buffer("expert_gate_up", 2 * draft.ffn, times=spec.experts_used)
     inner = draft.buffer("expert_inner", draft.ffn, times=spec.experts_used)
     part = draft.partial()
-    names = [[f"{unit}.experts.{e}.{part}.weight" for e in range(spec.experts)] for part in ("gate", "up", "down")]
+    first, stop = draft.share.experts
+    names = [[f"{unit}.experts.{e}.{name}.weight" for e in range(first, stop)] for name in ("gate", "up", "down")]
     draft.add(Code.NORM, h, x, weights=[f"{unit}.norm.weight"], scale=spec.norm_eps)
     draft.add(Code.LINEAR, router, h, weights=[f"{unit}.router.weight"], n=(0, 0))
     draft.add(Code.ROUTE, route, router, n=(int(spec.norm_topk),))
-    draft.add(Code.EXPERTS, both, h, route, weights=names[0] + names[1], n=(spec.experts,))
+    draft.add(Code.EXPERTS, both, h, route, weights=names[0] + names[1], n=(stop - first, first))
     draft.add(Code.GATE, inner, both, n=(0, draft.ffn))
-    draft.add(Code.COLLECT, part, inner, route, weights=names[2], n=(spec.experts, int(part != x)))
+    draft.add(Code.COLLECT, part, inner, route, weights=names[2], n=(stop - first, int(part != x), first))
     if spec.shared_ffn:
         shared, share = draft.buffer("shared", spec.hidden), draft.buffer("share", 1)
         _gated(draft, f"{unit}.shared.", "shared_", draft.shared_ffn, shared, add=False)

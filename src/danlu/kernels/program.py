@@ -31,10 +31,11 @@ class Code(IntEnum):
     ADD        out += source
     PAST       out = each token's predecessor in source, zero before the first; layer n[0] keeps it as its n[1]th
     ROUTE      out = numbers, then weights, of the greatest of softmax(source); n[0]: weights sum to one
-    EXPERTS    out = source @ [a, b].T of each of n[0] experts, for the tokens that `other` routes to it; rows are
-               sorted by expert, then by token; weights are all a, then all b
+    EXPERTS    out = source @ [a, b].T of each of n[0] experts from the n[1]th, for the tokens that `other` routes to
+               it; rows are sorted by expert, then by token, without those of other experts; weights are all a, then
+               all b
     COLLECT    out += for each token the sum over its experts of weight * (its row of source @ weight.T); n[1]: out is
-               zero before
+               zero before; of the experts from the n[2]th
     BLEND      out += sigmoid(column 0 of other) * source
     REDUCE     out = the sum of every rank's out
     GATHER     out = source of every rank side by side, on rank 0; the weight has the first column of each, and the end;

@@ -47,6 +47,7 @@ class Settings:
     kv       "int8" keeps keys and values in 8 bits, "auto" as `dtype`
     context  most tokens of prompt and answer; None for the model's own limit
     parts    how much of the model each of several processes computes, in proportion; a single one computes all of it
+    experts  whole experts of each process; empty where they share every expert
     """
 
     max_seqs: int = 8
@@ -58,6 +59,7 @@ class Settings:
     precision: Precision = "int8"
     kv: str = "auto"
     parts: tuple[int, ...] = (1,)
+    experts: tuple[int, ...] = ()
 
 
 class Voice:
@@ -221,7 +223,7 @@ def _lead(
 ) -> Lead:
     """The processes that share the model, each on its own cores and with its part of the weights in its own memory."""
     heads, near = in_proportion(spec_of(folder), settings.parts), nodes()
-    shares_of(folder, heads)  # before any process is started
+    shares_of(folder, heads, settings.experts)  # before any process is started
     count, asked = sum(map(len, near)), len(heads)
     why = (
         f"this process may use {count} cores, {asked} processes were asked for" if asked > count
@@ -234,9 +236,9 @@ def _lead(
     size = sum(len(entry.buffer) for entry in tensorfile.read_folder(folder).values())
     large = free_bytes is None or size + settings.kv_bytes < free_bytes
     cores = deal(near, heads)
+    own = Part(0, str(folder.resolve()), heads, settings.experts, cores[0], dtype, settings.precision, kv, pages, large)
     try:
-        return Lead(spec_of(folder), Part(0, str(folder.resolve()), heads, cores[0], dtype, settings.precision, kv,
-                                          pages, large), cores, spawn)  # fmt: skip
+        return Lead(spec_of(folder), own, cores, spawn)
     except NotLowered as error:
         raise NotShareable("this model cannot be shared by processes", where="--tp", why=str(error),
                            fix="leave --tp out: it then runs as torch modules") from error  # fmt: skip

@@ -38,6 +38,7 @@ class Part:
 
     folder  of the model
     heads   query heads of every rank
+    experts whole experts of every rank, empty where they share every expert's ffn
     kv      number format of keys and values, which lie in so many pages in every rank
     large   weights go to memory in large pages; else they stay in the file
     """
@@ -45,6 +46,7 @@ class Part:
     rank: int
     folder: str
     heads: tuple[int, ...]
+    experts: tuple[int, ...]
     cores: tuple[int, ...]
     dtype: str
     precision: Precision
@@ -62,8 +64,8 @@ class Part:
         said = json.loads(message)
         assert said.pop("part") == 1, "ranks of one server are of one version"
         address = said.pop("segment")
-        said["heads"], said["cores"] = tuple(said["heads"]), tuple(said["cores"])
-        part = Part(**said)
+        lists = {name: tuple(value) for name, value in said.items() if isinstance(value, list)}
+        part = Part(**said | lists)
         return part, Segment(len(part.heads), address)
 
     def group(self, segment: Segment) -> ShmGroup:
@@ -78,9 +80,9 @@ def bind(cores: tuple[int, ...]) -> None:
     torch.set_num_threads(len(cores))
 
 
-def shares_of(folder: Path, heads: tuple[int, ...]) -> tuple[Share, ...]:
+def shares_of(folder: Path, heads: tuple[int, ...], experts: tuple[int, ...]) -> tuple[Share, ...]:
     """How the model in a folder is cut. Raises BadShares, and what load.load raises for the folder."""
-    return cut(spec_of(folder), heads, grain(folder))
+    return cut(spec_of(folder), heads, grain(folder), experts or None)
 
 
 def open_rank(part: Part, ranks: Ranks) -> tuple[Runner, int]:
@@ -88,7 +90,7 @@ def open_rank(part: Part, ranks: Ranks) -> tuple[Runner, int]:
     if ops.find("engine_run") is None:
         raise NotLowered("this machine has no native engine (danlu doctor says why)")
     folder = Path(part.folder)
-    spec, shares, dtype = spec_of(folder), shares_of(folder, part.heads), DTYPES[part.dtype]
+    spec, shares, dtype = spec_of(folder), shares_of(folder, part.heads, part.experts), DTYPES[part.dtype]
     program = lower(spec, shares[part.rank])
     weights = mapped(folder, dtype, shares, part.rank)
     table = {"embed.weight": weights.pop("embed.weight")}

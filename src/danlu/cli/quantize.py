@@ -79,7 +79,8 @@ def quantize_folder(
         if rows is None:
             raise BadValue(f"--kl {most:g} without a text", why="divergence is measured on tokens",
                            fix=f"danlu quantize {model} {out} --kl {most:g} --text README.md")  # fmt: skip
-        recipe = bits.choose(model, recipe or quantize.Recipe(), most, _batches(rows),
+        room = out.with_name(f".{out.name}.bits")
+        recipe = bits.choose(model, room, recipe or quantize.Recipe(), most, _batches(rows),
                              lambda kinds, kl: line.show(f"{kinds}: {kl:.5f} nats", force=True))  # fmt: skip
     report = quantize.quantize(
         model,

@@ -6,10 +6,10 @@ matrices of one name ("attn.v", "mlp.down") in all layers.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -25,18 +25,21 @@ Told = Callable[[str, float], None]  # what is in 8 bits now, and the divergence
 
 
 def choose(
-    folder: Path, recipe: Recipe, most: float, batches: Sequence[npt.NDArray[np.int64]], told: Told | None = None
-) -> Recipe:
+    folder: Path, room: Path, recipe: Recipe, most: float, batches: Sequence[npt.NDArray[np.int64]],
+    told: Told | None = None,
+) -> Recipe:  # fmt: skip
     """The recipe with so many kinds in 8 bits that the small model diverges by `most` nats a token at most.
 
+    room     a folder for the model in 4 and in 8 bits; whatever was there is deleted, and so are they
     batches  int64 (batch, seq + 1) each: the tokens that judge; KL(model of `folder` || small) is what is measured
     Raises BadValue if 8 bits everywhere diverge by more, and what quantize raises.
     Cost: every kind is scored once alone and once more as it is taken; three models are in memory, two of them small.
     """
-    with TemporaryDirectory(dir=folder.parent, prefix=".bits-") as place:
-        quantize(folder, Path(place) / "4", recipe=recipe)
-        quantize(folder, Path(place) / "8", recipe=replace(recipe, eight=("",)))
-        whole, small, wide = load(folder), load(Path(place) / "4"), load(Path(place) / "8")
+    shutil.rmtree(room, ignore_errors=True)  # of a process that was killed
+    try:
+        quantize(folder, room / "4", recipe=recipe)
+        quantize(folder, room / "8", recipe=replace(recipe, eight=("",)))
+        whole, small, wide = load(folder), load(room / "4"), load(room / "8")
 
         def divergence(name: str) -> float:
             found = apart(whole, small, batches).kl
@@ -57,6 +60,8 @@ def choose(
             _swap(small, wide, kinds[kind])
             taken.append(kind)
             now = divergence(", ".join(taken))
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
     if now > most:
         raise BadValue(f"a divergence of {most:g} nats a token cannot be held",
                        why=f"with {', '.join(taken) or 'nothing more'} in 8 bits it is {now:.3g}",

@@ -64,17 +64,7 @@ class Cost:
 
 def measure(rounds: int) -> dict[str, Any]:
     """Keys: ppl_bf16, ppl_nf4, kl_nf4, kl.NAME; with the peers built kl_q4km, recipe_q4km, decode_vs_q4km_equal_kl."""
-    folder, tokens = TRAINED.trained()
-    seed = int.from_bytes(os.urandom(4), "little")
-    text = TRAINED.windows(tokens, BATCH * BATCHES, seed)
-    whole, line = load.load(folder), Progress("score")
-    with tempfile.TemporaryDirectory() as place:
-        found: dict[str, Cost] = {}
-        for name in (*RECIPES, *(THEIRS if (PEER.BUILD / "llama-quantize").exists() else ())):
-            line.show(name, force=True)
-            small, bits = _ours(Path(place), folder, name) if name in RECIPES else _theirs(Path(place), folder, name)
-            found[name] = _cost(bits, whole, small, text)
-    line.done(f"{len(found)} formats, {text.shape[0] * (text.shape[1] - 1):,} tokens, seed {seed}")
+    found = _scored()
     _show(found)
     keys: dict[str, Any] = {f"kl.{name}": cost.kl for name, cost in found.items()}
     keys |= {"ppl_bf16": found["nf4"].ppl_before, "ppl_nf4": found["nf4"].ppl, "kl_nf4": found["nf4"].kl}
@@ -86,6 +76,27 @@ def measure(rounds: int) -> dict[str, Any]:
               f"{_read(spec, RECIPES[name]) / 1e6:.0f} MB a token of the 1.1B shape; "
               f"decode: {keys['decode_vs_q4km_equal_kl']:.2f} x llama.cpp's Q4_K_M")  # fmt: skip
     return keys
+
+
+def _scored() -> dict[str, Cost]:
+    """What every format costs on text that no other run has seen."""
+    folder, tokens = TRAINED.trained()
+    seed = int.from_bytes(os.urandom(4), "little")
+    text = TRAINED.windows(tokens, BATCH * BATCHES, seed)
+    whole, line, found = load.load(folder), Progress("score"), dict[str, Cost]()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # products are small: two threads on a busy machine took eight times as long as one
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            for name in (*RECIPES, *(THEIRS if (PEER.BUILD / "llama-quantize").exists() else ())):
+                line.show(name, force=True)
+                make = _ours if name in RECIPES else _theirs
+                small, bits = make(Path(place), folder, name)
+                found[name] = _cost(bits, whole, small, text)
+    finally:
+        torch.set_num_threads(threads)
+    line.done(f"{len(found)} formats, {text.shape[0] * (text.shape[1] - 1):,} tokens, seed {seed}")
+    return found
 
 
 def _ours(place: Path, folder: Path, name: str) -> tuple[Any, float]:

@@ -45,6 +45,13 @@ def test_active_parameters_of_a_mixture_are_the_published_ones():
     assert presets.active_params(presets.preset("qwen3-235b-a22b")) == pytest.approx(22e9, rel=0.02)
 
 
+def test_operations_of_a_model_are_those_of_the_published_formula():
+    gpt = presets.preset("gpt3-175b")  # 72 L h^2 s (1 + s / 12 h + V / 12 L h), arXiv 2104.04473 with causal attention
+    wide, seq = gpt.hidden, 2048
+    published = 72 * gpt.layers * wide**2 * (1 + seq / (12 * wide) + gpt.vocab / (12 * gpt.layers * wide))
+    assert presets.model_flop(gpt, seq) == pytest.approx(published, rel=0.01)
+
+
 def test_every_second_of_a_plan_has_a_term():
     chosen = choose.best(SMALL, shorthand("8xA100-80+8xH20"), batch=32, seq=2048)
     shares = terms(chosen.best.plan)
@@ -54,7 +61,7 @@ def test_every_second_of_a_plan_has_a_term():
     alone = shorthand("8xA100-80")
     whole = choose.best(SMALL, alone, batch=32, seq=2048).best
     assert whole.u_peak == pytest.approx(
-        6 * SMALL.params * 32 * 2048 / (8 * alone.groups[0].flops * seconds_of(whole.plan))
+        presets.model_flop(SMALL, 2048) * 32 * 2048 / (8 * alone.groups[0].flops * seconds_of(whole.plan))
     )
     assert outlook(whole.plan, SMALL, shorthand("16xA100-80")).u_peak == pytest.approx(whole.u_peak / 2)
 

@@ -119,12 +119,6 @@ class GroupedPlan:
         return self.kwh * kg_per_kwh
 
     @property
-    def peak_share(self) -> float:
-        """U_peak: model FLOP (6 per parameter and token) over what the fleet's cards do at their published rate."""
-        peak = sum(group.count * group.flops for group in self.fleet.groups)
-        return 6.0 * self.model.params * self.batch * self.seq / (peak * self.seconds)
-
-    @property
     def terms(self) -> Mapping[str, float]:
         """Where the card-seconds of all cards of the fleet go, as shares of 1.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from danlu.nouns import Group, GroupedFleet, ModelSpec
 from danlu.plan.grouped import GroupedPlan, GroupStage, Replicas
-from danlu.plan.presets import active_params
+from danlu.plan.presets import model_flop
 from danlu.plan.stack_forecast import NAMES, REST, TERMS, half_width, residuals
 from danlu.plan.stack_time import Constants, prices, published, waiting
 from danlu.plan.stack_work import AMOUNTS, unit
@@ -30,7 +30,7 @@ class Outlook:
 
     seconds, low, high  of a step; 80 % of published runs like it end between low and high
     shares    of the used cards' seconds, by stack_forecast.NAMES; they sum to 1
-    u_peak    model FLOP over what all cards of the fleet do at their published rate
+    u_peak    model FLOP (presets.model_flop) over what all cards of the fleet do at their published rate
     kwh       of one step: every used card at its board power throughout; None where a card's power is unknown
     price     of one step; None where a used card has no price
     """
@@ -77,7 +77,7 @@ def outlook(
     seconds, shares = seconds_of(plan, known), terms(plan, stack, known)
     spread = half_width([shares[name] for name in NAMES], residuals())
     peak = sum(group.count * group.flops for group in fleet.groups)
-    flop = 6.0 * active_params(spec) * plan.batch * plan.seq
+    flop = model_flop(spec, plan.seq) * plan.batch * plan.seq
     used = [group for group, count in zip(plan.fleet.groups, plan.used, strict=True) if count]
     longer = seconds / plan.seconds
     return Outlook(

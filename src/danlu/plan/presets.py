@@ -85,3 +85,13 @@ def active_params(spec: ModelSpec) -> float:
     """Parameters that one token meets: of experts only those that run."""
     idle = 3.0 * spec.hidden * spec.ffn * (spec.experts - spec.experts_used) * spec.layers if spec.experts else 0.0
     return spec.params - idle
+
+
+def model_flop(spec: ModelSpec, seq: int) -> float:
+    """FLOP that training on one token of a sequence of `seq` needs, whatever a plan computes twice.
+
+    6 a parameter that the token meets, and 6 a number of attention's width and position it looks back on (scores and
+    values, forward and twice back); causal attention looks back on half of the sequence, a window on all of itself.
+    """
+    seen = seq / 2 if spec.window is None else min(seq / 2, spec.window)
+    return 6.0 * active_params(spec) + 12.0 * spec.layers * spec.heads * spec.head_dim * seen

@@ -79,6 +79,35 @@ def test_a_far_site_pays_only_over_a_fast_line(line, pays):
     assert chosen.sites.gradient_s == pytest.approx(chosen.sites.sent_bytes / line) and together > 0
 
 
+THREE_HALLS = """
+fleet: 1
+between_sites: 1e6
+links:
+  - {a: north, b: south, bandwidth: 5e10, oversubscription: 2}
+groups:
+  - {card: A100-80, count: 16, site: north}
+  - {card: A100-80, count: 16, site: south}
+  - {card: A100-80, count: 16, site: west}
+"""
+
+
+def test_of_three_sites_the_two_with_a_fast_line_work_together():
+    fleet = loads(THREE_HALLS)
+    chosen = choose.best(SMALL, fleet, batch=256, seq=2048)
+    assert chosen.sites is not None and chosen.sites.members == ("north", "south") and chosen.sites.line == 2.5e10
+    assert chosen.best.plan.kind == "sites" or sum(chosen.best.plan.used) == 32
+    said = " ".join(advice.why(chosen, fleet))
+    assert "north and south together; west would make it slower" in said and "16 of 16 A100-80 stay unused" in said
+    assert chosen.best.seconds < 0.7 * min(seconds for _, seconds in chosen.sites.alone)
+
+
+@pytest.mark.parametrize("end", ["b: east", "b: north", "b: west}\n  - {a: west, b: north"])
+def test_a_line_that_joins_no_two_sites_names_itself(end):
+    with provoke("DL-CFG-010") as caught:
+        loads(THREE_HALLS.replace("b: south", end, 1))
+    assert caught.error.where in ("fleet:5", "fleet:6")
+
+
 @pytest.mark.parametrize(
     ("key", "value", "line"), [("num_attention_heads", 30, "num_"), ("num_hidden_layers", 0, "num_hidden_layers")]
 )

@@ -145,11 +145,20 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class GroupedFleet:
-    """A fleet too large to name its cards: groups, and bytes/s of one card between two sites, one way."""
+    """A fleet too large to name its cards: groups, and bytes/s of one card between two sites, one way.
+
+    lines   between sites by name, where they differ from `between_sites`
+    """
 
     name: str
     groups: tuple[Group, ...]
     between_sites: float = 1.25e9
+    lines: tuple[Link, ...] = ()
+
+    def line(self, a: str, b: str) -> float:
+        """Bytes/s of one card from one site to another."""
+        said = [link.bandwidth for link in self.lines if {link.a, link.b} == {a, b}]
+        return said[0] if said else self.between_sites
 
     @property
     def cards(self) -> int:

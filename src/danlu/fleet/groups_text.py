@@ -12,7 +12,7 @@ from pydantic import Field
 from danlu.errors import BadFleet, UnknownCard
 from danlu.fleet import catalogue, text
 from danlu.fleet.groups import NETWORK, PER_HOST
-from danlu.nouns import Group, GroupedFleet
+from danlu.nouns import Group, GroupedFleet, Link
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -64,6 +64,15 @@ class GroupText(pydantic.BaseModel, extra="forbid"):
                      self.site, watts or 0.0, self.price)  # fmt: skip
 
 
+class LineText(pydantic.BaseModel, extra="forbid"):
+    """What joins two sites, where it is not `between_sites`."""
+
+    a: text.Name
+    b: text.Name
+    bandwidth: Positive
+    oversubscription: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0
+
+
 class GroupsText(pydantic.BaseModel, extra="forbid"):
     """The whole file."""
 
@@ -71,6 +80,7 @@ class GroupsText(pydantic.BaseModel, extra="forbid"):
     name: str = ""
     groups: Annotated[list[GroupText], Field(min_length=1)]
     between_sites: Positive = 1.25e9
+    links: list[LineText] = Field(default_factory=list)
 
 
 def parsed(words: str, where: str) -> GroupedFleet | None:
@@ -92,4 +102,16 @@ def parsed(words: str, where: str) -> GroupedFleet | None:
             nouns.append(each.noun())
         except UnknownCard as error:
             raise error.at(text.place(words, where, ("groups", at, "card"))) from error
-    return GroupedFleet(found.name, tuple(nouns), found.between_sites)
+    return GroupedFleet(found.name, tuple(nouns), found.between_sites, _lines(found, words, where))
+
+
+def _lines(found: GroupsText, words: str, where: str) -> tuple[Link, ...]:
+    """The lines between sites. Raises BadFleet for an end that is no site, and for two lines between the same two."""
+    sites = sorted({each.site for each in found.groups})
+    pairs = [{each.a, each.b} for each in found.links]
+    for at, (each, pair) in enumerate(zip(found.links, pairs, strict=True)):
+        if len(pair) < 2 or not pair <= set(sites) or pair in pairs[:at]:
+            raise BadFleet(f"a link from {each.a!r} to {each.b!r}", where=text.place(words, where, ("links", at)),
+                           why=f"links of a file of groups join two sites, each two once; the sites are "
+                           f"{', '.join(sites)}", fix="name two of these, or give the groups a `site`")  # fmt: skip
+    return tuple(Link(each.a, each.b, 0.0, each.bandwidth / each.oversubscription) for each in found.links)

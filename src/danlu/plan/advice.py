@@ -59,7 +59,7 @@ def _left_out(chosen: Chosen, fleet: GroupedFleet) -> list[str]:
         used[group.card, group.site] = used.get((group.card, group.site), 0) + n
     said = []
     for group in fleet.groups:
-        spare = group.count - used.get((group.card, group.site), used.get((group.card, "all"), 0))
+        spare = group.count - used.get((group.card, group.site), 0)
         if spare > 0:
             rate = spare * group.flops / sum(each.count * each.flops for each in fleet.groups)
             said.append(f"{spare:,} of {group.count:,} {group.card} stay unused ({rate:.1%} of the fleet's rate): "
@@ -70,19 +70,23 @@ def _left_out(chosen: Chosen, fleet: GroupedFleet) -> list[str]:
 def _sites(sites: Sites) -> list[str]:
     """The arithmetic of a line between sites."""
     alone = "; ".join(f"{site} alone {seconds:.4g} s" for site, seconds in sites.alone) or "no site alone holds it"
-    said = [alone]
+    said, names = [alone], " and ".join(sites.members)
     if sites.together_s < float("inf"):
         said.append(
-            f"both with pipelines of their own: {sites.together_s:.4g} s of work + {sites.sent_bytes / 2**30:.3g} GiB "
-            f"of gradients a card / {sites.line / 1e9:.3g} GB/s = {sites.gradient_s:.4g} s: "
+            f"{names} with pipelines of their own: {sites.together_s:.4g} s of work + "
+            f"{sites.sent_bytes / 2**30:.3g} GiB of gradients a card / "
+            f"{sites.line / 1e9:.3g} GB/s = {sites.gradient_s:.4g} s: "
             f"{sites.together_s + sites.gradient_s:.4g} s"
         )
     if sites.crossing_s < float("inf"):
-        said.append(f"pipelines over the line, every network taken as {sites.line / 1e9:.3g} GB/s: "
+        said.append(f"pipelines over the line between {names}, every network taken as {sites.line / 1e9:.3g} GB/s: "
                     f"{sites.crossing_s:.4g} s")  # fmt: skip
     if len(sites.alone) > 0:
         best = min(sites.alone, key=lambda pair: pair[1])
-        said.append("the far site pays" if sites.pays else f"the far site does not pay: {best[0]} alone is faster")
+        out = [site for site, _ in sites.alone if site not in sites.members]
+        left = f"; {', '.join(out)} would make it slower" if out else ""
+        said.append(f"the far site pays: {names} together{left}" if sites.pays else
+                    f"the far site does not pay: {best[0]} alone is faster")  # fmt: skip
     return said
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from danlu.errors import BadValue, DoesNotFit
@@ -21,21 +21,25 @@ from danlu.plan.presets import dense
 from danlu.plan.unit_cost import Stack
 
 GOALS = ("time", "cost", "energy")
+MOST_SITES = 4  # up to which every set of them is looked at
 PARTS = (1.0, 0.5, 0.25)  # of each group's cards, where fewer may be cheaper
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Sites:
-    """Two sites or more: what each does alone, and what all do together.
+    """Two sites or more: what each does alone, and what the best set of them does together.
 
     alone      (site, seconds of a step) of the whole batch on one site
-    together_s  compute of all sites on their parts of the batch; gradient_s more for gradients between sites
+    members    the set: the one whose better way is the fastest
+    together_s  compute of its sites on their parts of the batch; gradient_s more for gradients between sites
     crossing_s  of one plan whose pipelines run over the line; infinite where none fits
+    line       bytes/s of a card over the slowest line of the set
     sent_bytes  of gradients by each card over the line
     """
 
     alone: tuple[tuple[str, float], ...]
+    members: tuple[str, ...]
     together_s: float
     gradient_s: float
     crossing_s: float
@@ -43,9 +47,14 @@ class Sites:
     line: float
 
     @property
+    def seconds(self) -> float:
+        """Of a step of the set, the better way."""
+        return min(self.together_s + self.gradient_s, self.crossing_s)
+
+    @property
     def pays(self) -> bool:
         """Whether more than one site is faster than the best alone."""
-        return min(self.together_s + self.gradient_s, self.crossing_s) < min(each for _, each in self.alone)
+        return self.seconds < min((each for _, each in self.alone), default=math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,35 +157,66 @@ def _parts(search: Callable[[GroupedFleet], Found], fleet: GroupedFleet) -> list
 def _over_sites(
     search: Callable[..., Found], fleet: GroupedFleet, sites: Sequence[str], batch: int
 ) -> tuple[list[Found], Sites, GroupedPlan | None]:  # fmt: skip
-    """Each site alone; all with their own pipelines and gradients over the line; pipelines that cross it."""
+    """Each site alone, then every set of sites together: the searches, the best set's comparison and its joined plan.
+
+    Of a set, two ways: every site with its own pipelines and gradients over the line, or pipelines that cross it.
+    """
     alone: dict[str, Found] = {}
     for site in sites:
-        part = replace(fleet, groups=tuple(group for group in fleet.groups if group.site == site))
         try:
-            alone[site] = search(part)
+            alone[site] = search(_of_sites(fleet, [site]))
         except DoesNotFit:
             continue
-    slow = tuple(replace(g, network=min(g.network, fleet.between_sites), site="all") for g in fleet.groups)
+    crossing, best = [], None
+    for count in range(len(sites), 1, -1):
+        if len(sites) > MOST_SITES and count < len(sites):
+            break
+        for chosen in itertools.combinations(sites, count):
+            found, compared, joined = _together(search, fleet, chosen, alone, batch)
+            crossing += found
+            if best is None or compared.seconds < best[0].seconds:
+                best = compared, joined
+    assert best is not None, "several sites make a set"
+    if not alone and not crossing:
+        search(_slowed(fleet, sites))  # says why it does not fit
+    return [*alone.values(), *crossing], *best
+
+
+def _together(
+    search: Callable[..., Found], fleet: GroupedFleet, sites: Sequence[str], alone: Mapping[str, Found], batch: int
+) -> tuple[list[Found], Sites, GroupedPlan | None]:  # fmt: skip
+    """Several sites as one: the search whose pipelines cross the line, the comparison, the plan of apart pipelines."""
+    line = _line(fleet, sites)
     try:
-        crossing = [search(replace(fleet, groups=slow))]
+        crossing = [search(_slowed(fleet, sites))]
     except DoesNotFit:
-        if not alone:
-            raise
         crossing = []
     seconds = {site: seconds_of(each.plan) for site, each in alone.items()}
-    rate = sum(1.0 / each for each in seconds.values())
     together, sent, joined = math.inf, 0.0, None
-    if len(alone) > 1:
-        shares = {site: max(1, round(batch / each / rate)) for site, each in seconds.items()}
-        parts = [search(alone[site].ask.fleet, share) for site, share in shares.items()]
+    if all(site in alone for site in sites):
+        rate = sum(1.0 / seconds[site] for site in sites)
+        parts = [search(alone[site].ask.fleet, max(1, round(batch / seconds[site] / rate))) for site in sites]
         together = max(seconds_of(each.plan) for each in parts)
         # Each card holds the gradient of 1 / (its site's replicas) of its stage once its site has summed it.
         sent = max(2 * (len(parts) - 1) / len(parts) * 4.0 * _held(each.plan) / each.plan.pipelines for each in parts)
-        joined = _joined(fleet, [each.plan for each in parts], batch, sent / fleet.between_sites)
+        joined = _joined(fleet, [each.plan for each in parts], batch, sent / line)
     crossing_s = min((seconds_of(each.plan) for each in crossing), default=math.inf)
-    compared = Sites(tuple(seconds.items()), together, sent / fleet.between_sites, crossing_s, sent,
-                     fleet.between_sites)  # fmt: skip
-    return [*alone.values(), *crossing], compared, joined
+    compared = Sites(tuple(seconds.items()), tuple(sites), together, sent / line, crossing_s, sent, line)
+    return crossing, compared, joined
+
+
+def _line(fleet: GroupedFleet, sites: Sequence[str]) -> float:
+    return min(fleet.line(a, b) for a, b in itertools.combinations(sites, 2))
+
+
+def _slowed(fleet: GroupedFleet, sites: Sequence[str]) -> GroupedFleet:
+    """Some sites as if every network of theirs were no faster than their slowest line."""
+    line, part = _line(fleet, sites), _of_sites(fleet, sites)
+    return replace(part, groups=tuple(replace(group, network=min(group.network, line)) for group in part.groups))
+
+
+def _of_sites(fleet: GroupedFleet, sites: Sequence[str]) -> GroupedFleet:
+    return replace(fleet, groups=tuple(group for group in fleet.groups if group.site in sites))
 
 
 def _joined(fleet: GroupedFleet, parts: Sequence[GroupedPlan], batch: int, gradient_s: float) -> GroupedPlan:

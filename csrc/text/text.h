@@ -29,6 +29,9 @@ struct danlu_texts {
 DANLU_SIGN(ref);
 DANLU_SIGN(avx2);
 
+// Copy texts with every number, [0-9]+([.,][0-9]+)?, as "0". out: room for as many bytes as the texts have; out_ends (texts).
+DANLU_API int danlu_same_numbers(const uint8_t* bytes, const int64_t* ends, int64_t texts, uint8_t* out, int64_t* out_ends);
+
 inline bool text_sizes_hold(const danlu_texts& in, int64_t flat_count) {
     if (in.texts < 0 || in.bytes_count < 0 || flat_count < in.bytes_count + in.texts) return false;
     int64_t last = 0;

@@ -89,7 +89,9 @@ class Bounded(RawIOBase):
         """See RawIOBase."""
         try:
             data = self._stream.read(len(into))
-        except DAMAGED as error:
+        except (*DAMAGED, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's; an unpacker's own, as bz2 raises it, has no number
             raise Torn(str(error)) from error
         self.done += len(data)
         if self.done > self._most:

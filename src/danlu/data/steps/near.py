@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from danlu.data import minhash
-from danlu.data.document import Document, Drop, batches
+from danlu.data import minhash, numbers
+from danlu.data.document import Document, Drop, Step, batches
 from danlu.data.sign import sign
+from danlu.errors import BadValue
 
 WHOLE = True  # must see every document
 LEAST = 0.8
@@ -26,12 +29,21 @@ def marks(documents: Sequence[Document]) -> minhash.Hashes:
     return minhash.bands(sign([document.text.encode() for document in documents]).signatures)
 
 
-def step(documents: Iterable[Document], drop: Drop) -> Iterator[Document]:
+def configured(options: Any) -> Step:
+    """`near: {numbers: same}`: documents that differ in numbers are compared as if they did not. Raises BadValue."""
+    if options not in ({"numbers": "same"}, {"numbers": "differ"}):
+        raise BadValue("near needs to know how numbers count", why=f"it was given {options!r}; numbers: same or differ",
+                       fix="near: {numbers: same}")  # fmt: skip
+    return partial(step, same_numbers=options["numbers"] == "same")
+
+
+def step(documents: Iterable[Document], drop: Drop, same_numbers: bool = False) -> Iterator[Document]:
     """Drop documents with an exact Jaccard similarity of LEAST or more to one that stays."""
     buckets: defaultdict[int, list[int]] = defaultdict(list)
     kept: list[tuple[str, _Grams]] = []
     for batch in batches(documents, BATCH):
-        signed = sign([document.text.encode() for document in batch])
+        texts = [document.text.encode() for document in batch]
+        signed = sign(numbers.same(texts) if same_numbers else texts)
         bands = minhash.bands(signed.signatures).tolist()
         for document, band, shingles in zip(batch, bands, np.split(signed.flat, signed.starts[1:]), strict=True):
             grams = _Grams(shingles)

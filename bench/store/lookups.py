@@ -17,6 +17,7 @@ from danlu.cli.bench import load
 from danlu.cli.output import size
 from danlu.store.hashing import hash_many, hash_spans
 from danlu.store.lookup import Lookup
+from danlu.store.offsets import offsets_of
 
 SMALL = load("store/small")
 KEYS, QUICK_KEYS = 100_000_000, 10_000_000
@@ -30,9 +31,9 @@ class Sketch:
     merged, records = True, 0
 
     def __init__(self, prefix: int, bits: int, buckets: int, rng: np.random.Generator) -> None:
-        self.prefix, self.bits, self.buckets, self.wide = prefix, bits, buckets, False
-        sizes = rng.integers(2_000, 15_000, buckets, np.uint32)
-        self.offsets = np.concatenate([[8], np.cumsum(sizes, dtype=np.uint32) + 8]).astype(np.uint32)
+        self.prefix, self.bits, self.buckets = prefix, bits, buckets
+        sizes = rng.integers(2_000, 15_000, buckets)
+        self.offsets = offsets_of(np.concatenate([[8], np.cumsum(sizes) + 8]))
         self.reader = type("NoFile", (), {"fd": 0})()
 
 
@@ -90,7 +91,7 @@ def _check(lookup: Lookup, packs: list[Sketch], hashes: Any, bits: int) -> None:
     for n, key_hash in enumerate(hashes.tolist()):
         pack = packs[key_hash >> 64 - bits]
         bucket = (key_hash << bits) % 2**64 * pack.buckets >> 64
-        assert (starts[n], stops[n]) == (pack.offsets[bucket], pack.offsets[bucket + 1]) and found[n] == pack.prefix
+        assert (starts[n], stops[n]) == tuple(pack.offsets.between(bucket, bucket + 1)) and found[n] == pack.prefix
 
 
 def _resident() -> int:

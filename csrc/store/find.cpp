@@ -3,12 +3,22 @@
 
 namespace {
 
-constexpr int64_t kAhead = 16;  // look-ups under way at once: an index of many megabytes answers from memory, not the cache
+constexpr int64_t kAhead = 16;  // look-ups between two steps of one: an index of many megabytes answers from memory
 
 struct Place {
     const danlu_pack* pack;
     uint64_t bucket;
 };
+
+// First the mark and the low bits are fetched, then, when the mark is there, the high bits around it.
+void fetch_mark(const Place& at) {
+    __builtin_prefetch(at.pack->offsets.marks + at.bucket / kMarkEvery);
+    __builtin_prefetch(at.pack->offsets.low + at.bucket * uint64_t(at.pack->offsets.shift) / 64);
+}
+
+void fetch_high(const Place& at) {
+    __builtin_prefetch(at.pack->offsets.high + at.pack->offsets.marks[at.bucket / kMarkEvery] / 64 + 1);
+}
 
 }  // namespace
 
@@ -17,20 +27,25 @@ struct Place {
 DANLU_API int danlu_store_find(const danlu_table* table, const uint64_t* hashes, int64_t count, int32_t* packs,
                                uint64_t* starts, uint64_t* stops) {
     if (!table->merged) return DANLU_BAD_SIZE;
-    Place ring[kAhead];
-    for (int64_t i = 0; i < count + kAhead; i++) {
-        if (i >= kAhead) {
-            const Place at = ring[i % kAhead];
-            starts[i - kAhead] = at.pack->buckets ? store_offset(at.pack->index, at.pack->wide, at.bucket) : 0;
-            stops[i - kAhead] = at.pack->buckets ? store_offset(at.pack->index, at.pack->wide, at.bucket + 1) : 0;
+    Place ring[2 * kAhead];
+    for (int64_t i = 0; i < count + 2 * kAhead; i++) {
+        if (i >= 2 * kAhead) {
+            const int64_t n = i - 2 * kAhead;
+            const Place at = ring[n % (2 * kAhead)];
+            starts[n] = stops[n] = 0;
+            if (at.pack->buckets) offsets_pair(at.pack->offsets, at.bucket, starts + n, stops + n);
+        }
+        if (i >= kAhead && i < count + kAhead) {
+            const Place& at = ring[(i - kAhead) % (2 * kAhead)];
+            if (at.pack->buckets) fetch_high(at);
         }
         if (i < count) {
             const int64_t number = store_candidate(*table, table->young, hashes[i]);
             const danlu_pack& pack = table->packs[number];
-            const uint64_t bucket = store_bucket(hashes[i], pack.bits, pack.buckets);
             packs[i] = int32_t(number);
-            ring[i % kAhead] = {&pack, bucket};
-            __builtin_prefetch(static_cast<const char*>(pack.index) + bucket * (pack.wide ? 8 : 4));
+            Place& at = ring[i % (2 * kAhead)];
+            at = {&pack, store_bucket(hashes[i], pack.bits, pack.buckets)};
+            if (pack.buckets) fetch_mark(at);
         }
     }
     return DANLU_OK;

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/status.h"
+#include "store/offsets.h"
 
 constexpr int64_t kHead = 16;        // of a record in its bucket: hash u64, key bytes u32, value bytes u32
 constexpr int64_t kBucketHead = 8;   // CRC-32 of the rest of the bucket, then its number of records
@@ -14,10 +15,9 @@ constexpr uint32_t kRemoved = 0xFFFFFFFF;  // value bytes of a record that says 
 enum danlu_found : int { ABSENT = 0, FOUND = 1, REMOVED = 2, SMALL = -1, DAMAGED = -2, UNREADABLE = -3 };
 
 struct danlu_pack {
-    const void* index;  // buckets + 1 offsets in the file, u32 or u64
-    int64_t buckets;    // 0: there is nothing in it
-    int32_t bits, wide; // bits: how many first ones all its hashes share; wide: the offsets are u64
-    int32_t fd, unused;
+    danlu_offsets offsets;  // where buckets begin in the file, and where the last ends
+    int64_t buckets;        // 0: there is nothing in it
+    int32_t bits, fd;       // bits: how many first ones all its hashes share
 };
 
 // The packs of a store: the young ones, newest first, then (where merged is 1) one for each value of the first `bits` bits.
@@ -42,18 +42,13 @@ struct danlu_batch {
 inline uint64_t store_bucket(uint64_t hash, int bits, int64_t buckets) {
     return uint64_t((unsigned __int128)(hash << bits) * uint64_t(buckets) >> 64);
 }
-inline uint64_t store_offset(const void* index, bool wide, uint64_t i) {
-    return wide ? static_cast<const uint64_t*>(index)[i] : static_cast<const uint32_t*>(index)[i];
-}
 // How many packs may hold a hash, and the i-th of them, the newest first.
 inline int64_t store_candidates(const danlu_table& table) { return table.young + table.merged; }
 inline int64_t store_candidate(const danlu_table& table, int64_t i, uint64_t hash) {
     return i < table.young || !table.bits ? i : table.young + int64_t(hash >> (64 - table.bits));
 }
 inline void store_span(const danlu_pack& pack, uint64_t hash, uint64_t* start, uint64_t* stop) {
-    const uint64_t b = store_bucket(hash, pack.bits, pack.buckets);
-    *start = store_offset(pack.index, pack.wide, b);
-    *stop = store_offset(pack.index, pack.wide, b + 1);
+    offsets_pair(pack.offsets, store_bucket(hash, pack.bits, pack.buckets), start, stop);
 }
 
 uint64_t store_hash(const uint8_t* key, int64_t count);

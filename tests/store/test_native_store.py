@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from danlu.store import bucket, clib, hashing, pack
+from danlu.store import bucket, clib, hashing, lookup, offsets, pack
 from danlu.store.arena import Arena
 from danlu.store.batch import Batch
 
@@ -65,6 +65,48 @@ def test_both_find_every_damage(given_records, where, change):
         with pytest.raises(bucket.DamagedBucket) as caught:
             parse(bytes(data), edges)
         assert edges[caught.value.args[0]] <= where % len(data) < edges[caught.value.args[0] + 1]
+
+
+steps = st.lists(st.one_of(st.integers(0, 3), st.integers(0, 20_000), st.integers(0, 2**40)), max_size=400)
+
+
+@calm
+@given(st.integers(0, 2**20), steps, st.data())
+def test_offsets_come_back_by_any_reader(base, given_steps, draw):
+    truth = np.cumsum([base, *given_steps], dtype=np.int64)
+    made = offsets.offsets_of(truth)
+    assert made.between(0, len(truth) - 1).tolist() == truth.tolist()
+    first = draw.draw(st.integers(0, len(truth) - 1))
+    last = draw.draw(st.integers(first, len(truth) - 1))
+    assert made.between(first, last).tolist() == truth[first : last + 1].tolist()
+    again = offsets.from_bytes(made.tobytes(), len(truth), base, int(truth[-1]))
+    assert again is not None and again.between(0, len(truth) - 1).tolist() == truth.tolist()
+    if given_steps:
+        table = lookup.Lookup([Index(made, len(given_steps))])
+        hashes = np.array([pack.lowest(n, len(given_steps)) for n in range(len(given_steps))], np.uint64)
+        _, starts, stops = table.find(hashes)
+        assert starts.tolist() == truth[:-1].tolist() and stops.tolist() == truth[1:].tolist()
+
+
+@calm
+@given(steps, st.integers(0, 2**30), st.integers(0, 7))
+def test_offsets_with_a_changed_bit_never_lead_outside(given_steps, where, bit):
+    truth = np.cumsum([8, *given_steps], dtype=np.int64)
+    data = bytearray(offsets.offsets_of(truth).tobytes())
+    data[where % len(data)] ^= 1 << bit
+    found = offsets.from_bytes(bytes(data), len(truth), 8, int(truth[-1]))
+    assert found is None or len(found.between(0, len(truth) - 1)) == len(truth)
+    assert offsets.from_bytes(bytes(data[:-1]), len(truth), 8, int(truth[-1])) is None
+
+
+class Index:
+    """A merged pack of which only the index is there."""
+
+    merged, prefix, bits, records = True, 0, 0, 0
+
+    def __init__(self, of: offsets.Offsets, buckets: int) -> None:
+        self.offsets, self.buckets = of, buckets
+        self.reader = type("NoFile", (), {"fd": 0})()
 
 
 @calm

@@ -7,8 +7,10 @@ import random
 import signal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,9 +52,27 @@ def fill(folder: Path, count: int = 2000, size: int = 200) -> Store:
     return Store(folder)
 
 
-def test_the_index_is_one_byte_a_record(tmp_path):
+def test_the_index_is_half_a_byte_a_record(tmp_path):
+    store = fill(tmp_path, size=2000)
+    assert store.records == 2000 and store.index_bytes / store.records < 0.6
+
+
+@pytest.mark.parametrize("kind", ["<u4", "<u8"])
+def test_a_pack_of_the_version_before_is_read(tmp_path, kind):
+    """Its offsets are plain numbers, in 4 bytes each or, of a large pack, in 8."""
     store = fill(tmp_path)
-    assert store.records == 2000 and store.index_bytes / store.records < 1.05
+    truth, numbers = list(store.scan()), store._packs[0].offsets.between(0, store._packs[0].buckets)
+    store.close()
+    path = tmp_path / "000000.pack"
+    whole = path.read_bytes()
+    footer = np.frombuffer(whole[-pack.FOOTER.itemsize :], pack.FOOTER).copy()
+    index = numbers.astype(kind).tobytes()
+    footer["magic"], footer["index_crc"], footer["crc"] = pack.OLDER, zlib.crc32(index), 0
+    footer["crc"] = zlib.crc32(footer.tobytes())
+    path.write_bytes(pack.OLDER + whole[8 : int(footer["index"][0])] + index + footer.tobytes())
+    store = Store(tmp_path)
+    assert list(store.scan()) == truth and store.verify() == [] and all(store.get(r.key) == r.value for r in truth)
+    store.close()
 
 
 def test_two_keys_of_one_hash_are_two_records(tmp_path, monkeypatch):

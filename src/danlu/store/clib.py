@@ -12,11 +12,17 @@ import numpy.typing as npt
 from danlu import native
 
 
+class COffsets(ctypes.Structure):
+    """`danlu_offsets` of csrc/store/offsets.h."""
+
+    _fields_ = [("high", ctypes.c_void_p), ("low", ctypes.c_void_p), ("marks", ctypes.c_void_p),
+                ("base", ctypes.c_int64), ("shift", ctypes.c_int64)]  # fmt: skip
+
+
 class CPack(ctypes.Structure):
     """`danlu_pack` of csrc/store/store.h."""
 
-    _fields_ = [("index", ctypes.c_void_p), ("buckets", ctypes.c_int64), ("bits", ctypes.c_int32),
-                ("wide", ctypes.c_int32), ("fd", ctypes.c_int32), ("unused", ctypes.c_int32)]  # fmt: skip
+    _fields_ = [("offsets", COffsets), ("buckets", ctypes.c_int64), ("bits", ctypes.c_int32), ("fd", ctypes.c_int32)]
 
 
 class CTable(ctypes.Structure):

@@ -101,5 +101,7 @@ class Lookup:
 
 def _c(pack: Pack | None) -> clib.CPack:
     if pack is None:
-        return clib.CPack(None, 0, 0, 0, -1, 0)
-    return clib.CPack(pack.offsets.ctypes.data, pack.buckets, pack.bits, int(pack.wide), pack.reader.fd, 0)
+        return clib.CPack(clib.COffsets(None, None, None, 0, 0), 0, 0, -1)
+    of = pack.offsets
+    given = clib.COffsets(clib.at(of.high), clib.at(of.low), clib.at(of.marks), of.base, of.shift)
+    return clib.CPack(given, pack.buckets, pack.bits, pack.reader.fd)

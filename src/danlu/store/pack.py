@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from danlu.errors import DamagedPack, NewerFormat
 from danlu.store import bucket
 from danlu.store.batch import REMOVED, Batch, Record
 from danlu.store.hashing import hash_of
 from danlu.store.home import Home, Reader, Sink
+from danlu.store.offsets import Offsets, from_bytes, offsets_of
 
 __all__ = ["Pack", "PackFile", "Record", "damaged", "hash_of", "write"]
-MAGIC = b"danlupk2"
-PER_BUCKET = 4  # 1 byte of index per record, and a bucket of small files is still one read of a few KiB
+MAGIC, OLDER = b"danlupk3", b"danlupk2"  # the older one has its offsets plain
+PER_BUCKET = 4  # half a byte of index per record, and a bucket of small files is still one read of a few KiB
 FOOTER = np.dtype([("bits", "<u4"), ("removed", "<u4"), ("prefix", "<u8"), ("records", "<u8"), ("buckets", "<u8"),
                    ("index", "<u8"), ("index_crc", "<u4"), ("crc", "<u4"), ("magic", "S8")])  # fmt: skip
 END = 1 << 64
@@ -38,7 +38,7 @@ class PackFile:
 
     def __init__(self, file: Sink, buckets: int, bits: int = 0, prefix: int = 0) -> None:
         self._file, self._buckets, self._bits, self._prefix = file, buckets, bits, prefix
-        self._offsets = np.zeros(buckets + 1, "<u8")
+        self._offsets = np.zeros(buckets + 1, np.int64)
         self._offsets[0] = self._at = len(MAGIC)
         self._next, self._room = 0, bytearray()
         self.records = self._removed = 0
@@ -56,7 +56,7 @@ class PackFile:
     def end(self) -> int:
         """Write index and footer; returns the size of the pack in bytes."""
         assert self._next == self._buckets, f"{self._next} of {self._buckets} buckets were written"
-        index = (self._offsets.astype("<u4") if self._at < 2**32 else self._offsets).tobytes()
+        index = offsets_of(self._offsets).tobytes()
         footer = np.zeros(1, FOOTER)
         footer[0] = (self._bits, min(self._removed, REMOVED), self._prefix, self.records, self._buckets, self._at,
                      zlib.crc32(index), 0, MAGIC)  # fmt: skip
@@ -118,14 +118,14 @@ class Pack:
         footer = np.frombuffer(reader.read(size - FOOTER.itemsize, size), FOOTER).copy()
         found, footer["crc"] = int(footer["crc"][0]), 0
         magic = bytes(footer["magic"][0])
-        if magic[:7] == MAGIC[:7] and magic != MAGIC:
+        if magic[:7] == MAGIC[:7] and magic > MAGIC:
             raise NewerFormat(
                 f"{self.where} is a pack of version {magic[7:].decode()}",
                 where=self.where,
                 why=f"this danlu reads version {MAGIC[7:].decode()}",
                 fix="update danlu (git pull), or make the store again: danlu prep",
             )
-        if magic != MAGIC or reader.read(0, len(MAGIC)) != MAGIC or zlib.crc32(footer.tobytes()) != found:
+        if magic not in (MAGIC, OLDER) or reader.read(0, len(MAGIC)) != magic or zlib.crc32(footer.tobytes()) != found:
             raise damaged(self.where, f"the last {FOOTER.itemsize} bytes are no footer: the file was cut or changed")
         self.bits, self.prefix, self.removed, self.records, self.buckets, end = (
             int(footer[name][0]) for name in ("bits", "prefix", "removed", "records", "buckets", "index")
@@ -133,9 +133,11 @@ class Pack:
         index = reader.read(end, size - FOOTER.itemsize)
         if zlib.crc32(index) != footer["index_crc"][0]:
             raise damaged(self.where, "the index has another checksum than when it was written")
-        self.wide = len(index) != 4 * (self.buckets + 1)
-        self.offsets: npt.NDArray[np.unsignedinteger] = np.frombuffer(index, "<u8" if self.wide else "<u4")
-        self.index_bytes, self.data_bytes = len(index), end - len(MAGIC)
+        found_offsets = _plain(index, self.buckets + 1) if magic == OLDER else from_bytes(index, self.buckets + 1,
+                                                                                         len(MAGIC), end)  # fmt: skip
+        if found_offsets is None:
+            raise damaged(self.where, f"the index is not that of {self.buckets} buckets")
+        self.offsets, self.index_bytes, self.data_bytes = found_offsets, found_offsets.nbytes, end - len(MAGIC)
         self.merged = ".m" in self.where.rsplit("/", 1)[-1]
         self.low, self.high = lowest(0, self.buckets, self.bits, self.prefix), self.prefix + 1 << 64 - self.bits
 
@@ -150,7 +152,8 @@ class Pack:
     def span(self, key_hash: int) -> tuple[int, int]:
         """Where the bucket of a hash starts and stops in the file."""
         number = self._bucket(key_hash)
-        return int(self.offsets[number]), int(self.offsets[number + 1])
+        start, stop = self.offsets.between(number, number + 1).tolist()
+        return start, stop
 
     def look(self, key: bytes, key_hash: int) -> Batch | None:
         """The one record of a key, None if the pack has none. One read of one bucket. Raises DamagedPack."""
@@ -169,7 +172,7 @@ class Pack:
     def piece(self, low: int, high: int) -> Piece:
         """The buckets that hold low <= hash < high, a range of which the pack covers something."""
         first, last = self._bucket(max(low, self.low)), self._bucket(min(high, self.high) - 1) + 1
-        return Piece(self, first, self.offsets[first : last + 1].astype(np.int64))
+        return Piece(self, first, self.offsets.between(first, last))
 
     def take(self, start: int, view: memoryview) -> None:
         """Fill `view` with the bytes from `start` on; they do not stay in the page cache. Raises DamagedPack."""
@@ -185,7 +188,7 @@ class Pack:
 
     def damaged(self, number: int) -> DamagedPack:
         """The error for a bucket."""
-        at = int(self.offsets[number])
+        at = int(self.offsets.between(number, number)[0])
         return damaged(self.where, f"bucket {number} at byte {at} has another checksum than when it was written")
 
     def verify(self) -> Iterator[str]:
@@ -211,7 +214,7 @@ class Pack:
         return (key_hash << self.bits & END - 1) * self.buckets >> 64
 
     def _parsed(self, first: int, last: int) -> Batch:
-        edges = self.offsets[first : last + 1].astype(np.int64)
+        edges = self.offsets.between(first, last)
         start = int(edges[0])
         data = self.reader.read(start, int(edges[-1]))
         if len(data) < edges[-1] - start:
@@ -220,6 +223,14 @@ class Pack:
             return bucket.parse(data, edges - start)
         except bucket.DamagedBucket as error:
             raise self.damaged(first + error.args[0]) from error
+
+
+def _plain(index: bytes, count: int) -> Offsets | None:
+    """Offsets of an older pack, u32 or u64, in the form that look-ups know."""
+    if len(index) not in (4 * count, 8 * count):
+        return None
+    numbers = np.frombuffer(index, "<u4" if len(index) == 4 * count else "<u8").astype(np.int64)
+    return offsets_of(numbers) if (np.diff(numbers) >= 0).all() else None
 
 
 def damaged(where: object, why: str) -> DamagedPack:

@@ -126,3 +126,14 @@ def test_the_beam_finds_what_all_splits_have(monkeypatch):
     whole = search(replace(SPEC, layers=5), fleet, **ASK)
     monkeypatch.setattr(candidates, "EXACT_SPLITS", 0)
     assert search(replace(SPEC, layers=5), fleet, **ASK).forecast.step_s <= whole.forecast.step_s * 1.001
+
+
+def test_the_schedule_asked_for_is_the_one_planned_and_auto_takes_the_faster():
+    fleet = fleet_of([card("a", 4e9), card("b", 2e9), card("c", 2e9)])
+    deep = replace(SPEC, layers=8)
+    usual, zero, auto = (search(deep, fleet, **ASK, schedule=name) for name in ("1f1b", "zero-bubble", "auto"))
+    assert usual.schedule.startswith("1f1b") and not usual.orders
+    assert zero.schedule == "zb" and len(zero.orders) == len(zero.stages) > 1
+    assert auto.forecast.step_s <= usual.forecast.step_s
+    alone = search(SPEC, fleet_of([card("a", 4e9)]), **ASK, schedule="zero-bubble")
+    assert len(alone.stages) == 1

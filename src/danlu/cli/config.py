@@ -88,6 +88,9 @@ class PlanText(Section):
 
     path: Place | None = Field(None, description="Plan JSON to run as it stands")
     split: Literal["best", "even"] = Field("best", description="by what each card can do, or equal shares")
+    schedule: Literal["auto", "1f1b", "zero-bubble"] = Field(
+        "auto", description="order of a pipeline's work; auto takes the one whose simulated step is shorter"
+    )
     micro_batch: int = Field(4, gt=0, description="sequences per micro-batch")
     micro_batches: int = Field(8, gt=0, description="micro-batches per step")
 

@@ -104,9 +104,15 @@ def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
     if run.plan.path is not None:
         told = text.loads(_text(run.plan.path), str(run.plan.path))
         return forecast(replace(told, dtype=_trainable(run.train.dtype or told.dtype, told.fleet)))
-    split, dtype = search.even if run.plan.split == "even" else search.search, run.train.dtype or "fp32"
-    return split(spec, fleet, micro_batch=run.plan.micro_batch, micro_batches=run.plan.micro_batches, seq=run.data.seq,
-                 dtype=_trainable(dtype, fleet))  # fmt: skip
+    size, count, seq = run.plan.micro_batch, run.plan.micro_batches, run.data.seq
+    dtype = _trainable(run.train.dtype or "fp32", fleet)
+    if run.plan.split == "best":
+        return search.search(spec, fleet, micro_batch=size, micro_batches=count, seq=seq, dtype=dtype,
+                             schedule=run.plan.schedule)  # fmt: skip
+    even = search.even(spec, fleet, micro_batch=size, micro_batches=count, seq=seq, dtype=dtype)
+    if run.plan.schedule != "zero-bubble" or len(even.stages) == 1:
+        return even
+    return forecast(replace(even, schedule="zb", orders=search.ordered(even, None)[0][1]))
 
 
 def _trainable(dtype: str, fleet: Fleet) -> str:

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -50,12 +50,15 @@ def even(spec: ModelSpec, fleet: Fleet, *, micro_batch: int, micro_batches: int,
 
 
 def search(
-    spec: ModelSpec, fleet: Fleet, *, micro_batch: int, micro_batches: int, seq: int, dtype: str = "fp32"
-) -> Plan:
+    spec: ModelSpec, fleet: Fleet, *, micro_batch: int, micro_batches: int, seq: int, dtype: str = "fp32",
+    schedule: Literal["auto", "1f1b", "zero-bubble"] = "auto",
+) -> Plan:  # fmt: skip
     """The plan with the shortest forecast step; it may leave cards out.
 
     micro_batch   sequences per micro-batch, micro_batches of them per step
     seq           tokens per sequence
+    schedule      1f1b with any depth of warm-up, zero-bubble with orders made for the stages' times, or the faster one;
+                  one card alone has no bubble, and takes its micro-batches one by one under every name
     Raises DoesNotFit, with the cheapest change that would fit.
     """
     ask = Ask(spec, micro_batch, micro_batches, seq, dtype)
@@ -69,26 +72,29 @@ def search(
             best = found
     if best is None:
         raise does_not_fit(ask, fleet)
-    return forecast(_listed(ask, rows, best))
+    if schedule == "1f1b":
+        return forecast(best[1])
+    return forecast(_listed(ask, rows, best, always=schedule == "zero-bubble"))
 
 
-def _listed(ask: Ask, rows: Sequence[Row], best: tuple[float, Plan]) -> Plan:
-    """The best plan, with orders made for its own stage times where they are faster."""
+def _listed(ask: Ask, rows: Sequence[Row], best: tuple[float, Plan], *, always: bool) -> Plan:
+    """The best plan, with orders made for its own stage times where they are faster; `always` if it is a pipeline."""
+    always = always and len(best[1].stages) > 1
+    limit, chosen, usual = (math.inf, best[1], math.inf) if always else (*best, slipped(best[1])[1])
     tried: list[tuple[float, Plan]] = []
     for row in rows:
         if row.plan.schedule == SCHEDULES[0] and len(row.plan.stages) > 1:
             bounds = _bounds(ask, row.sums, row.cuts, row.plan, halves=True)
             few = np.argsort(bounds, kind="stable")[:LISTED]
-            tried += [(float(bounds[at]), _split(row.plan, row.cuts[at])) for at in few if bounds[at] < best[0]]
+            tried += [(float(bounds[at]), _split(row.plan, row.cuts[at])) for at in few if bounds[at] < limit]
     most = EVENTS // (3 * ask.micro_batches * max((len(plan.stages) for _, plan in tried), default=1))
-    tried = sorted(tried, key=lambda each: each[0])[: min(LISTED, most // FEW)]
+    tried = sorted(tried, key=lambda each: each[0])[: max(always, min(LISTED, most // FEW))]
     found = sorted(((ordered(plan, FEW)[0][0], plan) for _, plan in tried), key=lambda each: each[0])
-    chosen, usual = best[1], slipped(best[1])[1]
     for _, plan in found[: max(1, min(FINALISTS, most // 40))]:
         for _, letters in ordered(plan, None)[:RUNNERS]:
             made = replace(plan, schedule="zb", orders=letters)
             step, mean = slipped(made)
-            if step < best[0] and mean < usual:
+            if step < limit and mean < usual:
                 chosen, usual = made, mean
     return chosen
 

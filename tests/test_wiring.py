@@ -43,6 +43,19 @@ def test_a_run_becomes_model_fleet_and_plan(machine):
     assert even.layers_per_stage == (2, 2, 2)
 
 
+def test_a_run_says_how_it_wants_to_be_planned(machine):
+    def planned(*more):
+        run = config.load(None, words(machine, "--data.vocab", "1000", *more), {})
+        return wiring.plan_of(run, wiring.spec_of(run), wiring.fleet_of(run, print))
+
+    best, copied = planned(), planned("--plan.copies", "3")
+    assert copied.forecast.step_s <= best.forecast.step_s
+    assert sum(each.micro_batches for each in copied.pipelines) == best.micro_batches
+    assert planned("--plan.schedule", "1f1b").schedule.startswith("1f1b")
+    even = planned("--plan.split", "even", "--plan.schedule", "zero-bubble")
+    assert even.schedule == "zb" and even.layers_per_stage == (2, 2, 2)
+
+
 def test_cards_are_emulated_on_a_machine_that_is_given_by_file(machine, tmp_path):
     other = ["--out", str(tmp_path / "other"), "--fleet.path", str(machine / "fleet.yaml"), "--fleet.emulate", "[2, 1]"]
     fleet = wiring.fleet_of(config.load(None, other), print)

@@ -91,6 +91,9 @@ class PlanText(Section):
     schedule: Literal["auto", "1f1b", "zero-bubble"] = Field(
         "auto", description="order of a pipeline's work; auto takes the one whose simulated step is shorter"
     )
+    copies: int = Field(
+        1, gt=0, description="most copies of the model the cards may be parted into (1F1B); 1 for one pipeline"
+    )
     micro_batch: int = Field(4, gt=0, description="sequences per micro-batch")
     micro_batches: int = Field(8, gt=0, description="micro-batches per step")
 

@@ -98,7 +98,8 @@ def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
 
     Raises UnreadablePlan, BadShares, DoesNotFit.
     """
-    from danlu.plan import search, text
+    from danlu.plan import copies, search, text
+    from danlu.plan.candidates import Ask
     from danlu.plan.forecast import forecast
 
     if run.plan.path is not None:
@@ -107,8 +108,11 @@ def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
     size, count, seq = run.plan.micro_batch, run.plan.micro_batches, run.data.seq
     dtype = _trainable(run.train.dtype or "fp32", fleet)
     if run.plan.split == "best":
-        return search.search(spec, fleet, micro_batch=size, micro_batches=count, seq=seq, dtype=dtype,
-                             schedule=run.plan.schedule)  # fmt: skip
+        one = search.search(spec, fleet, micro_batch=size, micro_batches=count, seq=seq, dtype=dtype,
+                            schedule=run.plan.schedule)  # fmt: skip
+        if run.plan.copies == 1 or run.plan.schedule == "zero-bubble":
+            return one
+        return copies.faster(one, copies.best(Ask(spec, size, count, seq, dtype), fleet, run.plan.copies))
     even = search.even(spec, fleet, micro_batch=size, micro_batches=count, seq=seq, dtype=dtype)
     if run.plan.schedule != "zero-bubble" or len(even.stages) == 1:
         return even

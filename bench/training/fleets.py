@@ -28,6 +28,7 @@ from danlu.nouns import Fleet, Plan, Stage
 from danlu.plan import search, text
 from danlu.plan.forecast import links, stage_cost
 from danlu.plan.schedule import instructions, message_bytes
+from danlu.plan.seats import seats
 from danlu.plan.simulate import StageCost, simulate
 from danlu.train.result import Result
 
@@ -120,13 +121,22 @@ def planned(spec: Any, fleet: Fleet, count: int) -> Plan:
 
 def pipeline(run: Any, plan: Plan, rounds: int) -> Ran:
     """Train by a plan: the median step, and the plan's lists simulated with what each instruction took."""
+    result = trained(run, plan, rounds)
+    traced = result.steps[train.quiet_step(0, len(result.steps), 1000) - 1].seconds
+    return Ran(plan, timed_step_s(result), bound(plan, result) / traced)
+
+
+def trained(run: Any, plan: Plan, rounds: int) -> Result:
+    """Train by a plan for WARM steps, those that are timed, and one that saves."""
     steps = WARM + max(3, rounds) + 1 if rounds > 1 else WARM + 2
     here = Path(tempfile.mkdtemp(dir=run.out))
     changed = {"train": run.train.model_copy(update={"steps": steps, "save_every": 1000}), "out": here}
-    result = train.train_run(run.model_copy(update=changed), plan, name=f"{len(plan.stages)} cards")
-    timed = [each.seconds for each in result.steps[WARM:-1]]
-    traced = result.steps[train.quiet_step(0, steps, 1000) - 1].seconds
-    return Ran(plan, median(timed), bound(plan, result) / traced)
+    return train.train_run(run.model_copy(update=changed), plan, name=f"{len(seats(plan))} cards")
+
+
+def timed_step_s(result: Result) -> float:
+    """Median seconds of the steps that are timed."""
+    return median(each.seconds for each in result.steps[WARM:-1])
 
 
 def bound(plan: Plan, result: Result) -> float:

@@ -1,19 +1,22 @@
 """How near the forecast of a step comes to real runs of `danlu train`: three unlike fleets, three models each.
 
-Pipelines on emulated (paced) cards, planned from this machine's probe and the model's numbers alone: nothing of a run
-is known when its forecast is made. Plans of several copies have no forecast yet, so none is among these runs.
+Pipelines, and of one model copies over parts of the cards, on emulated (paced) cards, planned from this machine's probe
+and the model's numbers alone: nothing of a run is known when its forecast is made.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from danlu.cli import config, prep, wiring
+from danlu.cli import config, prep, train, wiring
 from danlu.cli.bench import load
 from danlu.cli.output import span, table
-from danlu.plan import search
+from danlu.nouns import Fleet, ModelSpec, Plan
+from danlu.plan import copies, search
+from danlu.plan.candidates import Ask
 
 FLEETS = {"2:1": [2, 1], "2:1:1": [2, 1, 1], "5:3:2:1": [5, 3, 2, 1]}
 MODELS: dict[str, dict[str, Any]] = {
@@ -29,7 +32,7 @@ def measure(rounds: int) -> dict[str, Any]:
 
     rounds  timed steps of each run, at least 3; 1 for a quick look at the first fleet
     """
-    pipeline = load("training/fleets").pipeline
+    fleets = load("training/fleets")
     keys, rows = dict[str, Any](), []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
@@ -41,12 +44,21 @@ def measure(rounds: int) -> dict[str, Any]:
                     "data": {"tokens": str(out / "tokens"), "seq": SEQ},
                 })  # fmt: skip
                 spec, cards = wiring.spec_of(run), wiring.fleet_of(run, lambda text: None)
-                plan = search.search(spec, cards, micro_batch=1, micro_batches=COUNT, seq=SEQ)
-                assert plan.forecast is not None
-                step_s = pipeline(run, plan, rounds).step_s
-                error = plan.forecast.step_s / step_s - 1
-                keys[f"real_run_error.{fleet}, {model}"] = error
-                layers = " + ".join(f"{each:g}" for each in plan.layers_per_stage)
-                rows.append([fleet, model, layers, span(plan.forecast.step_s), span(step_s), f"{error:+.1%}"])
-    print(table(["fleet (emulated)", "model", "layers", "forecast", "step", "error"], rows))
+                for name, plan in plans(spec, cards, model):
+                    assert plan.forecast is not None
+                    step_s = fleets.timed_step_s(fleets.trained(run, plan, rounds))
+                    error = plan.forecast.step_s / step_s - 1
+                    keys[f"real_run_error.{fleet}, {name}"] = error
+                    rows.append([fleet, name, train.placed(plan), span(plan.forecast.step_s), span(step_s),
+                                 f"{error:+.1%}"])  # fmt: skip
+    print(table(["fleet (emulated)", "model", "plan", "forecast", "step", "error"], rows))
     return keys | {"real_run_error": max(map(abs, keys.values()))}
+
+
+def plans(spec: ModelSpec, cards: Fleet, model: str) -> Iterator[tuple[str, Plan]]:
+    """One pipeline; of the first model also copies, data-parallel over parts of the cards."""
+    yield model, search.search(spec, cards, micro_batch=1, micro_batches=COUNT, seq=SEQ)
+    if model == next(iter(MODELS)):
+        several = copies.best(Ask(spec, 1, COUNT, SEQ, "fp32"), cards, len(cards.cards))
+        assert several is not None
+        yield f"{model}, copies", several

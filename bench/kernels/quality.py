@@ -31,10 +31,12 @@ from danlu.model.quantize import Recipe, quantize
 from danlu.model.score import apart
 from danlu.nouns import ModelSpec
 
-TRAINED, NATIVE, PEER, MODELS = (
+TRAINED, NATIVE, PEER, IMATRIX, MODELS = (
     bench.load(name)
-    for name in ("parts/trained_model", "parts/native_decoder", "peers/llama_bench", "parts/random_model")
-)
+    for name in (
+        "parts/trained_model", "parts/native_decoder", "peers/llama_bench", "peers/imatrix", "parts/random_model"
+    )
+)  # fmt: skip
 HEAD = ("head", "embed")
 RECIPES = {
     "nf4": Recipe("nf4", False, HEAD),
@@ -46,7 +48,8 @@ RECIPES = {
     "fitted, search, v k down 8 bits": Recipe("fitted", True, (*HEAD, "attn.v", "attn.k", "mlp.down")),
     "int8": Recipe("fitted", True, ("",)),
 }
-THEIRS = ("Q4_0", "IQ4_NL", "Q4_K_M")
+WEIGHED = "Q4_K_M, imatrix"  # by what the matrices multiply; ours know nothing of it
+THEIRS = ("Q4_0", "IQ4_NL", "Q4_K_M", WEIGHED)
 BATCH, BATCHES = 8, 16  # held-out sequences scored at once, and how often
 DECODED = 24  # tokens of a timing
 
@@ -63,15 +66,18 @@ class Cost:
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Keys: ppl_bf16, ppl_nf4, kl_nf4, kl.NAME; with the peers built kl_q4km, recipe_q4km, decode_vs_q4km_equal_kl."""
+    """Keys: ppl_bf16, ppl_nf4, kl_nf4, kl.NAME; with the peers built kl_q4km, kl_q4km_imatrix, recipe_q4km,
+    decode_vs_q4km_equal_kl.
+    """
     found = _scored()
     _show(found)
     keys: dict[str, Any] = {f"kl.{name}": cost.kl for name, cost in found.items()}
     keys |= {"ppl_bf16": found["nf4"].ppl_before, "ppl_nf4": found["nf4"].ppl, "kl_nf4": found["nf4"].kl}
     if "Q4_K_M" in found:
+        keys |= {"kl_q4km": found["Q4_K_M"].kl, "kl_q4km_imatrix": found[WEIGHED].kl}
         spec, most = MODELS.SHAPES["llama-1.1b"], found["Q4_K_M"].kl
         name = min((name for name in RECIPES if found[name].kl <= most), key=lambda name: _read(spec, RECIPES[name]))
-        keys |= {"kl_q4km": most, "recipe_q4km": name, "decode_vs_q4km_equal_kl": _speed(RECIPES[name], rounds)}
+        keys |= {"recipe_q4km": name, "decode_vs_q4km_equal_kl": _speed(RECIPES[name], rounds)}
         print(f"\n{name}: of ours whose KL is no worse than Q4_K_M's the one of which decode reads least, "
               f"{_read(spec, RECIPES[name]) / 1e6:.0f} MB a token of the 1.1B shape; "
               f"decode: {keys['decode_vs_q4km_equal_kl']:.2f} x llama.cpp's Q4_K_M")  # fmt: skip
@@ -82,12 +88,15 @@ def _scored() -> dict[str, Cost]:
     """What every format costs on text that no other run has seen."""
     folder, tokens = TRAINED.trained()
     seed = int.from_bytes(os.urandom(4), "little")
-    text = TRAINED.windows(tokens, BATCH * BATCHES, seed)
+    seen, unseen = tokens[: len(tokens) // 4], tokens[len(tokens) // 4 :]
+    text = TRAINED.windows(unseen, BATCH * BATCHES, seed)
     whole, line, found = load.load(folder), Progress("score"), dict[str, Cost]()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # products are small: two threads on a busy machine took eight times as long as one
     try:
         with tempfile.TemporaryDirectory() as place:
+            calibration = TRAINED.windows(seen, BATCH * BATCHES, seed)[:, :-1]
+            IMATRIX.write(Path(place) / "imatrix", whole, calibration.reshape(BATCHES, BATCH, -1))
             for name in (*RECIPES, *(THEIRS if (PEER.BUILD / "llama-quantize").exists() else ())):
                 line.show(name, force=True)
                 make = _ours if name in RECIPES else _theirs
@@ -107,11 +116,12 @@ def _ours(place: Path, folder: Path, name: str) -> tuple[Any, float]:
 
 def _theirs(place: Path, folder: Path, kind: str) -> tuple[Decoder, float]:
     """What llama-quantize makes of the model, unpacked to fp32, and its bits of a weight."""
-    whole, small = place / "whole.gguf", place / f"{kind}.gguf"
+    whole, small, type_name = place / "whole.gguf", place / "small.gguf", kind.split(",")[0]
     if not whole.exists():
         spec, tensors = load.parameters(folder)
         gguf_model.write(tensors, spec, whole, "BF16", {"tokenizer.ggml.model": "none"})
-    argv = [PEER.BUILD / "llama-quantize", whole, small, kind, "2"]
+    weighed = ["--imatrix", place / "imatrix"] if kind == WEIGHED else []
+    argv = [PEER.BUILD / "llama-quantize", *weighed, whole, small, type_name, "2"]
     subprocess.run([str(each) for each in argv], check=True, capture_output=True, timeout=120)
     file = gguf.read(small)
     spec = gguf_model.spec_of(file, str(small))

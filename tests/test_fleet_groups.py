@@ -66,6 +66,14 @@ def test_an_unknown_card_is_to_be_declared():
     assert caught.error.where == "fleet:6"
 
 
+def test_a_hosts_memory_needs_the_link_to_it():
+    both = groups.loads(YAML.replace("link: 4.5e11", "link: 4.5e11, host_link: 2.5e10, host_mem_bytes: 200GB"))
+    assert (both.groups[1].host_link, both.groups[1].host_mem_bytes) == (2.5e10, 200_000_000_000)
+    with provoke("DL-CFG-010") as caught:
+        groups.loads(YAML.replace("link: 4.5e11", "link: 4.5e11, host_link: 2.5e10"))
+    assert "go together" in caught.error.what and caught.error.where == "fleet:6"
+
+
 @pytest.mark.parametrize("change", ["flops: 150", "flops: 1.5e18", "mem_bytes: 96", "network: 200"])
 def test_a_figure_in_another_unit_is_refused_with_its_line(change):
     name = change.partition(":")[0]

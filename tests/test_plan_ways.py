@@ -102,3 +102,32 @@ def test_a_framework_is_told_how_sequences_and_experts_are_cut():
                                                            for n in seats[0])), seats, "here")  # fmt: skip
     assert any("sequences and experts cut over cards" in each for each in found.cannot)
     assert len(text.loads(found.files["plan.json"]).stages[0].cards) == 8
+
+
+def test_states_in_the_hosts_memory_make_a_model_fit_as_far_as_the_host_holds_them():
+    model, fleet = replace(LLAMA, layers=80), shorthand("8xA100-40")
+    (group,) = fleet.groups
+    assert 18 * model.params > fleet.cards * group.mem_bytes
+    with provoke("DL-MEM-001"):
+        narrow = replace(group, host_link=2.5e10, host_mem_bytes=4 << 30)
+        large.search(model, replace(fleet, groups=(narrow,)), batch=32, seq=4096)
+    roomy = replace(group, host_link=2.5e10, host_mem_bytes=128 << 30)
+    plan = large.search(model, replace(fleet, groups=(roomy,)), batch=32, seq=4096).plan
+    complete(plan)
+    assert any(stage.way.offload for each in plan.replicas for stage in each.stages)
+    for stage in (stage for each in plan.replicas for stage in each.stages if stage.way.offload):
+        held = sum(model.unit_params(unit) for unit in model.units[stage.start : stage.stop]) / stage.tp
+        assert 12 * held / plan.pipelines / stage.way.cp <= 128 << 30
+    whole = (replace(plan.replicas[0].stages[0], way=Way(8, offload=True), start=0, stop=len(model.units)),)
+    found = emit.megatron(replace(plan, replicas=(replace(plan.replicas[0], stages=whole),)), model)
+    assert "--optimizer-cpu-offload" in found.files["megatron.sh"]
+
+
+@given(st.integers(1, 64), st.integers(1, 1000))
+def test_a_host_is_never_asked_for_more_than_it_has(ranks, gib):
+    group = Group("card", 8, 3e14, 80 << 30, 2e12, 2e11, 2.5e10, host_link=2.5e10, host_mem_bytes=gib << 30)
+    room, way = 0.95 * group.mem_bytes, Way(offload=True)
+    held, seconds = zero.on_host(group, way, ranks, state_bytes(Stack(), ranks), room)
+    most = room / held  # parameters that a card can have
+    assert 12 / ranks * most <= group.host_mem_bytes * (1 + 1e-9) and seconds == pytest.approx(24 / ranks / 2.5e10)
+    assert held >= 6

@@ -128,6 +128,8 @@ class Group:
     site       where the group stands
     watts      of one card at work
     price      of one card for one hour, in any currency; 0 where nobody said
+    host_link  bytes/s of one card to its host's memory, one way; 0 where nobody said: nothing is kept there
+    host_mem_bytes  of the host's memory that one card may fill
     """
 
     card: str
@@ -141,6 +143,8 @@ class Group:
     site: str = "here"
     watts: float = 0.0
     price: float = 0.0
+    host_link: float = 0.0
+    host_mem_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

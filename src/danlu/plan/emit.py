@@ -74,6 +74,8 @@ def _cut_otherwise(plan: GroupedPlan) -> list[str]:
                      "keeps more activations and sends more")  # fmt: skip
     if any(way.zero > 1 for way in ways):
         found.append("gradients or weights shared by the replicas (ZeRO-2, 3): danlu train keeps them whole")
+    if any(way.offload for way in ways):
+        found.append("optimizer's states in the host's memory: danlu train keeps them on the cards")
     return found
 
 
@@ -92,6 +94,9 @@ def megatron(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
     way, copies = each.stages[0].way, each.copies
     if max(stage.way.zero for stage in each.stages) > 1:
         cannot.append("ZeRO-2 and 3: Megatron-LM's distributed optimizer is ZeRO-1, which keeps more")
+    offload = any(stage.way.offload for stage in each.stages)
+    if offload:
+        cannot.append("optimizer's states on the host: Megatron-LM steps there too, with --optimizer-cpu-offload")
     layout = "|".join(("E" if at == 0 else "") + "t" * n + ("L" if at == len(layers) - 1 else "")
                       for at, n in enumerate(layers))  # fmt: skip
     cannot += _one_recompute(each, "Megatron-LM")
@@ -113,6 +118,7 @@ def megatron(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
         *([f"--pipeline-model-parallel-layout '{layout}'"] if len(layers) > 1 else []),
         f"--micro-batch-size {each.micro_batch}", f"--global-batch-size {each.sequences}", *_recompute(each),
         "--bf16", "--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather",
+        *["--optimizer-cpu-offload", "--use-precision-aware-optimizer"] * offload,
     ]  # fmt: skip
     world = copies * way.cards * len(layers)
     order = "the launcher must give rank blocks to cards in the order of the stages: " + ", ".join(
@@ -147,6 +153,8 @@ def torchtitan(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
     mode = "full" if any(stage.recompute == "full" for stage in each.stages) else (
         "selective" if any(stage.recompute == "selective" for stage in each.stages) else "none")  # fmt: skip
     way = each.stages[0].way
+    if any(stage.way.offload for stage in each.stages):
+        cannot.append("optimizer's states on the host: torchtitan keeps them on the cards, unless all goes to the host")
     level = {stage.way.zero for stage in each.stages}
     if level == {2}:
         cannot.append("ZeRO-2: torchtitan reduces gradients of its FSDP after every micro-batch or at the step's end")

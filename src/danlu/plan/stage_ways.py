@@ -132,6 +132,11 @@ def _figures(
     held = np.array(
         [[state_bytes(here, replicas[1] * n, way.zero) for n in (way.cp, way.cp // way.ep)] for way in ways]
     )
+    for at, way in enumerate(ways):
+        for part, alike in enumerate((way, replace(way, cp=way.cp // way.ep))):
+            if way.offload:
+                of = sharded.on_host(group, alike, replicas[1], float(held[at, part]), USABLE * group.mem_bytes)
+                held[at, part], once[at, part] = of[0], once[at, part] + of[1]
     both = np.stack([table.params - table.routed, table.routed], axis=2)  # (ways, kinds, 2)
     hidden = known.contended if here.overlap_dp else 1.0
     sent = np.einsum("wkp,wpd->dwk", both, each)

@@ -4,7 +4,8 @@ A sequence is cut (context parallelism) where a card keeps LONG tokens of it or 
 than its work. A mixture's experts are cut over the cards that a sequence is cut over, inside one host: every card has
 its part of the tokens and its part of the experts, and no pipeline waits for another. ZeRO-0 is in no search: ZeRO-1
 sends as much and keeps less. Two and three pay with messages for every micro-batch, so that they are asked for: they
-seldom win, and what they keep with many replicas makes a bound loose.
+seldom win, and what they keep with many replicas makes a bound loose. Where a fleet says what joins a card to its
+host's memory, the optimizer's states may lie there.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ MOST_CARDS = SPLITS[-1] * PARTS[-1]  # of one stage
 def choices(spec: ModelSpec, group: Group, micro_batch: int, seq: int, zero: int) -> tuple[Way, ...]:
     """All of them up to a level of ZeRO, for micro-batches of so many sequences of `seq` tokens."""
     return tuple(
-        Way(tp, micro_batch, recompute, cp, ep, level)
+        Way(tp, micro_batch, recompute, cp, ep, level, offload)
         for tp in splits(spec, group)
         for cp, ep in parts(spec, group, seq, tp)
         for recompute in RECOMPUTE
         for level in range(1, zero + 1)
+        for offload in ((False, True) if group.host_link and group.host_mem_bytes else (False,))
     )
 
 

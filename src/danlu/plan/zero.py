@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from danlu.nouns import ModelSpec
+from danlu.nouns import Group, ModelSpec
 from danlu.plan.stack_time import Constants, Rated, once_seconds
 from danlu.plan.unit_cost import Stack, Way, setup_of
 
 WEIGHT, GRADIENT = 2.0, 4.0  # bytes of one parameter in a message
+STATES = 12.0  # bytes of fp32 master weight, mean and variance
 COUNT = 1e9  # parameters that are asked for at once
 LAYERS = 2  # whose gathered weights and unshared gradients are on a card at a time: one runs, the next arrives
 PASSING = {1: 0.0, 2: GRADIENT, 3: WEIGHT + GRADIENT}  # bytes of a parameter that lie there for a moment
@@ -28,6 +29,17 @@ def once(
     everyone = run.dp * run.cp
     sent = {1: WEIGHT + GRADIENT, 2: WEIGHT, 3: 0.0}[way.zero] * (everyone - 1) / everyone
     return once_seconds(run, COUNT * sent, COUNT * 34.0 / everyone, card, constants) / COUNT
+
+
+def on_host(group: Group, way: Way, ranks: int, held: float, room: float) -> tuple[float, float]:
+    """(bytes of a card, seconds once a step) of one parameter whose optimizer states lie in the host's memory.
+
+    held   bytes of a card if they did not; room  bytes that a card has
+    States come and go once a step, one after the other. Where the host's memory ends first, a parameter counts as so
+    many more bytes of the card that no card can have more of them than the host holds.
+    """
+    states = STATES / (ranks * way.cp)
+    return max(held - states, states * room / group.host_mem_bytes), 2 * states / group.host_link
 
 
 def each(

@@ -59,6 +59,41 @@ def until(condition, limit_s: float = 60.0) -> None:
 
 
 @contextmanager
+def two_hosts(delay_ms: float, mbit: int) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
+    """Two network namespaces joined by a veth pair, shaped both ways; gives their names and their addresses.
+
+    A kernel without netem shapes the rate alone, by a token bucket, and says so.
+    """
+    needs("ip", "tc")
+    names = tuple(f"danlu{os.getpid()}{each}" for each in "ab")
+    addresses = ("10.207.11.1", "10.207.11.2")
+
+    def call(*words: str, check: bool = True) -> int:
+        return subprocess.run(words, check=check, capture_output=True, text=True).returncode
+
+    made = [call("ip", "netns", "add", name, check=False) for name in names]
+    try:
+        if any(made) or call("ip", "link", "add", names[0], "type", "veth", "peer", names[1], check=False):
+            pytest.skip("this kernel gives no network namespaces: run it in a virtual machine")
+        for name, address in zip(names, addresses, strict=True):
+            call("ip", "link", "set", name, "netns", name)
+            call("ip", "-n", name, "addr", "add", f"{address}/24", "dev", name)
+            call("ip", "-n", name, "link", "set", name, "up")
+            call("ip", "-n", name, "link", "set", "lo", "up")
+            shape = ("tc", "-n", name, "qdisc", "add", "dev", name, "root")
+            netem = ("netem", "delay", f"{delay_ms}ms", "rate", f"{mbit}mbit", "limit", "100000")
+            bucket = ("tbf", "rate", f"{mbit}mbit", "burst", "8kb", "latency", "2s")
+            if call(*shape, *netem, check=False):
+                print("no netem in this kernel: the link is slow, and not late")
+                if call(*shape, *bucket, check=False):
+                    pytest.skip("this kernel shapes no link: modprobe sch_netem or sch_tbf")
+        yield names, addresses
+    finally:
+        for name in names:
+            call("ip", "netns", "del", name, check=False)
+
+
+@contextmanager
 def slurm_cluster(home: Path) -> Iterator[str]:
     """A Slurm cluster of two nodes, both this machine; gives the path of its slurm.conf."""
     needs("slurmctld", "slurmd", "munged", "sbatch")

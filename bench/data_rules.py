@@ -7,6 +7,7 @@ datatrove with its word tokenizer goes into .peers:
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import statistics
 import tempfile
@@ -175,10 +176,13 @@ def _theirs(documents: list[Document], home: Path, tokenizer: Path) -> None:
 def two_processes(_: list[Document], home: Path, rounds: int) -> tuple[dict[str, Any], list[Row]]:
     """scale_2_workers, scale_2_prep: wall time of cleaning, and of prep from files to tokens, one worker and two.
 
+    scale_others: cores that other processes used meanwhile; with any, the ratios say little of an idle machine.
+
     This machine's own files; cleaning reads the store, de-duplicates exactly and nearly, and writes what is left.
     """
     cleaning: dict[int, list[float]] = {1: [], 2: []}
     whole: dict[int, list[float]] = {1: [], 2: []}
+    before = _used()
     for _ in range(min(rounds, 3)):
         for workers in whole:
             stages: list[tuple[str, float]] = []
@@ -196,7 +200,16 @@ def two_processes(_: list[Document], home: Path, rounds: int) -> tuple[dict[str,
         ]
     ratio = {name: statistics.median(each[1]) / statistics.median(each[2])
              for name, each in (("scale_2_workers", cleaning), ("scale_2_prep", whole))}  # fmt: skip
+    (wall, busy, own), (wall_0, busy_0, own_0) = _used(), before
+    ratio["scale_others"] = (busy - busy_0 - own + own_0) / (wall - wall_0)
     return ratio, [*rows, *([name, f"{value:.2f}", "", ""] for name, value in ratio.items())]
+
+
+def _used() -> tuple[float, float, float]:
+    """Seconds since some moment: by the clock, of all cores' work, of this process's and its children's."""
+    ticks = list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]))
+    idle = ticks[3] + ticks[4]
+    return time.perf_counter(), (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
 
 
 def _noted(stages: list[tuple[str, float]], stage: str) -> Callable[[str, float], None]:

@@ -126,7 +126,7 @@ def test_tokens_that_go_while_a_job_trains_end_it_and_a_snapshot_stays(fault, tm
     job = on_real_tokens(tmp_path / "run", tokens)
     said = ended(job, "DL-DATA-065", argv=REAL, on_step=strike)
     assert str(stream) in said
-    assert checkpoint.latest(job.checkpoints) in (2, 4, 6)
+    assert (checkpoint.latest(job.checkpoints) or 0) >= 2
 
 
 def test_tokens_that_a_rank_does_not_find_are_named(tmp_path, tokens):

@@ -41,13 +41,14 @@ AVX2 void absmax(const danlu_q4& w, int64_t group, int64_t from, int64_t count, 
 }
 
 AVX2 void store16(const Work& work, int64_t g, int64_t t, __m256 low, __m256 high) {
-    const int64_t n = g * kQ4Rows;
+    const int64_t n = g * kQ4Rows, rows = std::min(kQ4Rows, work.w->rows - n);
+    float* out = work.out + t * work.out_stride + n;
+    if (rows == kQ4Rows && !work.bias) return _mm256_storeu_ps(out, low), _mm256_storeu_ps(out + 8, high);
     alignas(32) float sums[kQ4Rows];
     _mm256_store_ps(sums, low), _mm256_store_ps(sums + 8, high);
-    const int64_t rows = std::min(kQ4Rows, work.w->rows - n);
     if (work.bias)
         for (int64_t r = 0; r < rows; r++) sums[r] += work.bias[n + r];
-    std::memcpy(work.out + t * work.out_stride + n, sums, rows * sizeof(float));
+    std::memcpy(out, sums, rows * sizeof(float));
 }
 
 namespace {

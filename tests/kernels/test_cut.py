@@ -45,6 +45,15 @@ def test_a_part_has_the_bits_of_the_whole(data, mapped, eight, axis):
         torch.testing.assert_close(got, x @ want.T, atol=error * float(want.norm()), rtol=0)
 
 
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_int8_reads_the_scales_of_its_own_spans(tokens):
+    whole = matrix(100, 3000, False, False, 0)
+    part = cut(replace(whole, scale=whole.scale * torch.tensor([1.0, 3.0, 9.0])[:, None]), 1, 640, 3000)
+    x = torch.randn(tokens, 2360, generator=torch.Generator().manual_seed(1))
+    exact = x.double() @ q4.dequantize_torch(part).double().T
+    assert (linear.linear(x, part, precision="int8") - exact).norm() / exact.norm() < 1.2e-2
+
+
 def test_rows_stay_where_they_lie():
     whole = matrix(64, 128, False, False, 0)
     part = cut(whole, 0, 16, 48)

@@ -16,7 +16,7 @@ from torch import Tensor
 from danlu import native
 from danlu.cli import bench
 from danlu.cli.output import table
-from danlu.kernels import codebooks, linear, nf4, ops, q4
+from danlu.kernels import codebooks, linear, nf4, ops, pages, q4
 
 ggml = bench.load("peers/ggml")
 ROWS, INNER, MADE = 32_768, 4_096, 1_024  # 67 MB of codes, twice the last cache; MADE rows are quantized, then repeated
@@ -39,7 +39,7 @@ def in_turn(cases: dict[str, Case], rounds: int) -> dict[str, list[float]]:
 
 def repeated(w: q4.Q4, times: int) -> q4.Q4:
     """The matrix several times below itself, its codes in large pages."""
-    codes = q4.room(times * w.codes.numel()).view(-1, *w.codes.shape[1:])
+    codes = pages.room(times * w.codes.numel()).view(-1, *w.codes.shape[1:])
     codes.view(times, *w.codes.shape).copy_(w.codes)
     return q4.Q4(
         codes, w.absmax.repeat(times, 1, 1), w.scale.repeat(times, 1, 1), w.levels, (times * w.shape[0], w.shape[1])

@@ -9,7 +9,8 @@ import pytest
 import torch
 from test_program import SPECS, cache, decoder, say, sequence, whole
 
-from danlu.kernels.huge import PAGE, parts, taken, together
+from danlu.kernels import pages
+from danlu.kernels.huge import ALIGN, parts, taken, together
 from danlu.kernels.lower import lower
 from danlu.kernels.runner import Runner
 from danlu.model.export import export
@@ -46,12 +47,21 @@ def test_weights_side_by_side_are_the_same(tmp_path):
     assert close["again"] is close["layers.0.attn.q.weight"]
     begins = sorted((part.data_ptr(), taken(part)) for weight in {id(w): w for w in close.values()}.values()
                     for part in parts(weight))  # fmt: skip
-    assert all(a + size == b for (a, size), (b, _) in pairwise(begins)) and begins[0][0] % PAGE == 0
+    assert all(a + size == b for (a, size), (b, _) in pairwise(begins)) and begins[0][0] % ALIGN == 0
     for name, weight in apart.items():
         assert all(torch.equal(a, b) for a, b in zip(parts(weight), parts(close[name]), strict=True))
     runs = [Runner(lower(made.spec), weights, cache(made.spec)) for weights in (apart, close)]
     a, b = (say(run, (sequence(20, 1), [0, 1], 0, 20)) for run in runs)
     assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("size", [0, 1, pages.PAGE - 1, pages.PAGE, 3 * pages.PAGE + 5])
+def test_room_is_zeroed_and_begins_on_a_large_page(size):
+    found = pages.room(size)
+    assert len(found) == size and not found.any()
+    assert size < pages.PAGE or found.data_ptr() % pages.PAGE == 0
+    found.fill_(7)
+    assert not pages.room(size).any()
 
 
 def test_weights_of_a_folder_are_not_copied(tmp_path):

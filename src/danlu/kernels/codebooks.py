@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from danlu.errors import UnknownPlugin, WeightsNotFinite
-from danlu.kernels import nf4, ops, q4
+from danlu.kernels import nf4, ops, pages, q4
 
 # Multiples of a block's largest weight that its scale is searched from. Below 1 the largest weights are clipped.
 TRIES = tuple(0.70 + 0.025 * i for i in range(16))
@@ -73,7 +73,7 @@ def quantize(
             )
     rows, columns = weight_NK.shape
     parts = {n: torch.empty(shape, dtype=dtype) for n, (dtype, shape) in q4.parts_of(rows, columns).items()}
-    parts["codes"] = q4.room(parts["codes"].numel()).view(parts["codes"].shape)
+    parts["codes"] = pages.room(parts["codes"].numel()).view(parts["codes"].shape)
     levels = torch.tensor(book.levels)
     native = ops.find("quantize_q4")
     if native is None:

@@ -1,34 +1,16 @@
-"""Weights in one run of memory in huge pages, where the system gives them: they are read from end to end every token.
-
-Of 4 KiB pages a core's look-ahead stops at every border, in pages of 2 MiB it does not: a 4-bit product of one row
-reads 1.28 times as fast (2 cores of a shared EPYC of the Zen 3 kind, 32768 x 4096), plain reading 1.1 times.
-"""
+"""The weights of a model in one run of memory in large pages: they are read from end to end every token."""
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from danlu.kernels import q4
+from danlu.kernels import pages, q4
 from danlu.kernels.interpret import Weight
 
-PAGE = 2 << 20  # bytes of a huge page on x86-64
-ADVICE = 14  # MADV_HUGEPAGE of Linux
 ALIGN = 64  # bytes: every tensor begins on a cache line of its own
-
-
-@functools.cache
-def _advise() -> Callable[..., int] | None:
-    try:
-        found: Callable[..., int] = ctypes.CDLL(None).madvise
-    except (OSError, AttributeError):
-        return None
-    return found
 
 
 class Room:
@@ -36,11 +18,7 @@ class Room:
 
     def __init__(self, size: int) -> None:
         """size  bytes of all tensors to come, each rounded up to whole cache lines"""
-        raw = torch.empty(size + PAGE, dtype=torch.uint8)
-        start = -raw.data_ptr() % PAGE
-        self._bytes, self._next = raw[start : start + size], 0
-        if advise := _advise():  # before the first write; a system that has none refuses, and nothing is lost
-            advise(ctypes.c_void_p(self._bytes.data_ptr()), ctypes.c_size_t(size), ADVICE)
+        self._bytes, self._next = pages.room(size), 0
 
     def copy(self, tensor: Tensor) -> Tensor:
         """A copy of a CPU tensor in the next free place."""

@@ -10,12 +10,10 @@ S = ceil(B / 16) spans of blocks.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import dataclasses
 import functools
 import math
-import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +22,9 @@ import torch
 from torch import Tensor
 
 from danlu.errors import WrongNf4
-from danlu.kernels import nf4, ops
+from danlu.kernels import nf4, ops, pages
 
 ROWS, BLOCK, SPAN = 16, 64, 16
-LARGE = 1 << 21  # a large page, and the least that is worth one
 
 
 @dataclass(frozen=True)
@@ -131,24 +128,14 @@ def parts_of(
     return parts | ({"map": (torch.float32, (256,))} if mapped else {})
 
 
-def room(size: int) -> Tensor:
-    """Zeroed bytes, in pages of 2 MiB where the system gives them: read from those a product streams a fifth faster."""
-    if size < LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.zeros(size, dtype=torch.uint8)
-    pages = mmap.mmap(-1, size + LARGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared ones get no large pages
-    with contextlib.suppress(OSError):  # a kernel without large pages
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    whole = torch.frombuffer(pages, dtype=torch.uint8)
-    start = -whole.data_ptr() % LARGE
-    return whole[start : start + size]
-
-
 def interleave(codes_NK: Tensor) -> Tensor:
     """Codes uint8 (16 G, 64 B), each below 16, as `Q4.codes`."""
     groups, blocks = codes_NK.shape[0] // ROWS, codes_NK.shape[1] // BLOCK
     split = codes_NK.view(groups, ROWS, blocks, 8, 2, 4)
     bytes_GrBv4 = split[:, :, :, :, 0] | split[:, :, :, :, 1] << 4
-    out = room(codes_NK.numel() // 2) if codes_NK.device.type == "cpu" else torch.empty_like(bytes_GrBv4).flatten()
+    out = (
+        pages.room(codes_NK.numel() // 2) if codes_NK.device.type == "cpu" else torch.empty_like(bytes_GrBv4).flatten()
+    )
     out.view(groups, blocks, 8, ROWS, 4).copy_(bytes_GrBv4.permute(0, 2, 3, 1, 4))
     return out.view(groups, blocks, -1)
 

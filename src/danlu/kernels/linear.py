@@ -1,21 +1,25 @@
-"""x @ w.T for a 4-bit matrix in a precision chosen by name: native on a CPU, torch anywhere else.
+"""x @ w.T for a 4-bit matrix in a precision chosen by name: native on a CPU, Triton on a GPU, torch anywhere else.
 
 | precision | inputs are brought to | relative error beside the exact product, Gaussian inputs |
 |---|---|---|
 | fp32 | nothing | 2e-7 |
 | int16 | 14 bits a block of 64 (levels 13) | 2e-4 |
 | int8 | 8 bits a block of 64 (levels 8) | 1e-2 |
-A precision is the least that is given: a kernel may be more exact where that costs nothing.
+A precision is the least that is given: a kernel may be more exact where that costs nothing. Triton and torch multiply
+in the dtype of x whatever the precision.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from danlu.events import fallback
 from danlu.kernels import ops, q4
 
 Precision = Literal["fp32", "int16", "int8"]
@@ -28,7 +32,9 @@ def linear(x: Tensor, w: q4.Q4, bias: Tensor | None = None, precision: Precision
     wants_grad = torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
     native = ops.find("linear_q4") if x.device.type == "cpu" and not wants_grad else None
     x_RK = x.reshape(-1, w.shape[1])
-    if native is None or not len(x_RK):
+    if x.device.type == "cuda" and not wants_grad and (gpu := _triton()):
+        out_RN = gpu(x_RK, w, bias).to(x.dtype)
+    elif native is None or not len(x_RK):
         out_RN = linear_torch(x_RK, w, bias)
     else:
         out_RN = linear_native(native, x_RK, w, bias, precision)
@@ -36,6 +42,17 @@ def linear(x: Tensor, w: q4.Q4, bias: Tensor | None = None, precision: Precision
             out_RN += linear_native(native, x_RK, w.rest, None, precision)
         out_RN = out_RN.to(x.dtype)
     return out_RN.view(*x.shape[:-1], w.shape[0])
+
+
+@functools.cache
+def _triton() -> Callable[[Tensor, q4.Q4, Tensor | None], Tensor] | None:
+    """The GPU's own product, or None where Triton is not: torch then unpacks panels of weights."""
+    from danlu.kernels import triton_q4  # loads Triton, which takes a second
+
+    if not triton_q4.available():
+        fallback("kernel.triton", "torch unpacks 4-bit weights for every product on this GPU: Triton is not installed")
+        return None
+    return triton_q4.linear_triton
 
 
 def linear_native(

@@ -6,10 +6,12 @@
 
 namespace {
 
+#if defined(__x86_64__)
 typedef uint64_t Four __attribute__((vector_size(32)));
 
 // Four keys of at most one block. The lanes are filled through memory: keys begin anywhere and end anywhere.
-__attribute__((always_inline)) inline void four(const uint8_t* data, const int64_t* starts, const int64_t* counts, uint64_t* out) {
+__attribute__((target("avx2"), always_inline)) inline void four(const uint8_t* data, const int64_t* starts,
+                                                                const int64_t* counts, uint64_t* out) {
     alignas(32) uint64_t words[16][4] = {};
     Four h[8], m[16], total;
     for (int lane = 0; lane < 4; lane++) {
@@ -25,8 +27,8 @@ __attribute__((always_inline)) inline void four(const uint8_t* data, const int64
     for (int lane = 0; lane < 4; lane++) out[lane] = __builtin_bswap64(h[0][lane]);
 }
 
-__attribute__((always_inline)) inline void many(const uint8_t* data, const int64_t* starts, const int64_t* counts,
-                                                int64_t count, uint64_t* out) {
+__attribute__((target("avx2"))) void many_avx2(const uint8_t* data, const int64_t* starts, const int64_t* counts,
+                                               int64_t count, uint64_t* out) {
     for (int64_t i = 0; i < count;) {
         bool together = i + 4 <= count;
         for (int64_t k = 0; together && k < 4; k++) together = counts[i + k] <= kBlakeBlock;
@@ -38,12 +40,6 @@ __attribute__((always_inline)) inline void many(const uint8_t* data, const int64
             i++;
         }
     }
-}
-
-#if defined(__x86_64__)
-__attribute__((target("avx2"))) void many_avx2(const uint8_t* data, const int64_t* starts, const int64_t* counts,
-                                               int64_t count, uint64_t* out) {
-    many(data, starts, counts, count, out);
 }
 #endif
 
@@ -71,6 +67,6 @@ DANLU_API int danlu_store_hash(const uint8_t* data, const int64_t* starts, const
         return DANLU_OK;
     }
 #endif
-    many(data, starts, counts, count, out);
+    for (int64_t i = 0; i < count; i++) out[i] = store_hash(data + starts[i], counts[i]);
     return DANLU_OK;
 }

@@ -65,7 +65,28 @@ class Copy:
         return {name + mark: slot.of(flat).numpy() for mark, flat in parts for name, slot in kept.items()}
 
 
-class AdamW:
+class Gradients:
+    """What backward passes leave: `grad` of a micro-batch in the decoder's dtype, `total` of the step in fp32.
+
+    In an fp32 decoder both are one tensor.
+    """
+
+    grad: Tensor
+    total: Tensor
+
+    def collect(self) -> None:
+        """Add what a micro-batch left in `grad` to the step's gradient. In fp32 it is there already."""
+        if self.total is not self.grad:
+            self.total.add_(self.grad)
+            self.grad.zero_()
+
+    def clear(self) -> None:
+        """Set the gradient to zero."""
+        self.grad.zero_()
+        self.total.zero_()
+
+
+class AdamW(Gradients):
     """Owns the flat weights, gradients and moments of one decoder (Loshchilov & Hutter 2019; decay on matrices only).
 
     Moments and master weights are fp32; a decoder of another dtype gets its weights rounded from them after each step,
@@ -110,17 +131,6 @@ class AdamW:
     def total_of(self, name: str) -> Tensor:
         """The step's gradient of one parameter in fp32, a view."""
         return self.slots[name].of(self.total)
-
-    def collect(self) -> None:
-        """Add what a micro-batch left in `grad` to the step's gradient. In fp32 it is there already."""
-        if self._mixed:
-            self.total.add_(self.grad)
-            self.grad.zero_()
-
-    def clear(self) -> None:
-        """Set the gradient to zero."""
-        self.grad.zero_()
-        self.total.zero_()
 
     def norm_squared(self, without: str | None) -> float:
         """Sum of squares of the gradient; `without` a parameter whose gradient another stage counts."""

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from danlu.plan.cells import Cell, Held
-from danlu.train.optim import ALIGN, Array, Copy, Slot, adamw_
+from danlu.train.optim import ALIGN, Array, Copy, Gradients, Slot, adamw_
 
 Sends = Callable[[Cell], list[tuple[int, Tensor]]]  # (rank, values) of what a cell makes this rank send
 Senders = Callable[[Cell], list[int]]  # ranks that send this one something of a cell
 
 
-class SharedAdamW:
+class SharedAdamW(Gradients):
     """Owns a rank's weights and gradients, and master weights and moments of the cells that are its to update."""
 
     def __init__(self, module: nn.Module, cells: Sequence[Cell], rank: int, *, weight_decay: float) -> None:
@@ -52,17 +52,6 @@ class SharedAdamW:
         own = 4 * self.flat.nbytes
         gradients = self.grad.nbytes + (self.total.nbytes if self._mixed else 0)
         return {"weights": self.used.nbytes, "gradients": gradients, "optimizer": own}
-
-    def collect(self) -> None:
-        """Add what a micro-batch left in `grad` to the step's gradient. In fp32 it is there already."""
-        if self._mixed:
-            self.total.add_(self.grad)
-            self.grad.zero_()
-
-    def clear(self) -> None:
-        """Set the gradient to zero."""
-        self.grad.zero_()
-        self.total.zero_()
 
     def parts(self) -> dict[int, Tensor]:
         """Gradients for other owners, by rank: what this rank is the source of, one flat fp32 tensor each."""

@@ -7,7 +7,6 @@ share; what is done when they are stopped is not done again, wherever the next c
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from danlu import atomic
 from danlu.data import parts
 from danlu.data.ingest import Tell
 from danlu.errors import PartFailed
+from danlu.ready import ready
 
 
 def local(workers: int) -> parts.Run:
@@ -34,7 +34,7 @@ def local(workers: int) -> parts.Run:
             free = [running.enter_context(_Worker(folder)) for _ in range(min(workers, len(numbers)))]
             busy = {worker.answers: worker for worker in free if worker.go(todo)}
             while busy:
-                for answers in select.select(list(busy), (), ())[0]:
+                for answers in ready(list(busy)):
                     worker = busy[answers]
                     if not answers.readline():
                         raise _undone(folder, worker.failed())

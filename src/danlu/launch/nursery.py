@@ -13,7 +13,6 @@ import importlib
 import json
 import os
 import runpy
-import select
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 from danlu.launch.child import tie
 from danlu.launch.local import KEEP_MEMORY, ONE_THREAD
 from danlu.nouns import Job
+from danlu.ready import ready
 
 
 class Forked:
@@ -116,7 +116,7 @@ class Nursery:
 
     def _read(self, limit_s: float | None) -> bool:
         """Take in what the nursery said; False when it said nothing within the limit."""
-        if self._gone or not select.select([self._told], [], [], limit_s)[0]:
+        if self._gone or not ready([self._told], limit_s):
             return False
         data = os.read(self._told.fileno(), 1 << 16)
         self._gone = not data
@@ -141,11 +141,11 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     rest = b""
     while True:
-        ready = select.select([0, heard], [], [])[0]
-        if heard in ready:
+        told = ready([0, heard])
+        if heard in told:
             os.read(heard, 1 << 12)
             _bury()
-        if 0 not in ready:
+        if 0 not in told:
             continue
         data = os.read(0, 1 << 16)
         if not data:

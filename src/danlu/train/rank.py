@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import select
 import sys
 import threading
 import time
@@ -35,6 +34,7 @@ from danlu.nouns import Stage
 from danlu.plan.cells import cells, share_of
 from danlu.plan.schedule import Instruction
 from danlu.plan.seats import Seat, group, instructions_of, seats, shared
+from danlu.ready import ready
 from danlu.recipe import weight_of
 from danlu.store import checkpoint
 from danlu.train import optim
@@ -140,7 +140,7 @@ class _Member:
     def listen(self) -> None:
         """The control thread: passes orders on, breaks off at once on `halt`, and shows that the process lives."""
         while True:
-            if not select.select([self.line], [], [], BEAT_S)[0]:
+            if not ready([self.line], BEAT_S):
                 self.line.say("beat")
                 continue
             found = self.line.hear()

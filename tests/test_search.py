@@ -100,6 +100,30 @@ def test_the_error_names_a_change_that_fits():
     assert all(s <= c for s, c in zip(search(SPEC, fleet, **changed).forecast.stage_bytes, (5e6, 5e6), strict=False))
 
 
+@given(st.integers(1, 3), st.sampled_from([3, 7]))
+@settings(max_examples=8, deadline=None)
+def test_no_pipeline_is_longer_than_its_micro_batches(count, cards):
+    fleet = fleet_of([card(str(i), 1e9) for i in range(cards)], 1e-7)
+    found = search(replace(SPEC, layers=8), fleet, micro_batch=1, micro_batches=count, seq=16)
+    assert len(found.stages) <= count
+
+
+def test_a_model_that_fits_only_longer_pipelines_says_what_batch_fills_them():
+    fleet = fleet_of([card(str(i), 1e9, 2_400_000) for i in range(3)])
+    ask = {"micro_batch": 4, "micro_batches": 1, "seq": 16}
+    with provoke("DL-MEM-004") as caught:
+        search(SPEC, fleet, **ask)
+    words = caught.error.fix.split()
+    changed = {"micro_batch": int(words[words.index("--plan.micro_batch") + 1]),
+               "micro_batches": int(words[words.index("--plan.micro_batches") + 1]), "seq": 16}  # fmt: skip
+    assert changed["micro_batch"] * changed["micro_batches"] == 4
+    search(SPEC, fleet, **changed)
+    with provoke("DL-MEM-004") as caught:
+        search(SPEC, fleet, **ask | {"micro_batch": 1})
+    assert caught.error.fix.startswith("--plan.micro_batches ")
+    search(SPEC, fleet, micro_batch=1, micro_batches=int(caught.error.fix.split()[1]), seq=16)
+
+
 def test_weights_alone_too_large_say_how_many_layers_fit():
     fleet = fleet_of([card("a", 1e9, 3_000_000)])
     big = replace(SPEC, layers=40)

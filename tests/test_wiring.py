@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import pytest
@@ -54,6 +55,32 @@ def test_a_run_says_how_it_wants_to_be_planned(machine):
     assert planned("--plan.schedule", "1f1b").schedule.startswith("1f1b")
     even = planned("--plan.split", "even", "--plan.schedule", "zero-bubble")
     assert even.schedule == "zb" and even.layers_per_stage == (2, 2, 2)
+
+
+def test_a_pipeline_longer_than_its_micro_batches_is_refused_with_the_line(machine):
+    path = machine / "run.yaml"
+    asked = "danlu: 1\nout: {0}\nfleet:\n  emulate: [4, 2, 2]\nplan:\n  split: {1}\n  micro_batches: {2}\n"
+    path.write_text(asked.format(machine, "even", 2))
+    with provoke("DL-MEM-004") as caught:
+        plan.run(arguments(path))
+    assert caught.error.where == f"{path}:7" and "3 stages" in caught.error.what
+    path.write_text(asked.format(machine, "even", 3))
+    assert plan.run(arguments(path)) == 0
+    told = json.loads((machine / "plan.json").read_text())
+    own = machine / "own.json"
+    own.write_text(json.dumps(told | {"micro_batches": 2}, indent=1))
+    path.write_text(f"out: {machine}\nplan:\n  path: {own}\n")
+    with provoke("DL-MEM-004") as caught:
+        plan.run(arguments(path))
+    name, line = caught.error.where.rsplit(":", 1)
+    assert name == str(own) and '"micro_batches": 2' in own.read_text().splitlines()[int(line) - 1]
+
+
+def arguments(path):
+    """What `danlu plan PATH` says."""
+    parser = argparse.ArgumentParser()
+    plan.arguments(parser)
+    return argparse.Namespace(**vars(parser.parse_args([str(path)])), overrides=[])
 
 
 def test_cards_are_emulated_on_a_machine_that_is_given_by_file(machine, tmp_path):

@@ -148,6 +148,12 @@ class DoesNotFit(NoRoom):
     code = "DL-MEM-001"
 
 
+class ShortBatch(DoesNotFit):
+    """A pipeline has more stages than its step has micro-batches, and no shorter one fits or was allowed."""
+
+    code = "DL-MEM-004"
+
+
 class DiskFull(NoRoom):
     """A write met a full disk; what was there before is untouched."""
 

@@ -320,6 +320,15 @@ def _line_of(text: str, keys: Sequence[Any]) -> int | None:
     return line
 
 
+def place(path: Path | None, key: str) -> str:
+    """file:line of a key of a run, or of the nearest section that the file has."""
+    try:
+        text = path.read_text(encoding="utf-8") if path else ""
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    return _where(path, text, key.split("."))
+
+
 def _where(path: Path | None, text: str, keys: Sequence[Any]) -> str:
     line = _line_of(text, keys)
     return f"{path}:{line}" if path and line else str(path or "command line or environment")

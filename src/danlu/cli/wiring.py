@@ -96,14 +96,19 @@ def fleet_of(run: Run, progress: Callable[[str], None]) -> Fleet:
 def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
     """The plan of a run, forecast included: of `plan.path`, else the best split, or the even one where it says so.
 
-    Raises UnreadablePlan, BadShares, DoesNotFit.
+    Raises UnreadablePlan, BadShares, DoesNotFit, ShortBatch.
     """
-    from danlu.plan import copies, search, text
+    from danlu.fleet.text import place
+    from danlu.plan import copies, room, search, text
     from danlu.plan.candidates import Ask
     from danlu.plan.forecast import forecast
 
     if run.plan.path is not None:
-        told = text.loads(_text(run.plan.path), str(run.plan.path))
+        words, path = _text(run.plan.path), str(run.plan.path)
+        told = text.loads(words, path)
+        keys = [("micro_batches",), *(("replicas", copy, "micro_batches") for copy in range(len(told.replicas)))]
+        room.check_length(told, lambda copy: place(words, path, keys[copy]),
+                          "{stages} micro-batches, or fewer stages; danlu plan run.yaml writes it anew")  # fmt: skip
         return forecast(replace(told, dtype=_trainable(run.train.dtype or told.dtype, told.fleet)))
     size, count, seq = run.plan.micro_batch, run.plan.micro_batches, run.data.seq
     dtype = _trainable(run.train.dtype or "fp32", fleet)
@@ -114,6 +119,7 @@ def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
             return one
         return copies.faster(one, copies.best(Ask(spec, size, count, seq, dtype), fleet, run.plan.copies))
     even = search.even(spec, fleet, micro_batch=size, micro_batches=count, seq=seq, dtype=dtype)
+    room.check_length(even, lambda copy: "", "--plan.micro_batches {stages}, or --plan.split best")
     if run.plan.schedule != "zero-bubble" or len(even.stages) == 1:
         return even
     return forecast(replace(even, schedule="zb", orders=search.ordered(even, None)[0][1]))

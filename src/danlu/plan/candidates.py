@@ -36,6 +36,11 @@ class Ask:
     seq: int
     dtype: str
 
+    @property
+    def longest(self) -> int:
+        """Stages of the longest pipeline: a unit for each, and a micro-batch."""
+        return min(len(self.spec.units), self.micro_batches)
+
 
 class Sums:
     """Costs and bytes of every range of units on one card, as differences of sums over the first k units."""
@@ -78,8 +83,8 @@ class Sums:
         return self._pauses.paid(tight)
 
 
-def orders(fleet: Fleet, units: int) -> Iterator[tuple[Card, ...]]:
-    """Ordered choices of cards worth trying: neighbours are linked, and cards that are alike are not swapped.
+def orders(fleet: Fleet, most: int) -> Iterator[tuple[Card, ...]]:
+    """Ordered choices of up to `most` cards worth trying: neighbours are linked, cards that are alike are not swapped.
 
     Up to EXACT_CARDS cards every choice. Of more: all cards of at least some speed, for each speed there is, in the
     fleet's order, by falling and by rising speed, and by falling memory; and the fastest card alone.
@@ -94,7 +99,7 @@ def orders(fleet: Fleet, units: int) -> Iterator[tuple[Card, ...]]:
         return all(fleet.link(a.name, b.name) for a, b in itertools.pairwise(cards))
 
     if len(usable) <= EXACT_CARDS:
-        choices = (c for k in range(1, min(len(usable), units) + 1) for c in itertools.permutations(usable, k))
+        choices = (c for k in range(1, min(len(usable), most) + 1) for c in itertools.permutations(usable, k))
     else:
         speed = {card.name: max(card.flops.values()) for card in usable}
         keys: tuple[Callable[[Card], float], ...] = (
@@ -102,7 +107,8 @@ def orders(fleet: Fleet, units: int) -> Iterator[tuple[Card, ...]]:
         )  # fmt: skip
         chosen = [[max(usable, key=lambda c: speed[c.name])]]
         chosen += [[c for c in usable if speed[c.name] >= least] for least in sorted(set(speed.values()), reverse=True)]
-        choices = (tuple(sorted(some[:units], key=key)) for some in chosen for key in keys)
+        kept = (sorted(some, key=best)[:most] for some in chosen for best in (keys[1], keys[3]))
+        choices = (tuple(sorted(some, key=key)) for some in kept for key in keys)
     seen = set()
     for cards in choices:
         mark = tuple(map(kind, cards))

@@ -90,7 +90,7 @@ def copy_of(ask: Ask, fleet: Fleet, part: Block) -> Copy | None:
 def joined(ask: Ask, fleet: Fleet, copies: Sequence[Copy]) -> Iterator[Plan]:
     """The copies as one plan, under every schedule one of them has: a plan has one for all."""
     counts = dealt(copies, ask.micro_batches)
-    if min(counts, default=0) < 1:
+    if not copies or any(many < len(copy.plan.stages) for many, copy in zip(counts, copies, strict=True)):
         return
     (first, count), *others = zip((copy.plan for copy in copies), counts, strict=True)
     replicas = tuple(Replica(plan.stages, many) for plan, many in others)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from danlu.errors import DoesNotFit
-from danlu.nouns import Card, Fleet
+from danlu.errors import DoesNotFit, ShortBatch
+from danlu.nouns import Card, Fleet, Plan
 from danlu.plan.candidates import Ask, Cuts, Holds, Sums, orders, promising
 from danlu.plan.memory import stage_bytes
 from danlu.plan.schedule import depth_of, in_flight
@@ -50,8 +50,35 @@ def _bytes(ask: Ask, start: int, stop: int, flight: int) -> int:
     ).total
 
 
-def does_not_fit(ask: Ask, fleet: Fleet) -> DoesNotFit:
-    """The error, with the cheapest change that would fit."""
+def no_plan(ask: Ask, fleet: Fleet) -> DoesNotFit:
+    """The error where no split fits, with the cheapest change that would fit."""
+    fewest = range(ask.micro_batches + 1, min(len(ask.spec.units), len(fleet.cards)) + 1)
+    longer = next((many for many in fewest if _possible(replace(ask, micro_batches=many), fleet)), None)
+    if longer is None:
+        return _does_not_fit(ask, fleet)
+    return _short(ask.micro_batch, ask.micro_batches, longer, ", and the model fits no shorter pipeline of these cards",
+                  _finer(ask, fleet) or f"--plan.micro_batches {longer}")  # fmt: skip
+
+
+def check_length(plan: Plan, where: Callable[[int], str], fix: str) -> None:
+    """Raise ShortBatch for a pipeline that is longer than its micro-batches; `where` names the place of a copy."""
+    for copy, each in enumerate(plan.pipelines):
+        stages = len(each.stages)
+        if each.micro_batches < stages:
+            raise _short(plan.micro_batch, each.micro_batches, stages, "; as many as stages keep all of them busy",
+                         fix.format(stages=stages), where(copy))  # fmt: skip
+
+
+def _short(size: int, count: int, stages: int, beside: str, fix: str, where: str = "") -> ShortBatch:
+    return ShortBatch(
+        f"{count} micro-batches are fewer than the pipeline's {stages} stages", where=where,
+        why=f"a step has {size * count} sequences in micro-batches of {size}: at least {stages - count} of {stages} "
+        f"stages wait at any time{beside}",
+        fix=fix,
+    )  # fmt: skip
+
+
+def _does_not_fit(ask: Ask, fleet: Fleet) -> DoesNotFit:
     units = len(ask.spec.units)
     need, have = _bytes(ask, 0, units, 1), sum(card.mem_bytes for card in fleet.cards)
     return DoesNotFit(
@@ -64,17 +91,23 @@ def does_not_fit(ask: Ask, fleet: Fleet) -> DoesNotFit:
 
 def _cheapest(ask: Ask, fleet: Fleet) -> str:
     """A smaller micro-batch with the same step; else more memory; always something that was checked to fit."""
-    smaller = (size for size in range(ask.micro_batch - 1, 0, -1) if ask.micro_batch % size == 0)
-    for size in smaller:
-        count = ask.micro_batches * ask.micro_batch // size
-        if _possible(replace(ask, micro_batch=size, micro_batches=count), fleet):
-            return f"--plan.micro_batch {size} --plan.micro_batches {count} fits, with the same step"
+    if finer := _finer(ask, fleet):
+        return finer
     least = replace(ask, micro_batch=1)
     for percent in (110, 125, 150, 200, 300, 400, 600, 800):
         grown = tuple(replace(card, mem_bytes=card.mem_bytes * percent // 100) for card in fleet.cards)
         if _possible(least, replace(fleet, cards=grown)):
             return f"cards with {percent / 100:g} times the memory (at micro-batch 1){_layers(ask, fleet)}"
     return f"use more cards{_layers(ask, fleet)}"
+
+
+def _finer(ask: Ask, fleet: Fleet) -> str:
+    """The largest smaller micro-batch with which the same step fits; nothing where none does."""
+    for size in (size for size in range(ask.micro_batch - 1, 0, -1) if ask.micro_batch % size == 0):
+        count = ask.micro_batches * ask.micro_batch // size
+        if _possible(replace(ask, micro_batch=size, micro_batches=count), fleet):
+            return f"--plan.micro_batch {size} --plan.micro_batches {count} fits, with the same step"
+    return ""
 
 
 def _layers(ask: Ask, fleet: Fleet) -> str:
@@ -92,5 +125,5 @@ def _possible(ask: Ask, fleet: Fleet) -> bool:
     sums = {card.name: Sums(ask, card) for card in fleet.cards}
     return any(
         len(promising([sums[card.name] for card in cards], holds(ask, cards, "1f1b")))
-        for cards in orders(fleet, len(ask.spec.units))
+        for cards in orders(fleet, ask.longest)
     )

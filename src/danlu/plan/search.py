@@ -20,7 +20,7 @@ from danlu.nouns import Fleet, ModelSpec, Plan, Stage
 from danlu.plan.candidates import Ask, Cuts, Floats, Sums, orders, promising
 from danlu.plan.forecast import forecast, links, room, stage_cost
 from danlu.plan.order import listed, rules
-from danlu.plan.room import does_not_fit, holds
+from danlu.plan.room import holds, no_plan
 from danlu.plan.schedule import instructions, message_bytes
 from danlu.plan.simulate import StageCost, compiled, steady
 
@@ -59,7 +59,8 @@ def search(
     seq           tokens per sequence
     schedule      1f1b with any depth of warm-up, zero-bubble with orders made for the stages' times, or the faster one;
                   one card alone has no bubble, and takes its micro-batches one by one under every name
-    Raises DoesNotFit, with the cheapest change that would fit.
+    No pipeline is longer than its micro-batches. Raises DoesNotFit, with the cheapest change that would fit, and
+    ShortBatch where only longer pipelines would.
     """
     ask = Ask(spec, micro_batch, micro_batches, seq, dtype)
     best: tuple[float, Plan] | None = None
@@ -71,7 +72,7 @@ def search(
         if found is not None:
             best = found
     if best is None:
-        raise does_not_fit(ask, fleet)
+        raise no_plan(ask, fleet)
     if schedule == "1f1b":
         return forecast(best[1])
     return forecast(_listed(ask, rows, best, always=schedule == "zero-bubble"))
@@ -154,7 +155,7 @@ class Row:
 def _rows(ask: Ask, fleet: Fleet) -> Iterator[Row]:
     """All rows that have a split that fits."""
     sums = {card.name: Sums(ask, card) for card in fleet.cards}
-    for cards in orders(fleet, len(ask.spec.units)):
+    for cards in orders(fleet, ask.longest):
         chosen = tuple(sums[card.name] for card in cards)
         for schedule in SCHEDULES if len(cards) > 1 else SCHEDULES[:1]:
             cuts = promising(chosen, holds(ask, cards, schedule))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tokenizers import models, trainers
 
 from danlu import ggml, gguf
 from danlu.cli.app import main
-from danlu.errors import BadGguf
+from danlu.errors import BadGguf, BadModel, UnsupportedModel, WrongWeights
 from danlu.model import gguf as model
 from danlu.model import gguf_tokens
 from danlu.model.load import load, parameters, spec_of
@@ -173,6 +174,28 @@ def test_what_danlu_has_no_decoder_for_is_refused(tmp_path, capsys):
     assert main(["convert", str(tmp_path / "m.gguf"), str(tmp_path / "other.gguf")]) == 2
     assert main(["convert", str(tmp_path / "m.gguf"), str(tmp_path / "out"), "--to", "q8_0"]) == 2
     assert "danlu convert" in capsys.readouterr().err
+
+
+NUMBERS = ["block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
+           "attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon", "rope.freq_base",
+           "rope.dimension_count", "attention.sliding_window", "expert_used_count", "expert_count"]  # fmt: skip
+LIES = st.integers() | st.floats() | st.text(max_size=5) | st.booleans() | st.lists(st.integers(), max_size=3)
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(st.sampled_from(NUMBERS), st.sampled_from([0, 1, -1, 0.0]) | LIES, min_size=1, max_size=3))
+def test_numbers_that_lie_are_refused_or_make_a_model(tmp_path_factory, changes):
+    if "file" not in READ:
+        home = tmp_path_factory.mktemp("lies")
+        file_of(home)
+        READ["file"] = gguf.read(home / "m.gguf")
+    file = READ["file"]
+    changed = gguf.File(file.metadata | {f"llama.{key}": value for key, value in changes.items()}, file.tensors)
+    with suppress(BadModel, UnsupportedModel, WrongWeights):
+        assert model.spec_of(changed, "x").head_dim > 0
+
+
+READ: dict[str, gguf.File] = {}
 
 
 def test_a_folder_in_the_way_is_never_replaced_by_a_file(tmp_path):

@@ -10,6 +10,7 @@ import ctypes
 import mmap
 import os
 import time
+import weakref
 import zlib
 from collections.abc import Sequence
 from itertools import accumulate
@@ -70,16 +71,14 @@ class Segment:
         except BaseException:
             os.close(file)
             raise
-        self._file = file
+        self._settled = weakref.finalize(self, os.close, file)
         found = os.fstat(file)
         self.identity = (found.st_dev, found.st_ino)
         self.address = f"/proc/{os.getpid()}/fd/{file}"
 
     def settle(self) -> None:
         """Everyone has it: nobody can open it by its address any more."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._settled()
 
 
 class ShmGroup:
@@ -107,6 +106,8 @@ class ShmGroup:
             self._at, ctypes.addressof(self._view), len(segment.memory), SLOT_BYTES, self.rank, self.size
         )
         assert status == _OK, status
+        self._closed = weakref.finalize(self, library.danlu_shm_close, self._at)
+        self._closed.atexit = False  # a forked child that ends says nothing in its parent's name
 
     @property
     def handle(self) -> int:
@@ -170,7 +171,7 @@ class ShmGroup:
 
     def close(self) -> None:
         """Let go of the segment."""
-        self._library.danlu_shm_close(self._at)
+        self._closed()
         self._segment.settle()
 
     def _flow(self, array: Array, out: Array, flows: Sequence[tuple[int, int, int, int]], detail: int) -> None:

@@ -25,6 +25,7 @@ from danlu.nouns import ModelSpec, RopeScaling
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "mixtral": "llama", "qwen2": "qwen2", "qwen3": "qwen3",
                  "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe"}  # fmt: skip
+MOST = 1 << 62  # of any number of a model
 UNITS = {
     "embed.weight": "token_embd.weight", "head.norm.weight": "output_norm.weight", "head.weight": "output.weight",
 }  # fmt: skip
@@ -90,7 +91,10 @@ def spec_of(file: gguf.File, where: str) -> ModelSpec:
             if len(set(value.tolist())) != 1:
                 raise UnsupportedModel(f"{arch}.{key} differs by layer", where=where, why=f"it is {value.tolist()}",
                                        fix="use a model whose layers are alike")  # fmt: skip
-            return value.tolist()[0]
+            value = value.tolist()[0]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST:
+            raise BadModel(f"{arch}.{key} is {str(value)[:60]!r}", where=where, why="a number of 0 or more was due",
+                           fix="fetch the file again, or convert the model to GGUF again")  # fmt: skip
         return float(str(np.float32(value))) if isinstance(value, float) else value  # 1e-6, not 9.99999997e-07
 
     if (scaling := said.get(f"{arch}.rope.scaling.type", "none")) != "none":
@@ -98,8 +102,8 @@ def spec_of(file: gguf.File, where: str) -> ModelSpec:
                                fix="use a file without long-context scaling")  # fmt: skip
     heads, hidden = number("attention.head_count"), number("embedding_length")
     head_dim = number("attention.key_length", hidden // heads if heads else 0)
-    window = said.get(f"{arch}.attention.sliding_window")
-    experts = said.get(f"{arch}.expert_count")
+    window = number("attention.sliding_window", 0) or None
+    experts = number("expert_count", 0)
     family = families_of[0]
     if arch == "llama" and (window or experts):
         family = "mixtral" if experts else "mistral"
@@ -125,7 +129,7 @@ def spec_of(file: gguf.File, where: str) -> ModelSpec:
             config["moe_intermediate_size"] = number("expert_feed_forward_length")
         if "blk.0.ffn_gate_shexp.weight" in file.tensors:
             config["shared_expert_intermediate_size"] = file.tensors["blk.0.ffn_gate_shexp.weight"].shape[0]
-    if (turned := said.get(f"{arch}.rope.dimension_count", head_dim)) != head_dim:
+    if head_dim and (turned := number("rope.dimension_count", head_dim)) != head_dim:
         config["partial_rotary_factor"] = turned / head_dim
     if ROPE_FREQS in file.tensors:
         config["rope_scaling"] = _scaling(file.tensors[ROPE_FREQS], config, where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -120,6 +121,7 @@ class LocalReader:
     def __init__(self, path: Path) -> None:
         self.where = str(path)
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._closed = weakref.finalize(self, os.close, self.fd)
         self.size = os.fstat(self.fd).st_size
         os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_RANDOM)
 
@@ -141,9 +143,8 @@ class LocalReader:
 
     def close(self) -> None:
         """See Reader."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        self._closed()
+        self.fd = -1
 
 
 class FileLock:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,15 +41,22 @@ def random_ask(rng: random.Random, cards: int, layers: int, batch: int) -> Ask:
 
 
 def is_best(ask: Ask) -> bool:
-    """The search's plan can be run as it says, and no plan beats it; or there is no plan and it says so."""
+    """The search's plan can be run as it says, and no plan of its level of ZeRO or of one asked for beats it; there is
+    none with a level that it says does not fit; or there is no plan at all and it says so."""
     try:
-        plan = large.search(
-            ask.spec, ask.fleet, batch=ask.batch, seq=ask.seq, schedule=ask.schedule, most_sequences=ask.most_sequences,
+        found = large.search(
+            ask.spec,
+            ask.fleet,
+            batch=ask.batch,
+            seq=ask.seq,
+            schedule=ask.schedule,
+            most_sequences=ask.most_sequences,
             zero=ask.zero,
-        ).plan
+        )
     except DoesNotFit:
-        return none_beats(ask, math.inf)
-    return holds(ask, plan) and none_beats(ask, plan.seconds)
+        return none_beats(replace(ask, zero=large.MOST_ZERO), math.inf)
+    empty = all(none_beats(replace(ask, zero=level), math.inf) for level in found.unfit)
+    return empty and holds(found.ask, found.plan) and none_beats(found.ask, found.plan.seconds)
 
 
 def holds(ask: Ask, plan: GroupedPlan) -> bool:

@@ -14,7 +14,7 @@ from test_plan_large import complete
 
 from danlu import native
 from danlu.fleet.groups import shorthand
-from danlu.nouns import Card, Fleet, Group
+from danlu.nouns import Card, Fleet, Group, GroupedFleet
 from danlu.plan import certificate, emit, large, presets, text, verify, zero
 from danlu.plan.grouped import GroupedPlan, GroupStage, Replicas
 from danlu.plan.stack_time import published
@@ -70,12 +70,12 @@ def test_experts_are_cut_over_cards_where_that_pays_and_the_proof_holds():
     assert verify.checked(certificate.as_dict(proved)) == pytest.approx(proved.gap, rel=1e-6)
 
 
-def test_weights_shared_by_replicas_make_a_model_fit():
-    fleet = shorthand("8xRTX-4090")
-    with provoke("DL-MEM-001"):
-        large.search(LLAMA, fleet, batch=64, seq=4096, zero=2)
-    found = large.search(LLAMA, fleet, batch=64, seq=4096, zero=3)
+def test_weights_are_shared_by_replicas_unasked_where_a_model_fits_no_other_way():
+    found = large.search(LLAMA, shorthand("8xRTX-4090"), batch=64, seq=4096)
     complete(found.plan)
+    assert found.unfit == (1, 2) and found.ask.zero == 3
+    proved = certificate.prove_gap(found)
+    assert verify.checked(certificate.as_dict(proved)) == pytest.approx(proved.gap, rel=1e-6)
     assert {stage.way.zero for each in found.plan.replicas for stage in each.stages} == {3}
     script = emit.megatron(found.plan, LLAMA)
     assert any("ZeRO-1, which keeps more" in each for each in script.cannot)
@@ -88,6 +88,18 @@ def test_no_plan_of_these_ways_beats_the_search_either(seed, cards, level, exper
     ask = random_ask(random.Random(seed), cards, 4, 6)
     spec = replace(ask.spec, experts=experts, experts_used=2, ffn=4096) if experts else ask.spec
     assert is_best(replace(ask, spec=spec, zero=level))
+
+
+@pytest.mark.parametrize("count", [0, 8])
+def test_what_memory_keeps_slow_is_shared_unasked(count):
+    """Fast cards that hold the model only together, alone or beside slow ones that hold it."""
+    slow = Group("old", 8, 2e13, 80 << 30, 8e11, 2e11, 2.5e10)
+    fast = shorthand("16xRTX-4090" if not count else "8xRTX-4090").groups
+    fleet = GroupedFleet("unlike", (slow, *fast) if count else fast)
+    found = large.search(LLAMA, fleet, batch=64, seq=4096)
+    asked = large.search(LLAMA, fleet, batch=64, seq=4096, zero=3)
+    assert 0.99 * found.plan.seconds <= asked.plan.seconds
+    assert count or found.ask.zero == 3
 
 
 def test_a_framework_is_told_how_sequences_and_experts_are_cut():

@@ -42,7 +42,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--zero",
         type=int,
         choices=(1, 2, 3),
-        help="what pipelines may share: 1 the optimizer's states (1), 2 gradients, 3 weights too",
+        help="what pipelines may share: 1 the optimizer's states (1), 2 gradients, 3 weights too; "
+        "unasked only where memory is short",
     )
     fleet.add_argument("--price", action="append", metavar="CARD=N", help="a card for an hour, in any currency")
     fleet.add_argument("--watts", action="append", metavar="CARD=N", help="a card at work")

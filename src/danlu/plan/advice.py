@@ -18,7 +18,24 @@ def why(chosen: Chosen, fleet: GroupedFleet) -> list[str]:
     said.append(f"card-seconds of the cards searched: {idle}")
     if chosen.others:
         said.append(_lost(best, chosen.others[0], chosen.goal))
-    return [*said, *_mixing(chosen), *_left_out(chosen, fleet), *(_sites(chosen.sites) if chosen.sites else ())]
+    more = _sites(chosen.sites) if chosen.sites else []
+    return [*said, *_memory(chosen), *_mixing(chosen), *_left_out(chosen, fleet), *more]
+
+
+def _memory(chosen: Chosen) -> list[str]:
+    """What memory made the search do."""
+    said, stages = [], [(each.copies, stage) for each in chosen.best.plan.replicas for stage in each.stages]
+    if chosen.found.unfit:
+        tried = " or ".join(f"ZeRO-{level}" for level in chosen.found.unfit)
+        said.append(f"nothing fits with {tried}: plans that share more over their pipelines were looked at as well")
+    for what, count in (
+        ("share gradients too (ZeRO-2)", sum(n for n, stage in stages if stage.way.zero == 2)),
+        ("share gradients and weights too (ZeRO-3)", sum(n for n, stage in stages if stage.way.zero == 3)),
+        ("keep the optimizer's states in the host's memory", sum(n for n, stage in stages if stage.way.offload)),
+    ):
+        if count:
+            said.append(f"{count:,} of {sum(n for n, _ in stages):,} stages {what}")
+    return said
 
 
 def _lost(best: Outlook, other: Outlook, goal: str) -> str:

@@ -1,7 +1,8 @@
 """What makes a model fit that does not: the mildest change first, each tried by a whole search.
 
-Recomputation, tensor parallelism inside a host and micro-batches of one sequence are in every search already. Left are,
-in this order: sharding gradients, then weights, over the replicas (ZeRO 2, 3), shorter sequences, more cards.
+Recomputation, tensor parallelism inside a host, micro-batches of one sequence and, where nothing else fits, gradients
+and weights shared over the replicas (ZeRO 2, 3) are in every search already. Left are, in this order: the optimizer's
+states in the memory of hosts of which the fleet says nothing, shorter sequences, more cards.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from danlu.plan.outlook import seconds_of
 from danlu.plan.presets import dense
 
 SHORTEST = 512  # tokens
+# What is tried of hosts that nobody described: PCIe 4.0 x16 as copies reach it, and an eighth of a terabyte.
+HOST_LINK, HOST_MEM = 2.5e10, 128 << 30
 MORE = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0, 128.0)
 
 
@@ -33,27 +36,32 @@ def cheapest(
 ) -> Change | None:  # fmt: skip
     """The mildest change with which some plan fits; None where none of those tried is enough."""
     plain = dense(spec)
-    for words, part, length, level in _changes(fleet, seq, zero):
+    for words, part, length in _changes(fleet, seq):
         say(f"would it fit with {words}")
         try:
-            found = large.search(plain, part, batch=batch, seq=length, schedule=schedule, zero=level)
+            found = large.search(plain, part, batch=batch, seq=length, schedule=schedule, zero=zero)
         except DoesNotFit:
             continue
         return Change(words, seconds_of(found.plan))
     return None
 
 
-def _changes(fleet: GroupedFleet, seq: int, zero: int) -> Iterator[tuple[str, GroupedFleet, int, int]]:
-    for level in range(zero + 1, 4):
-        yield f"--zero {level}", fleet, seq, level
+def _changes(fleet: GroupedFleet, seq: int) -> Iterator[tuple[str, GroupedFleet, int]]:
+    if not any(group.host_link for group in fleet.groups):
+        words = f"`host_link: {HOST_LINK:.1e}, host_mem_bytes: {HOST_MEM >> 30}GiB` of groups whose hosts have that"
+        hosts = tuple(replace(group, host_link=HOST_LINK, host_mem_bytes=HOST_MEM) for group in fleet.groups)
+        yield words, replace(fleet, groups=hosts), seq
     length = seq // 2
     while length >= SHORTEST:
-        yield f"--seq {length}", fleet, length, zero
+        yield f"--seq {length}", fleet, length
         length //= 2
     for times in MORE:
         groups = tuple(replace(group, count=int(-(-group.count * times // 1))) for group in fleet.groups)
-        words = "+".join(f"{group.count}x{group.card}" for group in groups)
-        yield f"more cards: {words}", replace(fleet, groups=groups), seq, zero
+        yield (
+            f"more cards: {'+'.join(f'{group.count}x{group.card}' for group in groups)}",
+            replace(fleet, groups=groups),
+            seq,
+        )
 
 
 def explained(error: DoesNotFit, spec: ModelSpec, fleet: GroupedFleet, change: Change | None) -> DoesNotFit:
@@ -64,7 +72,7 @@ def explained(error: DoesNotFit, spec: ModelSpec, fleet: GroupedFleet, change: C
     return DoesNotFit(
         f"no split of {spec.params / 1e9:.1f} G parameters fits {fleet.cards} cards",
         why=f"weights, gradients and optimizer take {18 * spec.params / 2**30:.0f} GiB, the cards have "
-        f"{memory / 2**30:.0f} GiB; recomputation, tensor parallelism in a host, ZeRO-1 and micro-batches of one "
-        "sequence were tried",
+        f"{memory / 2**30:.0f} GiB; recomputation, tensor parallelism in a host, ZeRO-1, 2 and 3 and micro-batches of "
+        "one sequence were tried",
         fix=fix, where=error.where,
     )  # fmt: skip

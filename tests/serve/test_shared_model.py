@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -21,11 +25,12 @@ from provoke import provoke
 from danlu.cli.app import main
 from danlu.cli.serve import parts_of, serving, starter
 from danlu.comm.shm import usable
-from danlu.fleet.cores import deal, nodes
+from danlu.fleet.cores import deal, nodes, nodes_near, prefer_memory_of
 from danlu.kernels.step import Piece, Step
 from danlu.nouns import Card, Fleet, ModelSpec, Plan, Stage
 from danlu.plan import text as plans
 from danlu.serve.open import Settings, open_engine
+from danlu.serve.shared import bind
 from danlu.serve.steps import dumps, loads
 
 EVERY = range(os.cpu_count() or 1)
@@ -88,37 +93,107 @@ def test_two_processes_answer_as_one_and_leave_nothing(tiny, cores):
     assert len(others) == 1 and gone([server.pid, *others])
 
 
-@shared
-@pytest.mark.procs
-@pytest.mark.parametrize("busy", [True, False])
-def test_a_killed_rank_is_named_to_client_and_command_line(tiny, cores, tmp_path, busy):
-    path, *_ = tiny
+@contextmanager
+def started(path, tmp_path, *words):
+    """A server of two ranks as a person starts it; its process, its URL, and whatever it says at the end."""
     report = tmp_path / "ready.json"
-    words = ["serve", path, "--port", 0, "--json", report, "--card", "cpu", "--tp", "1:1", "--name", "tiny"]
+    words = ["serve", path, "--port", 0, "--json", report, "--card", "cpu", "--tp", "1:1", "--name", "tiny", *words]
     server = subprocess.Popen([sys.executable, "-m", "danlu.cli", *map(str, words)], stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True)  # fmt: skip
     try:
         while not report.exists():
             assert server.poll() is None
             time.sleep(0.01)
-        url, (other,) = json.loads(report.read_text())["url"], ranks_of(server.pid)
-        if busy:
-            with urlopen(ask(url, max_tokens=600, ignore_eos=True, stream=True), timeout=30) as response:
-                response.readline()
-                os.kill(other, signal.SIGKILL)
-                began = time.monotonic()
-                rest = response.read().decode()
-            assert time.monotonic() - began < 1
-            assert "DL-RUN-012" in rest and "rank 1 of 2 is dead" in rest and "SIGKILL" in rest
-        else:
-            os.kill(other, signal.SIGKILL)
-        said, why = server.communicate(timeout=20)
+        yield server, json.loads(report.read_text())["url"]
     finally:
         server.kill()
-        server.wait()
-    assert "2 processes (heads 2:2" in said
-    assert server.returncode == 70 and "DL-RUN-012 rank 1 of 2 is dead" in why and "SIGKILL" in why
-    assert "Traceback" not in why
+        server.communicate()
+
+
+def mended(url: str) -> float:
+    with urlopen(f"{url}/metrics", timeout=30) as response:
+        lines = response.read().decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("danlu_mended_total "))
+
+
+def replaced(pid: int, old: int, limit_s: float = 20.0) -> int:
+    """The process that took a rank's place."""
+    deadline = time.monotonic() + limit_s
+    while not (found := [each for each in ranks_of(pid) if each != old]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found[0]
+
+
+@shared
+@pytest.mark.procs
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_an_answer_goes_on_when_a_rank_dies_or_stands_still(tiny, cores, tmp_path, number):
+    path, model, tokenizer = tiny
+    want = folders.answer(model, tokenizer, tokenizer.encode("To whom"), 500)
+    with started(path, tmp_path) as (server, url):
+        (other,) = ranks_of(server.pid)
+        with urlopen(ask(url, max_tokens=500, stream=True), timeout=30) as response:
+            lines = [response.readline()]
+            os.kill(other, number)
+            began = time.monotonic()
+            lines += response.read().splitlines()
+        assert time.monotonic() - began < 15
+        said = [json.loads(line[6:])["choices"] for line in lines if line.startswith(b"data: {")]
+        assert "".join(choices[0]["text"] for choices in said if choices) == want
+        assert mended(url) == 1
+        if number == signal.SIGKILL:
+            os.kill(replaced(server.pid, other), number)  # now nobody waits for it
+            with urlopen(ask(url, max_tokens=5), timeout=30) as response:
+                assert json.loads(response.read())["choices"][0]["text"] == folders.answer(
+                    model, tokenizer, tokenizer.encode("To whom"), 5)  # fmt: skip
+            assert mended(url) == 2
+        server.send_signal(signal.SIGTERM)
+        said, why = server.communicate(timeout=20)
+    assert "2 processes (heads 2:2" in said and server.returncode == 0
+    assert "answers go on" in why and "Traceback" not in why
+    assert ("is dead" in why and "SIGKILL" in why) if number == signal.SIGKILL else "stopped (state T)" in why
+
+
+@shared
+@pytest.mark.procs
+def test_ranks_that_die_again_and_again_end_the_server(tiny, cores, tmp_path):
+    with started(tiny[0], tmp_path) as (server, url):
+        old = 0
+        with urlopen(ask(url, max_tokens=600, ignore_eos=True, stream=True), timeout=30) as response:
+            response.readline()
+            for _ in range(2):
+                os.kill(old := replaced(server.pid, old), signal.SIGKILL)
+            rest = response.read().decode()
+        assert "DL-RUN-012" in rest and "rank 1 of 2 is dead" in rest and "SIGKILL" in rest
+        for _ in range(2):
+            os.kill(old := replaced(server.pid, old), signal.SIGKILL)
+        _, why = server.communicate(timeout=20)
+    assert server.returncode == 70 and "DL-RUN-012 rank 1 of 2 is dead" in why and "Traceback" not in why
+
+
+@shared
+def test_a_rank_that_stands_still_is_named_at_once(tiny, cores):
+    path, *_ = tiny
+    opened = open_engine(path, Settings(card="cpu", parts=(1, 1), patience_s=0.4), spawn=starter)
+    try:
+        step = Step([1, 2, 3], [Piece([0], 0, 3)], [2])
+        with torch.inference_mode():
+            opened.lead(step)
+            (other,) = ranks_of(os.getpid())
+            os.kill(other, signal.SIGSTOP)
+            began = time.monotonic()
+            with provoke("DL-RUN-011") as caught:
+                opened.lead(step)
+            assert time.monotonic() - began < 1.0
+            assert "rank 1" in caught.error.what and f"process {other}" in caught.error.why
+            opened.lead.mend()
+            assert opened.lead(step).shape == (1, opened.spec.vocab)
+        (fresh,) = ranks_of(os.getpid())
+        assert fresh != other and gone([other])
+    finally:
+        opened.close()
+    assert gone([fresh])
 
 
 @shared
@@ -212,3 +287,25 @@ def test_nodes_are_read_as_the_kernel_writes_them(tmp_path):
         (tmp_path / name / "cpulist").write_text(cpus)
     assert nodes(tmp_path, range(1, 9)) == ((1, 2, 8), (3, 4, 5))
     assert nodes(tmp_path / "none", [4, 5]) == ((4, 5),)
+    assert nodes_near((0, 8), tmp_path) == (0,) and nodes_near((2, 3), tmp_path) == (0, 1)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not nodes_near(EVERY), reason="needs NUMA nodes of x86-64 Linux")
+def test_memory_is_asked_for_near_the_cores():
+    def asked() -> int:
+        """Nodes of this thread's policy, as bits: get_mempolicy(2)."""
+        mask = ctypes.c_ulong(0)
+        assert ctypes.CDLL(None).syscall(239, None, ctypes.byref(mask), ctypes.c_ulong(65), None, 0) == 0
+        return mask.value
+
+    def in_a_thread_of_its_own() -> int:
+        before = os.sched_getaffinity(0)
+        bind(tuple(before))
+        return asked()
+
+    if not prefer_memory_of(nodes_near(EVERY)):
+        pytest.skip("the system refuses memory policies here")
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(in_a_thread_of_its_own).result()
+    assert found == sum(1 << node for node in nodes_near(os.sched_getaffinity(0)))
+    torch.set_num_threads(1)

@@ -140,6 +140,7 @@ class ServeText(Section):
     max_waiting: int = Field(64, gt=0, description="requests that may wait; the next one is told to come back (429)")
     kv_gib: float = Field(0.25, gt=0, description="memory for KV pages")
     context: int | None = Field(None, gt=0, description="longest prompt + answer; the model's own limit by default")
+    patience_s: float = Field(1.0, gt=0, description="a process of --tp that stands still so long is started again")
 
 
 class Run(Section):

@@ -111,7 +111,7 @@ def settings_of(args: argparse.Namespace, run: Run) -> Settings:
 
     kv_bytes = int(run.serve.kv_gib * 2**30)
     return Settings(run.serve.max_seqs, run.serve.max_waiting, kv_bytes, run.serve.context, args.dtype, args.card,
-                    args.precision, args.kv, *parts_of(args.tp))
+                    args.precision, args.kv, *parts_of(args.tp), run.serve.patience_s)
 
 
 def parts_of(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -12,7 +12,7 @@ import os
 import time
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -42,6 +42,9 @@ class _Flow(ctypes.Structure):
     """struct danlu_flow."""
 
     _fields_ = (("bytes", ctypes.c_int64), ("start", ctypes.c_int64), ("stop", ctypes.c_int64), ("out", ctypes.c_int64))
+
+
+GiveUp = Callable[[int, float], str | None]  # of a late rank, and the seconds it was waited for: why not any longer
 
 
 def usable() -> bool:
@@ -84,11 +87,17 @@ class Segment:
 class ShmGroup:
     """One rank's end of a segment, with the face of comm/group.py. Native code may use its handle."""
 
-    def __init__(self, segment: Segment, members: Sequence[int], rank: int, *, limit_s: float = 60.0) -> None:
-        """members  ranks of the job in this group, in order; rank  this one's."""
+    def __init__(
+        self, segment: Segment, members: Sequence[int], rank: int, *, limit_s: float = 60.0,
+        give_up: GiveUp | None = None,
+    ) -> None:  # fmt: skip
+        """members  ranks of the job in this group, in order; rank  this one's
+
+        limit_s  longest wait for a rank, where `give_up` does not decide in its place
+        """
         library = native.library()
         assert library is not None
-        self.members, self._limit_s = tuple(members), limit_s
+        self.members, self._give_up = tuple(members), give_up or _after(limit_s)
         self.rank, self.size = self.members.index(rank), len(self.members)
         self._library, self._segment, self._aborted = library, segment, False
         self._end, self._late = _End(), ctypes.c_int(-1)
@@ -185,8 +194,9 @@ class ShmGroup:
         """
         if self._aborted:
             raise Aborted
-        if status != _LATE or waited_s >= self._limit_s:
-            self._fail(status, rank)
+        why = self._give_up(self.members[rank], waited_s) if status == _LATE else None
+        if status != _LATE or why is not None:
+            self._fail(status, rank, why or "")
 
     def _run(self, call: Any, *arguments: Any) -> None:
         if (status := call(self._at, *arguments, _SLICE_NS, self._late_at)) == _OK:
@@ -196,7 +206,7 @@ class ShmGroup:
             self.missed(status, self._late.value, time.monotonic() - began)
             status = call(self._at, *arguments, _SLICE_NS, self._late_at)
 
-    def _fail(self, status: int, index: int) -> None:
+    def _fail(self, status: int, index: int, why: str) -> None:
         rank, where = self.members[index], f"rank {self.members[self.rank]}, process {os.getpid()}"
         if status == _GONE:
             raise PeerLost(rank, "its process is dead")
@@ -212,7 +222,7 @@ class ShmGroup:
         raise LateRank(
             f"rank {rank} did not come to a collective",
             where=where,
-            why=f"waited {self._limit_s:g} s; its process {'lives' if self._end.watched[index] >= 0 else 'is unknown'}",
+            why=f"{why}; its process {'lives' if self._end.watched[index] >= 0 else 'is unknown'}",
             fix="look at that rank's log; a slow machine may need a longer limit",
         )
 
@@ -223,6 +233,10 @@ class ShmGroup:
         if what.value >> 16 == 1:
             return f"a sum of {count.value} {kinds.get(what.value & 0xFFFF, '?')}, shape {detail.value:x}"
         return f"{count.value} bytes to move, shape {detail.value:x}"
+
+
+def _after(limit_s: float) -> GiveUp:
+    return lambda rank, waited_s: f"waited {limit_s:g} s" if waited_s >= limit_s else None
 
 
 def bad_counts(what: str, counts: Sequence[int], size: int, ranks: int) -> BadMessage:

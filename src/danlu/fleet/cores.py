@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Sequence
+import platform
+from collections.abc import Collection, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 
 NODES = Path("/sys/devices/system/node")
+_PREFERRED, _PREFERRED_MANY = 1, 5  # of set_mempolicy(2); the second is of Linux 5.15
+_SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}  # system calls that glibc has no function for
 
 
 def nodes(root: Path = NODES, allowed: Sequence[int] | None = None) -> tuple[tuple[int, ...], ...]:
@@ -39,6 +43,32 @@ def deal(nodes: Sequence[Sequence[int]], shares: Sequence[int]) -> tuple[tuple[i
     spare, total = len(cores) - ranks, sum(shares)
     edges = [rank + round(spare * edge / total) for rank, edge in enumerate(accumulate(shares, initial=0))]
     return tuple(tuple(cores[start:stop]) for start, stop in pairwise(edges))
+
+
+def nodes_near(cores: Collection[int], root: Path = NODES) -> tuple[int, ...]:
+    """Numbers of the NUMA nodes that have one of these cores."""
+    paths = {int(path.parent.name[4:]): path for path in root.glob("node[0-9]*/cpulist")}
+    return tuple(number for number, path in sorted(paths.items())
+                 if not set(cores).isdisjoint(_listed(path.read_text(encoding="ascii"))))  # fmt: skip
+
+
+def prefer_memory_of(near: Sequence[int]) -> bool:
+    """Let this thread, and those it starts, take memory of these NUMA nodes while they have some; False if refused.
+
+    Memory comes from the node of the core that first writes it anyway, unless whoever started this process asked for
+    another policy (numactl --interleave), which is inherited.
+    """
+    number = _SET_MEMPOLICY.get(platform.machine()) if platform.system() == "Linux" else None
+    if number is None or not near:
+        return False
+    bits = max(near) + 1
+    mask = (ctypes.c_ulong * (bits // 64 + 1))()
+    for node in near:
+        mask[node // 64] |= 1 << node % 64
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    found = (call(ctypes.c_long(number), policy, mask, ctypes.c_ulong(64 * len(mask) + 1))
+             for policy in (_PREFERRED_MANY, _PREFERRED))  # fmt: skip
+    return any(status == 0 for status in found)
 
 
 def _listed(text: str) -> list[int]:

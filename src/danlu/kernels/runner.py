@@ -75,6 +75,10 @@ class Runner:
         """From now on add the seconds of every native operator to `seconds`, or no longer."""
         self._struct.seconds = self.seconds.data_ptr() if on else None
 
+    def meet(self, ranks: Ranks) -> None:
+        """From now on share steps with these processes; the shares stay as they are."""
+        self._ranks, self._struct.ranks = ranks, ranks.handle
+
     def run(self, step: Step) -> Tensor:
         """Logits (R, V) of one step, float32; a view that the next step overwrites. Of a shared model on rank 0 only.
 

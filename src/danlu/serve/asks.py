@@ -90,3 +90,4 @@ class Stats:
     cancelled: int
     refused: int
     preempted: int
+    mended: int

@@ -16,14 +16,18 @@ from queue import Empty, SimpleQueue
 
 import torch
 
-from danlu.errors import AnswerFailed, BadRequest, DanluError, Overloaded, PromptTooLong
+from danlu.errors import AnswerFailed, BadRequest, DanluError, LateRank, Overloaded, PromptTooLong, RankLost
 from danlu.kernels.step import Piece, Step
 from danlu.serve.asks import Accepted, Ask, End, Event, Failed, Said, Stats, Words
-from danlu.serve.forward import Forward
+from danlu.serve.forward import Forward, Mendable
 from danlu.serve.pages import PAGE
 from danlu.serve.sample import Pick, sample
 from danlu.serve.schedule import Schedule, Seq, Work
 from danlu.serve.text import Reply
+
+LOOK_S = 0.2  # between two looks at the ranks while nothing is asked
+MOST_LOSSES = 3  # of ranks without one whole answer between: then starting them again does not help
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +66,14 @@ class Engine:
 
     def __init__(
         self, forward: Forward, schedule: Schedule, *, words: Callable[[], Words], ends: Sequence[int], context: int,
-        page_bytes: int = 0,
+        page_bytes: int = 0, mendable: Mendable | None = None,
     ) -> None:  # fmt: skip
         """words    makes the detokenizer of one answer;  ends  token ids that end an answer
         context  most tokens of prompt and answer together; all of them must fit the pages
         page_bytes  of one page of KV memory, for who asks
+        mendable    `forward` again, where processes of it may be lost while this one stays
         """
-        self.context, self._page_bytes = context, page_bytes
+        self.context, self._page_bytes, self._mendable = context, page_bytes, mendable
         self._compute, self._schedule, self._words = forward, schedule, words
         self._ends = frozenset(ends)
         self._answers: dict[int, _Answer] = {}
@@ -78,6 +83,7 @@ class Engine:
         self._closed: DanluError | None = None
         self._deadline: float | None = None
         self._answer_tokens = self._ended = self._failed = self._cancelled = self._refused = 0
+        self._mended = self._losses = 0  # since the start; without an answer that ended between
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -144,6 +150,7 @@ class Engine:
             pages.count * self._page_bytes, self._page_bytes // PAGE,
             self._schedule.prompt_tokens, self._schedule.hit_tokens, self._answer_tokens,
             self._ended, self._failed, self._cancelled, self._refused, self._schedule.preempted,
+            self._mended,
         )  # fmt: skip
 
     def _run(self) -> None:
@@ -151,13 +158,16 @@ class Engine:
         try:
             with torch.inference_mode():
                 while not self._over():
-                    self._read_inbox()
-                    if not self._schedule.idle:
-                        self._step()
-        except DanluError as error:  # a rank that is gone: it says all there is to say
+                    try:
+                        self._read_inbox()
+                        if not self._schedule.idle:
+                            self._step()
+                    except (RankLost, LateRank) as lost:
+                        self._mend(lost)
+        except DanluError as error:  # a rank that stays away: it says all there is to say
             cause = error
         except Exception as error:  # every waiting request is told, whatever it was; a thread has no caller to raise to
-            logging.getLogger(__name__).exception("the engine failed")
+            _log.exception("the engine failed")
             cause = AnswerFailed("the engine failed", why=f"{type(error).__name__}: {error}"[:500],
                                  fix="see the server's log, then start it again")
         self._end_all(cause)
@@ -170,8 +180,10 @@ class Engine:
         wait = self._schedule.idle
         while True:
             try:
-                message = self._inbox.get(block=wait)
+                message = self._inbox.get(block=wait, timeout=None if self._mendable is None else LOOK_S)
             except Empty:
+                if self._mendable is not None and (lost := self._mendable.failure()):
+                    raise lost from None
                 return
             wait = False
             match message:
@@ -183,18 +195,43 @@ class Engine:
                 case _Stop(deadline):
                     self._deadline = deadline
 
+    def _mend(self, lost: DanluError) -> None:
+        """Go on without losing a word: the ranks start again, and every answer computes its tokens so far anew.
+
+        An answer that may be what kills them ends with `lost` the second time. Raises `lost` when that did not help.
+        """
+        while True:
+            if self._mendable is None or self._deadline is not None or self._losses == MOST_LOSSES:
+                raise lost
+            self._losses += 1
+            began, under_way = time.monotonic(), len(self._answers)
+            if self._losses > 1:
+                self._fail_answers(lost)
+            self._schedule.lose()
+            try:
+                self._mendable.mend()
+                break
+            except (RankLost, LateRank) as again:
+                lost = again
+        self._mended += 1
+        what = f"{under_way} answers {'end' if self._losses > 1 else 'go on'}"
+        _log.warning("%s\n  the ranks started again in %.1f s; %s", lost, time.monotonic() - began, what)
+
+    def _fail_answers(self, cause: DanluError) -> None:
+        for answer in list(self._answers.values()):
+            self._drop(answer)
+            self._failed += 1
+            answer.emit(Failed(cause))
+
     def _end_all(self, cause: DanluError) -> None:
         with self._door:
             self._closed = self._closed or cause
-        left = [answer.emit for answer in self._answers.values()]
+        self._fail_answers(cause)
         while not self._inbox.empty():
             message = self._inbox.get()
             if isinstance(message, _Submit):
-                left.append(message.emit)
-        self._answers.clear()
-        self._failed += len(left)
-        for emit in left:
-            emit(Failed(cause))
+                self._failed += 1
+                message.emit(Failed(cause))
 
     def _arrive(self, submit: _Submit) -> None:
         name, ask, emit = submit.name, submit.ask, submit.emit
@@ -255,6 +292,7 @@ class Engine:
             reason = "stop"
         self._drop(answer)
         self._ended += 1
+        self._losses = 0
         prompt = len(answer.ask.tokens)
         answer.emit(End(rest + answer.reply.flush(), reason, prompt, answer.seq.cached or 0,
                         len(answer.seq.tokens) - prompt))

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from danlu.errors import DanluError
 from danlu.kernels.runner import Runner
 from danlu.kernels.step import Step
 from danlu.model.net import Decoder, Meta
@@ -25,6 +26,18 @@ class Forward(Protocol):
 
     def __call__(self, step: Step) -> Tensor:
         """Logits (R, V) of the wanted rows; valid until the next step."""
+        ...
+
+
+class Mendable(Protocol):
+    """A Forward of several processes, which may be lost while this one stays."""
+
+    def failure(self) -> DanluError | None:
+        """Which of them has ended, or None while all run."""
+        ...
+
+    def mend(self) -> None:
+        """Replace them all; what the pages held is lost. Raises what the first start raised."""
         ...
 
 

@@ -32,6 +32,7 @@ _COUNTS = {
     "cancelled": "requests whose client left",
     "refused": "requests told to come back later (429)",
     "preempted": "times a sequence gave its pages up and was computed again",
+    "mended": "times the processes that share the model were started again",
 }
 
 

@@ -48,6 +48,7 @@ class Settings:
     context  most tokens of prompt and answer; None for the model's own limit
     parts    how much of the model each of several processes computes, in proportion; a single one computes all of it
     experts  whole experts of each process; empty where they share every expert
+    patience_s  how long one of them may stand still before it is started again
     """
 
     max_seqs: int = 8
@@ -60,6 +61,7 @@ class Settings:
     kv: str = "auto"
     parts: tuple[int, ...] = (1,)
     experts: tuple[int, ...] = ()
+    patience_s: float = 1.0
 
 
 class Voice:
@@ -103,7 +105,7 @@ class Opened:
 
     def failure(self) -> DanluError | None:
         """Why no request is taken any more, or None while all is well."""
-        return self.engine.failure or (None if self.lead is None else self.lead.failure())
+        return self.engine.failure
 
     def close(self) -> None:
         """End what was started beside the engine, which must have been stopped."""
@@ -174,7 +176,7 @@ def open_engine(folder: Path, settings: Settings, free_bytes: int | None = None,
     limits = Limits(settings.max_seqs, settings.max_waiting, PROMPT_TOKENS + settings.max_seqs)
     schedule = Schedule(Pages(count), limits, root(identity(folder), kind))
     engine = Engine(forward, schedule, words=tokenizer.stream, ends=tokenizer.eos, context=context,
-                    page_bytes=each)  # fmt: skip
+                    page_bytes=each, mendable=lead)  # fmt: skip
     native = isinstance(forward, Native | Lead)
     return Opened(engine, Voice(tokenizer), spec, name, card, native, weight_bytes, count * each, count,
                   tokenizer.has_template, lead)  # fmt: skip
@@ -238,7 +240,7 @@ def _lead(
     cores = deal(near, heads)
     own = Part(0, str(folder.resolve()), heads, settings.experts, cores[0], dtype, settings.precision, kv, pages, large)
     try:
-        return Lead(spec_of(folder), own, cores, spawn)
+        return Lead(spec_of(folder), own, cores, spawn, settings.patience_s)
     except NotLowered as error:
         raise NotShareable("this model cannot be shared by processes", where="--tp", why=str(error),
                            fix="leave --tp out: it then runs as torch modules") from error  # fmt: skip

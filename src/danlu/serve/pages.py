@@ -111,6 +111,12 @@ class Pages:
                 else:
                     self._idle[page] = None
 
+    def clear(self) -> None:
+        """What the pages held is lost; no sequence uses any."""
+        assert not self.taken, "pages in use hold what their sequences will read"
+        while self._idle:
+            self._forget(self._idle.popitem()[0])
+
     def _use(self, page: int) -> None:
         if self._users[page] == 0:
             del self._idle[page]

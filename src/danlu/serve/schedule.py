@@ -152,6 +152,12 @@ class Schedule:
         elif seq in self._waiting:
             self._waiting.remove(seq)
 
+    def lose(self) -> None:
+        """KV memory was lost: what held pages waits again, and is computed anew from its first token."""
+        for seq in list(self._running):
+            self._preempt(seq)
+        self.pages.clear()
+
     def _grow(self) -> None:
         """Give every generating sequence a page for its next token, taking from those that came last if need be."""
         for seq in list(self._running):

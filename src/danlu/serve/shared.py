@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from danlu.comm.shm import Segment, ShmGroup
+from danlu.comm.shm import GiveUp, Segment, ShmGroup
+from danlu.fleet.cores import nodes_near, prefer_memory_of
 from danlu.kernels import ops
 from danlu.kernels.huge import together
 from danlu.kernels.linear import Precision
@@ -27,7 +28,6 @@ from danlu.model.shared import grain
 from danlu.serve.kv import Paged
 from danlu.shares import Share, cut
 
-LIMIT_S = 60.0  # for a rank to come to a sum: a step may first have to read its weights from a disk
 DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KV_DTYPES: Mapping[str, torch.dtype] = {**DTYPES, "int8": torch.int8}  # of keys and values
 
@@ -68,15 +68,16 @@ class Part:
         part = Part(**said | lists)
         return part, Segment(len(part.heads), address)
 
-    def group(self, segment: Segment) -> ShmGroup:
-        """This rank's end of it."""
-        return ShmGroup(segment, range(len(self.heads)), self.rank, limit_s=LIMIT_S)
+    def group(self, segment: Segment, give_up: GiveUp) -> ShmGroup:
+        """This rank's end of it; `give_up` says when a late rank is waited for no longer."""
+        return ShmGroup(segment, range(len(self.heads)), self.rank, give_up=give_up)
 
 
 def bind(cores: tuple[int, ...]) -> None:
-    """Let this thread, and those it starts, run on these cores only: memory is taken where it is first written."""
+    """Let this thread, and those it starts, run on these cores only, with memory near them."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
+        prefer_memory_of(nodes_near(cores))
     torch.set_num_threads(len(cores))
 
 

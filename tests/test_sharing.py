@@ -18,7 +18,7 @@ from danlu.plan.forecast import forecast, timeline
 from danlu.plan.seats import instructions_of, seats
 from danlu.plan.sharing import exchange, sums
 from danlu.train.group import Group
-from danlu.train.stage import program
+from danlu.train.program import program
 
 torch.set_num_threads(1)
 

@@ -21,9 +21,11 @@ from danlu.model.net import Causal, Decoder, init
 from danlu.nouns import Link
 from danlu.plan.schedule import instructions
 from danlu.train import owner
+from danlu.train.counted import counted
 from danlu.train.job import TrainJob
 from danlu.train.optim import AdamW
-from danlu.train.stage import Interpreter, counted, program
+from danlu.train.program import program
+from danlu.train.stage import Interpreter
 
 torch.set_num_threads(1)
 TIED = dataclasses.replace(SPEC, tied=True)

@@ -1,8 +1,8 @@
-"""Uneven tensor, pipeline and data parallelism against one process: gradients of a step, losses of fifty.
+"""Uneven tensor, pipeline, context and data parallelism against one process: gradients of a step, losses of fifty.
 
-Every way to place up to four ranks: copies of the model, stages of a copy, cards of a stage; a dense model, one with
-experts cut by their ffn, and one whose experts are dealt out whole. Ranks are threads here, joined by real sockets;
-nothing is paced. Everything is fp32.
+Every way to place up to four ranks: copies of the model, parts of a copy's sequences, stages of a part, cards of a
+stage; a dense model, one with experts cut by their ffn, and one whose experts are dealt out whole. Ranks are threads
+here, joined by real sockets; nothing is paced. Everything is fp32.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from danlu.plan.seats import instructions_of, seats
 from danlu.train import rank
 from danlu.train.job import TrainJob
 from danlu.train.optim import AdamW, learning_rate
+from danlu.train.program import program
 from danlu.train.shared import SharedAdamW
-from danlu.train.stage import Interpreter, program
+from danlu.train.stage import Interpreter
 
 DENSE = ModelSpec("llama", 3, 24, 12, 6, 4, 40, 53, 64, qkv_bias=True, qk_norm=True)
 MOE = replace(DENSE, family="qwen2_moe", experts=7, experts_used=2, ffn=20, shared_ffn=28, recipe=("attn", "moe"))
@@ -38,9 +39,11 @@ GROUPS = {1: (), 2: (2, 4), 3: (1, 2, 3), 4: (1, 1, 1, 3)}  # key-value groups o
 EXPERTS = {1: (), 2: (2, 5), 3: (1, 2, 4), 4: (1, 1, 2, 3)}
 ENDS = {1: (8,), 2: (3, 8), 3: (2, 3, 8), 4: (2, 3, 5, 8)}  # last unit of each stage
 BATCHES = {1: (3,), 2: (1, 2), 3: (1, 2, 3), 4: (1, 1, 2, 3)}  # micro-batches of each copy
+CONTEXTS = {1: (0,), 2: (2, 3), 3: (1, 3, 1), 4: (1, 1, 2, 1)}  # tokens of each part of a copy's sequences
 STEPS = 50
 
-Widths = tuple[tuple[int, ...], ...]  # per copy, per stage: cards
+Row = tuple[int, ...]  # per stage: cards
+Widths = tuple[tuple[Row, ...], ...]  # per copy, per part of its sequences
 
 
 def measure(rounds: int) -> dict[str, Any]:
@@ -56,8 +59,8 @@ def measure(rounds: int) -> dict[str, Any]:
         gradients.append(gradient)
         curves.append(curve)
         rows.append([name, str(len(seats(plan))), f"{gradient:.1e}", f"{curve:.1e}"])
-    print(table(["case: cards of each stage + ..., ; copies", "ranks", "gradient error", f"loss error, {STEPS} steps"],
-                rows))  # fmt: skip
+    head = ["case: cards of stages +, & parts, ; copies", "ranks", "gradient error", f"loss error, {STEPS} steps"]
+    print(table(head, rows))
     return {"gradient_error_max": max(*gradients, *curves), "gradient_error": max(gradients),
             "curve_error": max(curves), "cases": len(rows)}  # fmt: skip
 
@@ -65,23 +68,31 @@ def measure(rounds: int) -> dict[str, Any]:
 def cases(ranks: int) -> Iterator[tuple[str, Plan]]:
     """Every placement of two to `ranks` ranks, for each model."""
     for widths in placements(ranks):
-        said = " ; ".join("+".join(map(str, copy)) for copy in widths)
+        said = " ; ".join(" & ".join("+".join(map(str, row)) for row in copy) for copy in widths)
         yield f"dense {said}", plan_of(DENSE, widths)
         yield f"moe {said}", plan_of(MOE, widths)
-        if max(itertools.chain(*widths)) > 1:
+        if any(max(row) > 1 for copy in widths for row in copy):
             yield f"moe, whole experts {said}", plan_of(MOE, widths, whole_experts=True)
 
 
 def placements(ranks: int) -> Iterator[Widths]:
-    """Every multiset of copies, each an ordered row of stage widths, of two to `ranks` ranks in all."""
+    """Every multiset of copies of two to `ranks` ranks in all; a copy is a multiset of rows of equally many stages."""
     rows = [row for size in range(1, ranks + 1) for row in _rows(size)]
-    for copies in range(1, ranks + 1):
-        for found in itertools.combinations_with_replacement(rows, copies):
-            if 2 <= sum(map(sum, found)) <= ranks:
+    copies = [
+        parts for count in range(1, ranks + 1) for parts in itertools.combinations_with_replacement(rows, count)
+        if len({len(row) for row in parts}) == 1 and _ranks((parts,)) <= ranks
+    ]  # fmt: skip
+    for count in range(1, ranks + 1):
+        for found in itertools.combinations_with_replacement(copies, count):
+            if 2 <= _ranks(found) <= ranks:
                 yield found
 
 
-def _rows(size: int) -> Iterator[tuple[int, ...]]:
+def _ranks(copies: Widths) -> int:
+    return sum(sum(row) for parts in copies for row in parts)
+
+
+def _rows(size: int) -> Iterator[Row]:
     """Every way to part `size` cards into a row of stages."""
     if size == 0:
         yield ()
@@ -94,14 +105,15 @@ def plan_of(spec: ModelSpec, widths: Widths, *, whole_experts: bool = False) -> 
     names = (f"card{i}" for i in itertools.count())
     group = spec.heads // spec.kv_heads
     copies = []
-    for count, row in zip(BATCHES[len(widths)], widths, strict=True):
-        edges = (0, *ENDS[len(row)])
-        stages = tuple(
-            Stage(tuple(next(names) for _ in range(width)), *edges[i : i + 2], tuple(g * group for g in GROUPS[width]),
-                  experts=EXPERTS[width] if whole_experts else ())
-            for i, width in enumerate(row)
-        )  # fmt: skip
-        copies.append(Replica(stages, count))
+    for count, parts in zip(BATCHES[len(widths)], widths, strict=True):
+        for row, context in zip(parts, CONTEXTS[len(parts)], strict=True):
+            edges = (0, *ENDS[len(row)])
+            stages = tuple(
+                Stage(tuple(next(names) for _ in range(width)), *edges[i : i + 2],
+                      tuple(g * group for g in GROUPS[width]), experts=EXPERTS[width] if whole_experts else ())
+                for i, width in enumerate(row)
+            )  # fmt: skip
+            copies.append(Replica(stages, count, context=context))
     return joined(spec, copies)
 
 
@@ -111,7 +123,7 @@ def joined(spec: ModelSpec, copies: list[Replica], *, schedule: str = "1f1b") ->
     cards = tuple(Card(name, "emulated", "test", {"fp32": 1e9}, 2**30, 1e9, cores=0.9) for name in held)
     first, *rest = copies
     return Plan(spec, Fleet("together", cards), first.stages, schedule, first.micro_batches, 2, 5, orders=first.orders,
-                replicas=tuple(rest))  # fmt: skip
+                replicas=tuple(rest), context=first.context)  # fmt: skip
 
 
 def job_of(plan: Plan, out: Path = Path("out")) -> TrainJob:

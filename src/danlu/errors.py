@@ -94,6 +94,12 @@ class BadShares(BadConfig):
     code = "DL-CFG-020"
 
 
+class BadContext(BadConfig):
+    """Parts of a sequence that do not come to a whole one, or whose pipelines cannot go in step."""
+
+    code = "DL-CFG-021"
+
+
 class BadEnvironment(DanluError):
     """This machine lacks something the command needs."""
 

@@ -256,12 +256,15 @@ class Stage:
 class Replica:
     """One more copy of the model: a pipeline of its own, that takes its own part of every step's micro-batches.
 
-    orders  as the plan's, where its schedule is "zb"
+    orders   as the plan's, where its schedule is "zb"
+    context  tokens of every sequence that it computes; 0 for all. Pipelines that follow each other until theirs come to
+             whole sequences are together one copy (context parallelism): parts of one sequence, the first one first
     """
 
     stages: tuple[Stage, ...]
     micro_batches: int
     orders: tuple[str, ...] = ()
+    context: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +295,7 @@ class Plan:
                   halves of a backward (to the input, to the weights); the n-th of a letter is of micro-batch n, and
                   the n-th of B and I together
     replicas      further copies of the model beside the one of `stages`, each with micro-batches of its own
+    context       as a Replica's, of the pipeline of `stages`
     """
 
     model: ModelSpec
@@ -305,16 +309,18 @@ class Plan:
     forecast: Forecast | None = None
     orders: tuple[str, ...] = ()
     replicas: tuple[Replica, ...] = ()
+    context: int = 0
 
     @property
     def pipelines(self) -> tuple[Replica, ...]:
-        """Every copy of the model: that of `stages` first, then `replicas`."""
-        return (Replica(self.stages, self.micro_batches, self.orders), *self.replicas)
+        """Every copy of the model, or part of one: that of `stages` first, then `replicas`."""
+        return (Replica(self.stages, self.micro_batches, self.orders, self.context), *self.replicas)
 
     @property
     def sequences(self) -> int:
         """Sequences of one step, over all copies of the model."""
-        return self.micro_batch * sum(each.micro_batches for each in self.pipelines)
+        tokens = sum(each.micro_batches * (each.context or self.seq) for each in self.pipelines)
+        return self.micro_batch * tokens // self.seq
 
     @property
     def layers_per_stage(self) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from math import prod
 from danlu import recipe
 from danlu.errors import BadShares
 from danlu.nouns import ModelSpec, Plan
+from danlu.plan.parts import parts
 from danlu.plan.seats import seats
 from danlu.shares import Share, cut, whole
 
@@ -70,7 +71,8 @@ def share_of(plan: Plan, replica: int, stage: int, part: int) -> Share:
 
 
 def cells(plan: Plan) -> tuple[Cell, ...]:
-    """Every cell of a plan, by parameter in the model's order. Raises BadShares."""
+    """Every cell of a plan, by parameter in the model's order. Raises BadShares, BadContext."""
+    parts(plan)  # is there to be refused
     spec, found = plan.model, []
     holds = _holds(plan)
     load: dict[int, int] = defaultdict(int)

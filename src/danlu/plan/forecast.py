@@ -8,6 +8,7 @@ from danlu import recipe
 from danlu.nouns import Forecast, Link, Plan, Stage
 from danlu.plan.cost import entry_s, tied_s, unit_costs
 from danlu.plan.memory import copied_params, stage_bytes
+from danlu.plan.parts import parts
 from danlu.plan.pauses import Pauses
 from danlu.plan.schedule import Instruction, held_at_once, instructions, orders
 from danlu.plan.seats import instructions_of, shared
@@ -19,7 +20,8 @@ def forecast(plan: Plan) -> Plan:
     """The plan with its forecast filled in. Raises UnknownSchedule, BadShares."""
     found = timeline(plan)
     if shared(plan):
-        busy = tuple(found.busy_s[at] for at, mine in enumerate(nodes(plan)) for _ in mine)
+        by_rank = {seat.rank: found.busy_s[at] for at, mine in enumerate(nodes(plan)) for seat in mine}
+        busy = tuple(by_rank[rank] for rank in range(len(by_rank)))
         bytes_ = rank_bytes(plan, exchange(plan))
     else:
         busy, bytes_ = found.busy_s, tuple(peak_bytes(plan, stage) for stage in range(len(plan.stages)))
@@ -31,10 +33,11 @@ def summed_alone(plan: Plan) -> float:
 
     By forecast, with the plan's micro-batches; whether the model fits a card is not asked.
     """
-    whole, count = len(plan.model.units), sum(each.micro_batches for each in plan.pipelines)
+    whole, count = len(plan.model.units), plan.sequences // plan.micro_batch
     names = [name for each in plan.pipelines for stage in each.stages for name in stage.cards]
     plans = (
-        replace(plan, stages=(Stage((name,), 0, whole),), schedule="1f1b", micro_batches=count, orders=(), replicas=())
+        replace(plan, stages=(Stage((name,), 0, whole),), schedule="1f1b", micro_batches=count, orders=(), replicas=(),
+                context=0)
         for name in names
     )
     return sum(plan.sequences * plan.seq / timeline(each).step_s for each in plans)
@@ -54,8 +57,9 @@ def _together(plan: Plan) -> Timeline:
     moved = exchange(plan)
     for mine in nodes(plan):
         base = len(lists) - mine[0].stage  # stages are counted over all copies here
+        most = max(mine, key=lambda seat: parts(plan)[seat.replica].tokens)  # the longest messages
         lists.append(tuple(
-            replace(each, peer=each.peer + base if each.peer >= 0 else -1) for each in instructions_of(plan, mine[0])
+            replace(each, peer=each.peer + base if each.peer >= 0 else -1) for each in instructions_of(plan, most)
         ))  # fmt: skip
     joined, sizes = between(plan, moved)
     return simulate(lists, stage_costs(plan, moved), joined, sizes)

@@ -229,6 +229,16 @@ def _filter_back(rows: int, hidden: int) -> tuple[Operator, ...]:
             _flat("add_", rows * hidden, 3, 2), _flat("add_", rows * inner, 3))  # fmt: skip
 
 
+def attention(spec: ModelSpec, batch: int, rows: int, keys: int) -> tuple[Operator, Operator]:
+    """Attention of the last `rows` of `keys` tokens, forward and backward. More keys than rows: a mask on all pairs."""
+    if rows == keys:
+        return _attention(spec, batch, keys, ""), _attention(spec, batch, keys, "_back")
+    flop = 4.0 * batch * rows * keys * spec.heads * spec.head_dim
+    moved = batch * (2 * rows * spec.heads + 2 * keys * spec.kv_heads) * spec.head_dim
+    return (Operator("attention", (keys, spec.head_dim), flop, moved),
+            Operator("attention_back", (keys, spec.head_dim), 2.5 * flop, 2 * moved))  # fmt: skip
+
+
 def _attention(spec: ModelSpec, batch: int, seq: int, back: str) -> Operator:
     """A window shorter than the sequence is a mask on the whole square."""
     windowed = spec.window is not None and spec.window < seq

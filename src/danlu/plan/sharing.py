@@ -16,9 +16,11 @@ from danlu import recipe
 from danlu.nouns import DTYPE_BYTES, Link, ModelSpec, Plan
 from danlu.plan import operators
 from danlu.plan.cells import Cell, cells, share_of
-from danlu.plan.cost import Rates, UnitCost, entry_s, unit_costs
+from danlu.plan.context_cost import costs_of_part, in_step, kept_of_others
+from danlu.plan.cost import Rates, UnitCost, entry_s
 from danlu.plan.memory import stage_bytes
 from danlu.plan.operators import Operator
+from danlu.plan.parts import parts
 from danlu.plan.pauses import Pauses
 from danlu.plan.schedule import held_at_once, orders
 from danlu.plan.seats import Seat, alone, seats
@@ -65,24 +67,21 @@ def exchange(plan: Plan, found: Sequence[Cell] | None = None) -> Exchange:
     return Exchange(dict(data), dict(weights), *map(tuple, (held, owned, summed, taken)))
 
 
-def recipe_count(cell: Cell) -> int:
-    """Numbers in a cell."""
-    size = 1
-    for axis in cell.shape:
-        size *= axis
-    return size
-
-
 def stage_costs(plan: Plan, moved: Exchange) -> tuple[StageCost, ...]:
-    """Of every stage of every copy, in order of ranks."""
-    return tuple(_cost(plan, mine, moved) for mine in nodes(plan))
+    """Of every stage of every copy, in the order of `nodes`; of one whose sequences are cut, as its last part."""
+    found = []
+    for mine in nodes(plan):
+        numbers = dict.fromkeys(seat.replica for seat in mine)
+        each = [_cost(plan, [seat for seat in mine if seat.replica == number], moved) for number in numbers]
+        found.append(each[0] if len(each) == 1 else in_step(plan, mine[0], each))
+    return tuple(found)
 
 
 def nodes(plan: Plan) -> tuple[tuple[Seat, ...], ...]:
-    """The seats of every stage of every copy."""
-    found = defaultdict[tuple[int, int], list[Seat]](list)
+    """The seats of every stage of every copy of the model: those that go in step."""
+    found, known = defaultdict[tuple[int, int], list[Seat]](list), parts(plan)
     for seat in seats(plan):
-        found[seat.replica, seat.stage].append(seat)
+        found[known[seat.replica].copy, seat.stage].append(seat)
     return tuple(map(tuple, found.values()))
 
 
@@ -91,7 +90,8 @@ def _cost(plan: Plan, mine: Sequence[Seat], moved: Exchange) -> StageCost:
     units = spec.units[stage.start : stage.stop]
     each = [_units(plan, seat) for seat in mine]
     slowest = [_later([costs[at] for costs in each]) for at in range(len(units))]
-    entries = [entry_s(spec, plan.fleet.card(seat.card), plan.micro_batch, plan.seq, plan.dtype) for seat in mine]
+    tokens = parts(plan)[mine[0].replica].tokens
+    entries = [entry_s(spec, plan.fleet.card(seat.card), plan.micro_batch, tokens, plan.dtype) for seat in mine]
     attends = any(recipe.kind_of(unit) in recipe.ATTENDS for unit in units)
     forward, backward = _sums_s(plan, mine, units)
     ends = [_end(plan, seat, moved) for seat in mine]
@@ -115,7 +115,7 @@ def _units(plan: Plan, seat: Seat) -> tuple[UnitCost, ...]:
     """What each unit of the stage costs one of its cards."""
     stage = plan.pipelines[seat.replica].stages[seat.stage]
     share = share_of(plan, seat.replica, seat.stage, seat.part)
-    costs = unit_costs(part_of(plan.model, share), plan.fleet.card(seat.card), plan.micro_batch, plan.seq, plan.dtype)
+    costs = costs_of_part(plan, seat, part_of(plan.model, share))
     dealt = (share.experts[1] - share.experts[0]) / plan.model.experts if plan.model.experts else 1.0
     kinds = [recipe.kind_of(unit) for unit in plan.model.units]
     # Experts dealt out whole: as tokens spread evenly over experts, a card runs its part of them.
@@ -147,7 +147,7 @@ def _sums_s(plan: Plan, mine: Sequence[Seat], units: Sequence[str]) -> tuple[flo
     """Seconds that a stage's sums take in one micro-batch's forward and backward."""
     if len(mine) == 1:
         return 0.0, 0.0
-    ways = [sums(plan.model, unit, plan.micro_batch * plan.seq, len(mine)) for unit in units]
+    ways = [sums(plan.model, unit, plan.micro_batch * parts(plan)[mine[0].replica].tokens, len(mine)) for unit in units]
     forward, backward = ([count for way in ways for count in way[back]] for back in (0, 1))
     links = [link for a, b in permutations(mine, 2) if (link := plan.fleet.link(a.card, b.card))]
     rates = [Rates(plan.fleet.card(seat.card), plan.dtype) for seat in mine]
@@ -244,13 +244,15 @@ def rank_bytes(plan: Plan, moved: Exchange) -> tuple[int, ...]:
         again = held_at_once(order.replace("F", "").replace("I", "F")) or 1 if stage.recompute == "full" else None
         part = part_of(plan.model, share_of(plan, seat.replica, seat.stage, seat.part))
         kept = stage_bytes(part, stage.start, stage.stop, in_flight=held_at_once(order), recomputed=again,
-                           micro_batch=plan.micro_batch, seq=plan.seq, dtype=plan.dtype)  # fmt: skip
+                           micro_batch=plan.micro_batch, seq=parts(plan)[seat.replica].tokens,
+                           dtype=plan.dtype)  # fmt: skip
+        heard = kept_of_others(plan, seat, part, again or held_at_once(order))
         each = 2 * size if plan.dtype == "fp32" else 2 * size + 4  # gradients are summed in fp32 beside themselves
         state = int(each * moved.held[seat.rank]) + 16 * moved.owned[seat.rank]
         swapped = max(
             sum(count for pair, count in pairs.items() if seat.rank in pair) for pairs in (moved.data, moved.weights)
         )
-        found.append(state + max(kept.activations + kept.transient, swapped))
+        found.append(state + max(kept.activations + kept.transient + heard, swapped))
     return tuple(found)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from danlu.errors import UnreadablePlan
 from danlu.nouns import Plan, Stage
 
-VERSION = 2
-READ = (1, 2)  # 2 added replicas, and the experts of a stage
+VERSION = 3
+READ = (1, 2, 3)  # 2 added replicas, and the experts of a stage; 3 the context of a pipeline
 FIX = "danlu plan run.yaml writes it anew"
 
 

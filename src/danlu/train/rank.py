@@ -41,9 +41,10 @@ from danlu.train import optim
 from danlu.train.control import Line
 from danlu.train.group import TORCH, Group
 from danlu.train.job import TrainJob, digest
+from danlu.train.program import program
 from danlu.train.shared import SharedAdamW
 from danlu.train.snapshot import Place, Saver
-from danlu.train.stage import Done, Interpreter, program
+from danlu.train.stage import Done, Interpreter
 
 Batches = Callable[[int], npt.NDArray[np.int64]]  # step, counted from 0 -> (sequences, seq + 1)
 BEAT_S = 0.25

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -20,36 +19,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from danlu.comm.collect import gather_sum, share_all
 from danlu.comm.header import Tag
 from danlu.comm.mesh import Aborted
 from danlu.comm.wire import Message, Wire
 from danlu.errors import NotFinite
 from danlu.fleet.pace import Pacer
 from danlu.memory.arena import Arena
+from danlu.model.context import CausalPart
 from danlu.model.halves import Halves, Left
 from danlu.model.net import Causal, Decoder
 from danlu.model.parallel import cross_entropy
 from danlu.nouns import Plan
-from danlu.plan.schedule import Instruction
-from danlu.plan.seats import receivers, seats, sender, shared
+from danlu.plan.parts import parts, sequences_before
+from danlu.plan.seats import receivers, seats, sender
 from danlu.train import blame
+from danlu.train.counted import counted
+from danlu.train.ending import Ending, tied_here
 from danlu.train.group import Group, as_buffer, as_tensor
+from danlu.train.neighbours import RankNeighbours
 from danlu.train.optim import AdamW
+from danlu.train.program import Work
 from danlu.train.result import Span
 from danlu.train.shared import SharedAdamW
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One compute instruction with the messages it waits for and those that leave when it ends."""
-
-    op: str
-    mb: int
-    what: str
-    peer: int
-    waits: tuple[Instruction, ...]
-    posts: tuple[Instruction, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +57,6 @@ class Done:
     def busy_s(self) -> float:
         """Seconds the card computed."""
         return sum(end - start for _, _, start, end in self.spans)
-
-
-def program(instructions: Sequence[Instruction]) -> tuple[Work, ...]:
-    """The compute stream of a list, every instruction with the communication that hangs on it."""
-    found = []
-    for index, each in enumerate(instructions):
-        if each.stream != "compute":
-            continue
-        waits = tuple(instructions[at] for at in each.after if instructions[at].op == "recv")
-        posts = tuple(other for other in instructions if other.op == "send" and index in other.after)
-        found.append(Work(each.op, each.mb, each.what, each.peer, waits, posts))
-    sends = sum(each.op == "send" for each in instructions)
-    recvs = sum(each.op == "recv" for each in instructions)
-    assert (sends, recvs) == (sum(len(w.posts) for w in found), sum(len(w.waits) for w in found))
-    return tuple(found)
 
 
 @dataclass(slots=True)
@@ -116,19 +92,24 @@ class Interpreter:
         self.decoder, self.optimizer, self.pacer, self.arena = decoder, optimizer, pacer, arena
         self.first, self.last = decoder.embed is not None, decoder.head is not None
         self._device = next(decoder.parameters()).device
-        self._state = Causal(plan.micro_batch, plan.seq)
+        part = parts(plan)[self.seat.replica]
+        self._tokens_of = slice(part.start, part.stop)
+        self._neighbours = RankNeighbours(plan, self.seat) if part.stop - part.start < plan.seq else None
+        self._state = Causal(plan.micro_batch, plan.seq) if self._neighbours is None else CausalPart(
+            plan.micro_batch, part.start, part.stop, self._neighbours
+        )  # fmt: skip
         self._meta = self._state.meta(device=self._device)
-        self._before = plan.micro_batch * sum(each.micro_batches for each in plan.pipelines[: self.seat.replica])
-        self._shape = (plan.micro_batch * plan.seq, plan.model.hidden)
-        apart = plan.model.tied and self.first != self.last and not shared(plan)
-        self._tied = "embed.weight" if apart and self.first else "head.weight" if apart and self.last else None
+        self._before = sequences_before(plan, self.seat.replica)
+        self._shape = (plan.micro_batch * (part.stop - part.start), plan.model.hidden)
         self._again = plan.pipelines[self.seat.replica].stages[self.seat.stage].recompute == "full"
+        self._ending = Ending(optimizer, self._device, tied=tied_here(plan, decoder), counts=self.seat.part == 0)
         self._activation_bytes = 0
         self._halves = Halves()
         decoder.halve(self._halves)
         self._do: dict[str, Callable[[Work], None]] = {
             "forward": self._forward, "backward": self._backward, "backward_input": self._backward_input,
-            "backward_weight": self._backward_weight, "reduce": self._reduce, "step": self._step,
+            "backward_weight": self._backward_weight, "step": self._step,
+            "reduce": lambda work: self._ending.reduce(work, self._loss),
         }  # fmt: skip
         for name, size in optimizer.state_bytes.items():
             arena.reserve(name, size)
@@ -145,12 +126,13 @@ class Interpreter:
         Raises what Wire.take raises, DoesNotFit; NotFinite on the rank that went wrong first, Aborted on the others.
         """
         self._wire, self._number, self._rate, self._clip, self._work = wire, step, rate, clip, work
-        rows = torch.from_numpy(batch).to(self._device)
-        self._x, self._y = rows[:, :-1].clamp(min=0), rows[:, 1:]  # below 0: no token, and no target
+        rows, own = torch.from_numpy(batch).to(self._device), self._tokens_of
+        self._x, self._y = rows[:, :-1][:, own].clamp(min=0), rows[:, 1:][:, own]  # below 0: no token, and no target
         self._tokens = max(1, int((batch[:, 1:] >= 0).sum()))
         self._loss = torch.zeros((), device=self._device)
-        if self._group is not None:
-            self._group.begin(wire, step, self.pacer)
+        self._ending.begin(wire, step)
+        for meet in self._meets():
+            meet.begin(wire, step, self.pacer)
         self._live: dict[int, _Live] = {}
         self._left: dict[int, _Half] = {}
         self._came: dict[str, Message] = {}
@@ -164,7 +146,7 @@ class Interpreter:
                     self.optimizer.collect()
             spans.append((each.op, each.mb, began, self.pacer.clock))
             self._post(each)
-        return Done(step, float(self._total[1]), self._norm, self.pacer.settle(), tuple(spans))
+        return Done(step, self._ending.loss, self._ending.norm, self.pacer.settle(), tuple(spans))
 
     def warm(self) -> None:
         """Run one micro-batch of nothing, unpaced: what torch does only once is no part of a step.
@@ -172,8 +154,8 @@ class Interpreter:
         What autograd keeps of a micro-batch is counted here.
         """
         tokens, width = self._shape
-        if self._group is not None:
-            self._group.begin(None, 0)
+        for meet in self._meets():
+            meet.begin(None, 0)
         x = torch.zeros(tokens, dtype=torch.int64, device=self._device) if self.first else (
             torch.zeros(tokens, width, dtype=self.decoder.dtype, device=self._device).requires_grad_()
         )  # fmt: skip
@@ -192,6 +174,10 @@ class Interpreter:
         self.arena.release("activations", self.arena.held.get("activations", 0))
         self.pacer.restart()
 
+    def _meets(self) -> list[Group | RankNeighbours]:
+        """What exchanges in the middle of an instruction."""
+        return [each for each in (self._group, self._neighbours) if each is not None]
+
     def _collect(self, work: Work) -> float:
         """Wait for the messages of an instruction; returns when they were there."""
         ready = 0.0
@@ -200,52 +186,14 @@ class Interpreter:
             peer = sender(self._seats, self.seat, recv.peer)
             self._came[recv.what] = found = self._wire.take(peer, tag, self.plan.dtype, self._shape)
             ready = max(ready, found.header.ready)
-        if work.op == "reduce" and work.what == "tied":
-            mine = self._tied_grad().clone()  # the sum is made in place while this is still being sent
-            tag = Tag("tied", self._number)
-            self._wire.post(work.peer, tag, as_buffer(mine), "fp32", tuple(mine.shape), self.pacer.clock)
-            self._came["tied"] = found = self._wire.take(work.peer, tag, "fp32", tuple(mine.shape))
-            ready = found.header.ready
-        elif work.op == "reduce" and work.what in ("data", "weights"):
-            ready = self._swap(work.what)
-        elif work.op == "step":
-            self._total, ready = gather_sum(self._wire, self._part, Tag("norm", self._number))
-            self._norm = math.sqrt(self._total[0]) if self._total[0] >= 0 else math.nan
-        return ready
+        return max(ready, self._ending.collect(work, self.pacer.clock))
 
     def _post(self, work: Work) -> None:
         for send in work.posts:
             tag = Tag(send.what, self._number, send.mb)
             for peer in receivers(self._seats, self.seat, send.peer):
                 self._wire.post(peer, tag, as_buffer(self._made), self.plan.dtype, self._shape, self.pacer.clock)
-        if work.op == "reduce" and work.what == "norm":
-            share_all(self._wire, self._part, Tag("norm", self._number), self.pacer.clock)
-
-    def _swap(self, what: str) -> float:
-        """Send what other ranks need of this one's gradients or weights, and take theirs; returns when all was there.
-
-        The wait is before the instruction, the sums are in it.
-        """
-        optimizer = self.optimizer
-        assert isinstance(optimizer, SharedAdamW)
-        data = what == "data"
-        tag, ready, self._swapped = Tag(what, self._number), 0.0, list[Message]()
-        for peer, values in (optimizer.parts() if data else optimizer.news()).items():
-            self._wire.post(peer, tag, as_buffer(values), "fp32", tuple(values.shape), self.pacer.clock)
-        came = {}
-        for peer, count in sorted((optimizer.expected() if data else optimizer.expected_news()).items()):
-            found = self._wire.take(peer, tag, "fp32", (count,))
-            came[peer], ready = as_tensor(found, self._device), max(ready, found.header.ready)
-            self._swapped.append(found)
-        self._parts = came
-        return ready
-
-    def _swapped_in(self, what: str) -> None:
-        assert isinstance(self.optimizer, SharedAdamW)
-        (self.optimizer.gather if what == "data" else self.optimizer.take_over)(self._parts)
-        self._parts = {}
-        for each in self._swapped:
-            self._wire.recycle(each.body)
+        self._ending.post(work, self.pacer.clock)
 
     def _forward(self, work: Work) -> None:
         message = self._came.pop("act", None)
@@ -315,22 +263,10 @@ class Interpreter:
             self._wire.recycle(each.body)
         self.arena.release("activations", self._activation_bytes)
 
-    def _reduce(self, work: Work) -> None:
-        if work.what == "tied":
-            message = self._came.pop("tied")
-            self._tied_grad().add_(as_tensor(message, self._device))
-            self._wire.recycle(message.body)
-        elif work.what in ("data", "weights"):
-            self._swapped_in(work.what)
-        else:
-            counted_elsewhere = self._tied if self._tied and self.last else None
-            loss = float(self._loss) if self.seat.part == 0 else 0.0  # cards of one stage all know it
-            self._part = np.array([self.optimizer.norm_squared(counted_elsewhere), loss])
-
     def _step(self, work: Work) -> None:
-        if not np.isfinite(self._total).all():
+        if not (math.isfinite(self._ending.loss) and math.isfinite(self._ending.norm)):
             self._blame()
-        self.optimizer.update(self._rate, min(1.0, self._clip / (self._norm + 1e-6)))
+        self.optimizer.update(self._rate, min(1.0, self._clip / (self._ending.norm + 1e-6)))
 
     def _blame(self) -> NoReturn:
         """Find who went wrong first, and end the step."""
@@ -344,7 +280,7 @@ class Interpreter:
         raise NotFinite(
             f"step {self._number}: {what}",
             where=f"rank {self.index}, stage {self.seat.stage}, card {self.arena.card}",
-            why=f"{why}; loss {self._total[1]:g}, gradient norm {self._norm:g}",
+            why=f"{why}; loss {self._ending.loss:g}, gradient norm {self._ending.norm:g}",
             fix="go on from the last snapshot with a lower --train.lr: --train.resume true --train.lr LR",
         )
 
@@ -352,8 +288,8 @@ class Interpreter:
         """Run the step's micro-batches once more. Every rank has ended them, so their messages can go out again."""
         self.reset()
         self.optimizer.clear()
-        if self._group is not None:
-            self._group.begin(self._wire, self._number)
+        for meet in self._meets():
+            meet.begin(self._wire, self._number)
         for each in self._work:
             if each.op in ("reduce", "step", "save"):
                 continue
@@ -361,24 +297,3 @@ class Interpreter:
             self._collect(each)
             self._do[each.op](each)
             self._post(each)
-
-    def _tied_grad(self) -> Tensor:
-        assert self._tied is not None and isinstance(self.optimizer, AdamW)
-        return self.optimizer.total_of(self._tied)
-
-
-@contextmanager
-def counted(optimizer: AdamW | SharedAdamW) -> Iterator[dict[int, int]]:
-    """Bytes that autograd keeps for the backward pass inside the block, by storage; weights do not count."""
-    held: dict[int, int] = {}
-    weights = {optimizer.flat.untyped_storage().data_ptr(), optimizer.grad.untyped_storage().data_ptr()}
-    weights |= {optimizer.used.untyped_storage().data_ptr()}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            held[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield held

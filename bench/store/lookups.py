@@ -34,7 +34,7 @@ class Sketch:
         self.prefix, self.bits, self.buckets = prefix, bits, buckets
         sizes = rng.integers(2_000, 15_000, buckets)
         self.offsets = offsets_of(np.concatenate([[8], np.cumsum(sizes) + 8]))
-        self.reader = type("NoFile", (), {"fd": 0})()
+        self.reader = type("NoFile", (), {"fd": 0, "direct": -1})()
 
 
 def measure(_: Path, rounds: int, quick: bool) -> tuple[dict[str, Any], list[list[Any]]]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import mmap
+import os
 import random
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -20,12 +23,13 @@ from danlu.store.packs import Store
 SMALL = load("store/small")
 PEERS = Path(__file__).parents[2] / ".peers"
 COLD, WARM, FROM_TAR = 300, 10_000, 3  # cold reads a round, warm ones, cold reads from a tar
+AT_ONCE = 32  # keys asked for together: of a store in one call, of ext4 by as many threads
 SCANNED = 100_000
 Get = Callable[[int], bytes]
 
 
 def measure(home: Path, rounds: int, quick: bool) -> tuple[dict[str, Any], list[list[Any]]]:
-    """read_vs_ext4 and read_vs_webdataset (cold), read_warm_vs_ext4, read_many_vs_ext4 (cold, COLD keys at once),
+    """read_vs_ext4 and read_vs_webdataset (cold), read_warm_vs_ext4, read_many_vs_ext4 (cold, AT_ONCE keys at once),
     reads_per_record, index_bytes_per_file, scan_vs_webdataset, scan_samples_s. Reads what part `ingest` left in home,
     which it makes where it is not there."""
     if not (home / "store").exists():
@@ -55,7 +59,7 @@ def _keys(middle: dict[str, float]) -> dict[str, float]:
     ratios = {
         "read_vs_ext4": ("cold files", "cold pack"),
         "read_vs_webdataset": ("cold webdataset", "cold pack"),
-        "read_many_vs_ext4": ("cold files", "cold pack, many at once"),
+        "read_many_vs_ext4": (f"cold files, {AT_ONCE} threads", f"cold pack, {AT_ONCE} at once"),
         "read_warm_vs_ext4": ("warm files", "warm pack"),
         "scan_vs_webdataset": ("scan webdataset", "scan pack"),
     }
@@ -67,10 +71,11 @@ def _keys(middle: dict[str, float]) -> dict[str, float]:
 
 def _cold(found: dict[str, list[float]], home: Path, small: Any, store: Store, wds: Any, rng: random.Random) -> None:
     chosen = rng.sample(range(len(small)), COLD)
-    keys = [small.names[n].encode() for n in chosen]
+    room = mmap.mmap(-1, 1 << 20)
     cases: dict[str, tuple[Get, int]] = {
         "pack": (lambda n: store.get(small.names[n].encode()) or b"", COLD),
         "files": (lambda n: read_file(home / "files", small.names[n]), COLD),
+        "files, O_DIRECT": (lambda n: _direct(home / "files", small.names[n], room), COLD),
         "webdataset": (lambda n: _from_tar(wds, home, small, n), FROM_TAR),
     }
     for what, (get, count) in cases.items():
@@ -79,8 +84,16 @@ def _cold(found: dict[str, list[float]], home: Path, small: Any, store: Store, w
             before = SMALL.device_reads(home)
             found[f"cold {what}"].append(SMALL.timed(lambda: [get(n) for n in chosen[:count]]) / count)  # noqa: B023
             found[f"device reads of a cold {what}"].append((SMALL.device_reads(home) - before) / count)
-    if SMALL.forget():
-        found["cold pack, many at once"].append(SMALL.timed(lambda: store.get_many(keys)) / COLD)
+    names = [small.names[n] for n in rng.sample(range(len(small)), COLD)]
+    parts = [names[i : i + AT_ONCE] for i in range(0, COLD, AT_ONCE)]
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        ways: dict[str, Callable[[list[str]], Any]] = {
+            f"pack, {AT_ONCE} at once": lambda part: store.get_many([name.encode() for name in part]),
+            f"files, {AT_ONCE} threads": lambda part: list(threads.map(lambda n: read_file(home / "files", n), part)),
+        }
+        for what, way in ways.items():
+            if SMALL.forget():
+                found[f"cold {what}"].append(SMALL.timed(lambda: [way(each) for each in parts]) / COLD)  # noqa: B023
 
 
 def _warm(found: dict[str, list[float]], home: Path, small: Any, store: Store, rng: random.Random) -> None:
@@ -90,7 +103,8 @@ def _warm(found: dict[str, list[float]], home: Path, small: Any, store: Store, r
         "files": lambda n: read_file(home / "files", small.names[n]),
     }
     for what, get in cases.items():
-        assert all(get(n) == small.value(n) for n in chosen)
+        for _ in range(2):  # a store reads past the page cache what it is asked for the first time
+            assert all(get(n) == small.value(n) for n in chosen)
         found[f"warm {what}"].append(SMALL.timed(lambda: [get(n) for n in chosen]) / WARM)  # noqa: B023
     keys = [small.names[n].encode() for n in chosen]
     assert store.get_many(keys) == [small.value(n) for n in chosen]
@@ -115,6 +129,15 @@ def read_file(folder: Path, name: str) -> bytes:
     """A file whole."""
     with open(f"{folder}/{name}", "rb") as file:
         return file.read()
+
+
+def _direct(folder: Path, name: str, room: mmap.mmap) -> bytes:
+    """A file whole, its bytes past the page cache as a store's are; what leads to them is the file system's own."""
+    file = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_DIRECT)
+    try:
+        return room[: os.preadv(file, [room], 0)]
+    finally:
+        os.close(file)
 
 
 def _tars(home: Path) -> list[str]:

@@ -1,33 +1,14 @@
 // One record of one key: hash, bucket, one read, checksum, comparison.
-#include <cerrno>
 #include <cstring>
 
 #include <fcntl.h>
-#include <unistd.h>
 
 #include "store/store.h"
 
 namespace {
 
-struct Span {
-    uint64_t start, stop;
-};
-
-bool read_whole(int fd, uint8_t* out, Span span) {
-    for (uint64_t at = span.start; at < span.stop;) {
-        const ssize_t got = pread(fd, out + (at - span.start), span.stop - at, off_t(at));
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) return false;
-        at += uint64_t(got);
-    }
-    return true;
-}
-
-}  // namespace
-
 // Look for a key in one bucket of `count` bytes. where[0], where[1]: the value's place in the bucket and its bytes.
-DANLU_API int danlu_store_look(const uint8_t* bucket, int64_t count, uint64_t hash, const uint8_t* key, int64_t key_count,
-                               int64_t* where) {
+int look(const uint8_t* bucket, int64_t count, uint64_t hash, const uint8_t* key, int64_t key_count, int64_t* where) {
     uint32_t crc, records;
     if (count < kBucketHead) return count ? DAMAGED : ABSENT;
     std::memcpy(&crc, bucket, 4);
@@ -52,24 +33,31 @@ DANLU_API int danlu_store_look(const uint8_t* bucket, int64_t count, uint64_t ha
     return ABSENT;
 }
 
-// Look for a key in the packs of a store; its bucket is read into out. where[0], where[1]: place and bytes of the value in out;
+}  // namespace
+
+// Look for a key in the packs of a store; its bucket is read into out, which begins a page. where[0], where[1]: place and bytes of the value in out;
 // where[2]: the pack it is of, set also when that pack is DAMAGED or UNREADABLE. SMALL: where[0] bytes of room are needed.
-DANLU_API int danlu_store_get(const danlu_table* table, const uint8_t* key, int64_t key_count, uint8_t* out, int64_t room,
+DANLU_API int danlu_store_get(danlu_table* table, const uint8_t* key, int64_t key_count, uint8_t* out, int64_t room,
                               int64_t* where) {
     const uint64_t hash = store_hash(key, key_count);
     for (int64_t i = 0; i < store_candidates(*table); i++) {
         where[2] = store_candidate(*table, i, hash);
         const danlu_pack& pack = table->packs[where[2]];
         if (!pack.buckets) continue;
+        const uint64_t number = store_bucket(hash, pack.bits, pack.buckets);
         Span span;
-        store_span(pack, hash, &span.start, &span.stop);
+        offsets_pair(pack.offsets, number, &span.start, &span.stop);
         if (span.stop < span.start) return DAMAGED;
-        if (int64_t(span.stop - span.start) > room) {
-            where[0] = int64_t(span.stop - span.start);
+        if (span.stop == span.start) continue;
+        const int64_t count = int64_t(span.stop - span.start);
+        if (count + 2 * kPage > room) {
+            where[0] = count + 2 * kPage;
             return SMALL;
         }
-        if (!read_whole(pack.fd, out, span)) return UNREADABLE;
-        const int found = danlu_store_look(out, int64_t(span.stop - span.start), hash, key, key_count, where);
+        const uint8_t* bucket = store_read(*table, pack, number, span, out);
+        if (!bucket) return UNREADABLE;
+        const int found = look(bucket, count, hash, key, key_count, where);
+        where[0] += bucket - out;
         if (found != ABSENT) return found;
     }
     return ABSENT;
@@ -82,7 +70,7 @@ DANLU_API int danlu_store_want(const danlu_table* table, const uint64_t* hashes,
             const danlu_pack& pack = table->packs[store_candidate(*table, i, hashes[k])];
             if (!pack.buckets) continue;
             Span span;
-            store_span(pack, hashes[k], &span.start, &span.stop);
+            offsets_pair(pack.offsets, store_bucket(hashes[k], pack.bits, pack.buckets), &span.start, &span.stop);
             if (span.stop > span.start)
                 posix_fadvise(pack.fd, off_t(span.start), off_t(span.stop - span.start), POSIX_FADV_WILLNEED);
         }

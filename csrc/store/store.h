@@ -9,6 +9,7 @@
 
 constexpr int64_t kHead = 16;        // of a record in its bucket: hash u64, key bytes u32, value bytes u32
 constexpr int64_t kBucketHead = 8;   // CRC-32 of the rest of the bucket, then its number of records
+constexpr int64_t kPage = 4096;      // what direct reads are whole ones of
 constexpr uint32_t kRemoved = 0xFFFFFFFF;  // value bytes of a record that says "this key is gone"
 
 // What a look-up found; where[] is explained at danlu_store_get.
@@ -17,14 +18,22 @@ enum danlu_found : int { ABSENT = 0, FOUND = 1, REMOVED = 2, SMALL = -1, DAMAGED
 struct danlu_pack {
     danlu_offsets offsets;  // where buckets begin in the file, and where the last ends
     int64_t buckets;        // 0: there is nothing in it
+    uint64_t* seen;         // a bit for each bucket: it was read already; null where direct is -1
     int32_t bits, fd;       // bits: how many first ones all its hashes share
+    int32_t direct;         // another descriptor of the file, for reads past the page cache; -1 where there is none
 };
 
 // The packs of a store: the young ones, newest first, then (where merged is 1) one for each value of the first `bits` bits.
 struct danlu_table {
     const danlu_pack* packs;
-    int64_t young;
+    int64_t young, count;  // count: of all packs
+    int64_t left, memory;  // bytes still to be read before `seen` begins anew, and of memory
     int32_t bits, merged;
+};
+
+// Bytes of a file.
+struct Span {
+    uint64_t start, stop;
 };
 
 // Records as arrays over one buffer.
@@ -47,9 +56,8 @@ inline int64_t store_candidates(const danlu_table& table) { return table.young +
 inline int64_t store_candidate(const danlu_table& table, int64_t i, uint64_t hash) {
     return i < table.young || !table.bits ? i : table.young + int64_t(hash >> (64 - table.bits));
 }
-inline void store_span(const danlu_pack& pack, uint64_t hash, uint64_t* start, uint64_t* stop) {
-    offsets_pair(pack.offsets, store_bucket(hash, pack.bits, pack.buckets), start, stop);
-}
 
 uint64_t store_hash(const uint8_t* key, int64_t count);
 uint32_t store_crc(const uint8_t* data, int64_t count);
+// The bytes of a bucket, somewhere in out, which begins a page and has room for two pages more; null where they cannot be read.
+const uint8_t* store_read(danlu_table& table, const danlu_pack& pack, uint64_t bucket, Span span, uint8_t* out);

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
 import zlib
 from hashlib import blake2b
 
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from danlu.store import bucket, clib, hashing, lookup, offsets, pack
 from danlu.store.arena import Arena
 from danlu.store.batch import Batch
+from danlu.store.packs import Store, Writer
 
 pytestmark = pytest.mark.skipif(clib.library() is None, reason="no native library")
 calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)  # on a busy machine
@@ -106,7 +110,7 @@ class Index:
 
     def __init__(self, of: offsets.Offsets, buckets: int) -> None:
         self.offsets, self.buckets = of, buckets
-        self.reader = type("NoFile", (), {"fd": 0})()
+        self.reader = type("NoFile", (), {"fd": 0, "direct": -1})()
 
 
 @calm
@@ -119,3 +123,38 @@ def test_a_bucket_begins_at_its_lowest_hash(bits, draw):
     hashes = np.array([low, high - 1], np.uint64)
     assert bucket.bucket_of(hashes, of, bits).tolist() == [number, number]
     assert all(int(each) >> 64 - bits == prefix for each in hashes) if bits else True
+
+
+def test_a_bucket_is_read_past_the_page_cache_once_and_then_through_it(tmp_path):
+    truth = {b"%d" % n: b"%d " % n * (9 if n else 40_000) for n in range(3000)}  # one is larger than a thread's buffer
+    with Writer(tmp_path) as writer:
+        for key, value in truth.items():
+            writer.add(key, value)
+        writer.commit({})
+    store = Store(tmp_path)
+    file = store._packs[0].reader
+    mapped = mmap.mmap(file.fd, 0, access=mmap.ACCESS_COPY)
+    start, pages = ctypes.addressof(ctypes.c_char.from_buffer(mapped)), -(-file.size // mmap.PAGESIZE)
+
+    def in_memory() -> bool:
+        told = (ctypes.c_ubyte * pages)()
+        assert ctypes.CDLL(None).mincore(ctypes.c_void_p(start), ctypes.c_size_t(file.size), told) == 0
+        return sum(each & 1 for each in told) > pages // 2
+
+    def forget() -> None:
+        os.fsync(file.fd)
+        os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    forget()
+    if file.direct < 0 or in_memory():
+        pytest.skip("this disk knows no direct reads, or is memory")
+    ones = list({store._packs[0].span(hashing.hash_of(key)): key for key in truth}.values())  # a key of each bucket
+    assert [store.get(key) for key in ones] == [truth[key] for key in ones] and not in_memory()
+    assert [store.get(key) for key in ones] == [truth[key] for key in ones] and in_memory()
+    forget()
+    store._lookup._given.left = 1  # nearly as much was read as there is memory: what was seen is forgotten at the next
+    store._lookup._seen[0][-1] = 0
+    assert {key: store.get(key) for key in ones[::-1]} == {key: truth[key] for key in ones} and not in_memory()
+    assert {key: store.get(key) for key in truth} == truth
+    assert 0 < store.index_bytes - store._packs[0].index_bytes <= 3000 / 4 / 8 + 8
+    store.close()

@@ -22,13 +22,15 @@ class COffsets(ctypes.Structure):
 class CPack(ctypes.Structure):
     """`danlu_pack` of csrc/store/store.h."""
 
-    _fields_ = [("offsets", COffsets), ("buckets", ctypes.c_int64), ("bits", ctypes.c_int32), ("fd", ctypes.c_int32)]
+    _fields_ = [("offsets", COffsets), ("buckets", ctypes.c_int64), ("seen", ctypes.c_void_p),
+                ("bits", ctypes.c_int32), ("fd", ctypes.c_int32), ("direct", ctypes.c_int32)]  # fmt: skip
 
 
 class CTable(ctypes.Structure):
     """`danlu_table` of csrc/store/store.h."""
 
-    _fields_ = [("packs", ctypes.c_void_p), ("young", ctypes.c_int64), ("bits", ctypes.c_int32),
+    _fields_ = [("packs", ctypes.c_void_p), ("young", ctypes.c_int64), ("count", ctypes.c_int64),
+                ("left", ctypes.c_int64), ("memory", ctypes.c_int64), ("bits", ctypes.c_int32),
                 ("merged", ctypes.c_int32)]  # fmt: skip
 
 
@@ -51,7 +53,6 @@ def library() -> ctypes.CDLL | None:
         ("hash", status, [at, at, at, count, at]),
         ("get", status, [at, ctypes.c_char_p, count, at, count, at]),
         ("want", status, [at, at, count]),
-        ("look", status, [ctypes.c_char_p, count, ctypes.c_uint64, ctypes.c_char_p, count, at]),
         ("find", status, [at, at, count, at, at, at]),
         ("parse", count, [at, at, count]),
         ("lay", count, [at, count, count, count, status, at, count, at]),

@@ -7,6 +7,7 @@ import os
 import socket
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,11 +30,16 @@ Fill = Callable[[Sink], None]
 
 
 class Reader(Protocol):
-    """One immutable file, read by ranges. `fd` is a file descriptor for direct reads, -1 where there is none."""
+    """One immutable file, read by ranges.
+
+    fd      its file descriptor, -1 where there is none
+    direct  another one, for reads past the page cache, -1 where there is none
+    """
 
     where: str
     size: int
     fd: int
+    direct: int
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes start .. stop - 1; fewer at the end of the file."""
@@ -120,8 +126,10 @@ class LocalReader:
 
     def __init__(self, path: Path) -> None:
         self.where = str(path)
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._closed = weakref.finalize(self, os.close, self.fd)
+        self.fd, self.direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC), -1
+        with suppress(OSError):  # a disk that knows no direct reads, or too many open files: reads go by the page cache
+            self.direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+        self._closed = weakref.finalize(self, _close, self.fd, self.direct)
         self.size = os.fstat(self.fd).st_size
         os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_RANDOM)
 
@@ -144,7 +152,13 @@ class LocalReader:
     def close(self) -> None:
         """See Reader."""
         self._closed()
-        self.fd = -1
+        self.fd = self.direct = -1
+
+
+def _close(*files: int) -> None:
+    for each in files:
+        if each >= 0:
+            os.close(each)
 
 
 class FileLock:

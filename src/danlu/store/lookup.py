@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from danlu.store.hashing import Hashes, hash_many, hash_of
 from danlu.store.pack import Pack, damaged
 
 ROOM = 64 << 10  # bytes a bucket may have before the buffer of a thread grows
+PAGE = 4096
 
 
 class _Buffer(threading.local):
@@ -26,7 +28,8 @@ class _Buffer(threading.local):
         self.grow(ROOM)
 
     def grow(self, room: int) -> None:
-        self.room, self.data = room, np.empty(room, np.uint8)
+        whole = np.empty(room + PAGE, np.uint8)
+        self.room, self.data = room, whole[-clib.at(whole) % PAGE :][:room]  # begins a page, as direct reads ask
         self.data_at, self.view = clib.at(self.data), self.data.data
 
 
@@ -43,14 +46,26 @@ class Lookup:
         slots: list[Pack | None] = [None] * (1 << self._bits if merged else 0)
         for each in merged:
             slots[each.prefix] = each
-        self._table = (clib.CPack * (self._young + len(slots)))(*(_c(each) for each in [*self._packs, *slots]))
+        every = [*self._packs, *slots]
+        self._seen = [_unseen(each) for each in every]
+        self._table = (clib.CPack * len(every))(*map(_c, every, self._seen))
         self._packs += [each or merged[0] for each in slots]
-        self._given = clib.CTable(ctypes.addressof(self._table), self._young, self._bits, int(bool(merged)))
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self._given = clib.CTable(ctypes.addressof(self._table), self._young, len(every), memory, memory, self._bits,
+                                  int(bool(merged)))  # fmt: skip
         self._at, self._buffer = ctypes.addressof(self._given), _Buffer()
         self._library = None if any(each.reader.fd < 0 for each in packs) else clib.library()
 
+    @property
+    def seen_bytes(self) -> int:
+        """Memory that says which buckets were read already: a bit for each."""
+        return sum(each.nbytes for each in self._seen if each is not None)
+
     def get(self, key: bytes) -> bytes | None:
-        """The newest value, None if there is none or it was removed. Raises DamagedPack."""
+        """The newest value, None if there is none or it was removed. Raises DamagedPack.
+
+        A bucket that is asked for once is read past the page cache, one that is asked for again stays in it.
+        """
         if self._library is None:
             return self._get_plain(key)
         mine = self._buffer
@@ -99,9 +114,14 @@ class Lookup:
         return None
 
 
-def _c(pack: Pack | None) -> clib.CPack:
+def _unseen(pack: Pack | None) -> Hashes | None:
+    return None if pack is None or pack.reader.direct < 0 else np.zeros(-(-pack.buckets // 64), np.uint64)
+
+
+def _c(pack: Pack | None, seen: Hashes | None) -> clib.CPack:
     if pack is None:
-        return clib.CPack(clib.COffsets(None, None, None, 0, 0), 0, 0, -1)
+        return clib.CPack(clib.COffsets(None, None, None, 0, 0), 0, None, 0, -1, -1)
     of = pack.offsets
     given = clib.COffsets(clib.at(of.high), clib.at(of.low), clib.at(of.marks), of.base, of.shift)
-    return clib.CPack(given, pack.buckets, pack.bits, pack.reader.fd)
+    marks = None if seen is None else clib.at(seen)
+    return clib.CPack(given, pack.buckets, marks, pack.bits, pack.reader.fd, pack.reader.direct)

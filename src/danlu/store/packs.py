@@ -64,7 +64,7 @@ class Store:
     @property
     def index_bytes(self) -> int:
         """Bytes of index that a look-up needs in memory."""
-        return sum(each.index_bytes for each in self._packs)
+        return sum(each.index_bytes for each in self._packs) + self._lookup.seen_bytes
 
     def get(self, key: bytes) -> bytes | None:
         """The newest value of a key, None if there is none. Raises DamagedPack. Any thread may call it."""

@@ -92,7 +92,7 @@ class Remote:
 class RemoteReader:
     """An object read by ranges, one request each, through the cache where there is one."""
 
-    fd = -1
+    fd = direct = -1
 
     def __init__(self, files: Any, path: str, where: str, cache: Cache | None) -> None:
         self._files, self._path, self._cache, self.where = files, path, cache, where

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,7 +136,18 @@ def test_a_folder_that_is_no_model_is_not_replaced(folder, tmp_path):
     with provoke("DL-CFG-002"):
         quantize(tmp_path / "model", tmp_path / "notes")
     assert (tmp_path / "notes" / "one.txt").read_text() == "keep me"
-    quantize(tmp_path / "model", folder)  # an older model folder is
+    quantize(tmp_path / "model", folder)  # what danlu wrote itself is
+    assert (folder / "config.json").exists()
+
+
+def test_a_model_of_somebody_else_is_never_replaced(folder, tmp_path):
+    theirs = tmp_path / "theirs"
+    shutil.copytree(tmp_path / "model", theirs, ignore=shutil.ignore_patterns(".danlu"))
+    for out, why in ((theirs, "only copy"), (tmp_path / "model", "replace those")):
+        weights = (out / "model.safetensors").read_bytes()
+        with provoke("DL-CFG-002") as caught:
+            quantize(tmp_path / "model", out)
+        assert why in caught.error.why and (out / "model.safetensors").read_bytes() == weights
 
 
 @pytest.mark.parametrize("version", [3, "1", None, True, [], 0])

@@ -17,7 +17,7 @@ from typing import Any
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `danlu export`."""
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or RUN/checkpoints/step-...")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; an older model there is replaced")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; an older one of danlu is replaced")
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="element type of the weights")
     parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer; default: the one the run learned by")
     parser.add_argument("--json", type=Path, help="write what was done as one flat JSON object")

@@ -27,7 +27,7 @@ AT_ONCE = 4  # logits of two models are in memory
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Where from, where to, how, and on which tokens to judge."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="Hugging Face folder")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; a model folder there is replaced")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; an older one of danlu is replaced")
     parser.add_argument("--to", choices=("nf4", "int8"), default="nf4",
                         help="nf4: 4.13 bits a weight, embedding and head 8.26; int8: 8.26 everywhere")  # fmt: skip
     parser.add_argument("--codebook", default="nf4", metavar="NAME",

@@ -58,7 +58,7 @@ def read(folder: Path, out: Path, progress: Callable[[str], None] = lambda name:
             layout |= {name + end: said for end, said in parts.items()}
         else:
             layout[name] = (entries[name].dtype, shape)
-    with replacing(out) as draft:
+    with replacing(out, folder) as draft:
         with tensorfile.Writer(draft / "model.safetensors", layout, {"danlu_quant": str(quantized.VERSION)}) as file:
             for name, shape in shapes.items():
                 progress(name)
@@ -124,7 +124,7 @@ def write(folder: Path, out: Path, progress: Callable[[str], None] = lambda name
     layout: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
         layout |= _layout(name, shape) if name in wanted else {name: (_dtype(entries, name, name in small), shape)}
-    with replacing(out) as draft:
+    with replacing(out, folder) as draft:
         with tensorfile.Writer(draft / "model.safetensors", layout, {"format": "pt"}) as file:
             for name, shape in shapes.items():
                 progress(name)

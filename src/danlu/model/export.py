@@ -46,7 +46,7 @@ def export(
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[str], None] = lambda name: None,
 ) -> None:
-    """Write `out` whole or not at all; an older model folder of that name is replaced at the end.
+    """Write `out` whole or not at all; one of that name that danlu wrote is replaced at the end.
 
     tensors      every parameter by our name; a tied model's "head.weight" may be among them and is dropped
     tokenizer    folder with tokenizer.json, or that file; its companions come along

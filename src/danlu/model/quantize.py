@@ -76,7 +76,7 @@ class Report:
 
 
 def quantize(folder: Path, out: Path, progress: Progress | None = None, *, recipe: Recipe | None = None) -> Report:
-    """Write the model of `folder` to `out` by the recipe, whole or not at all; an older model folder is replaced.
+    """Write the model of `folder` to `out` by the recipe, whole or not at all; one danlu wrote is replaced.
 
     One matrix is in memory at a time, so the model may be larger than memory. Raises what load raises, WeightsNotFinite
     naming the tensor, UnknownPlugin for an unknown codebook, DiskFull, and BadValue when `folder` is quantized already,
@@ -95,7 +95,7 @@ def quantize(folder: Path, out: Path, progress: Progress | None = None, *, recip
     bits = _bits(spec, recipe)
     if recipe.codebook != BEST:
         codebooks.codebook(recipe.codebook)
-    with replacing(out) as draft:
+    with replacing(out, folder) as draft:
         report = _weights(spec, entries, draft / "model.safetensors", progress, recipe, bits)
         for name in tokens.FILES:
             if (folder / name).exists():

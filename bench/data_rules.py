@@ -188,8 +188,9 @@ def two_processes(_: list[Document], home: Path, rounds: int) -> tuple[dict[str,
             stages: list[tuple[str, float]] = []
             shutil.rmtree(home / "out", ignore_errors=True)
             began = time.perf_counter()
-            prep([], home / "out", vocab=4096, limit_bytes=BIG, steps=clean.STEPS, execute=spread.local(workers),
-                 tell=partial(_noted, stages))  # fmt: skip
+            with spread.local(workers) as execute:
+                prep([], home / "out", vocab=4096, limit_bytes=BIG, steps=clean.STEPS, execute=execute,
+                     tell=partial(_noted, stages))  # fmt: skip
             whole[workers].append(time.perf_counter() - began)
             times = dict(stages)
             cleaning[workers].append(times["vocab"] - times["clean"])

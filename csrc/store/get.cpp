@@ -43,7 +43,7 @@ DANLU_API int danlu_store_get(danlu_table* table, const uint8_t* key, int64_t ke
     for (int64_t i = 0; i < store_candidates(*table); i++) {
         where[2] = store_candidate(*table, i, hash);
         const danlu_pack& pack = table->packs[where[2]];
-        if (!pack.buckets) continue;
+        if (!store_covers(pack, hash)) continue;
         const uint64_t number = store_bucket(hash, pack.bits, pack.buckets);
         Span span;
         offsets_pair(pack.offsets, number, &span.start, &span.stop);
@@ -68,7 +68,7 @@ DANLU_API int danlu_store_want(const danlu_table* table, const uint64_t* hashes,
     for (int64_t k = 0; k < wanted; k++)
         for (int64_t i = 0; i < store_candidates(*table); i++) {
             const danlu_pack& pack = table->packs[store_candidate(*table, i, hashes[k])];
-            if (!pack.buckets) continue;
+            if (!store_covers(pack, hashes[k])) continue;
             Span span;
             offsets_pair(pack.offsets, store_bucket(hashes[k], pack.bits, pack.buckets), &span.start, &span.stop);
             if (span.stop > span.start)

@@ -21,6 +21,7 @@ struct danlu_pack {
     uint64_t* seen;         // a bit for each bucket: it was read already; null where direct is -1
     int32_t bits, fd;       // bits: how many first ones all its hashes share
     int32_t direct;         // another descriptor of the file, for reads past the page cache; -1 where there is none
+    uint64_t prefix;        // what those are
 };
 
 // The packs of a store: the young ones, newest first, then (where merged is 1) one for each value of the first `bits` bits.
@@ -55,6 +56,10 @@ inline uint64_t store_bucket(uint64_t hash, int bits, int64_t buckets) {
 inline int64_t store_candidates(const danlu_table& table) { return table.young + table.merged; }
 inline int64_t store_candidate(const danlu_table& table, int64_t i, uint64_t hash) {
     return i < table.young || !table.bits ? i : table.young + int64_t(hash >> (64 - table.bits));
+}
+// Whether a key of this hash would be in the pack.
+inline bool store_covers(const danlu_pack& pack, uint64_t hash) {
+    return pack.buckets && (!pack.bits || hash >> (64 - pack.bits) == pack.prefix);
 }
 
 uint64_t store_hash(const uint8_t* key, int64_t count);

@@ -33,8 +33,8 @@ def fill(folder: Path, count: int = 60) -> Path:
 
 
 def done(text: Path, out: Path, workers: int) -> Prepared:
-    execute = spread.local(workers) if workers > 1 else None
-    return prep([text], out, vocab=400, limit_bytes=10**8, steps=STEPS, execute=execute)
+    with spread.executor("local", workers, None) as execute:
+        return prep([text], out, vocab=400, limit_bytes=10**8, steps=STEPS, execute=execute)
 
 
 def seen(made: Prepared, out: Path) -> tuple[str, list[str], dict[str, int], dict[str, list[str]]]:
@@ -81,9 +81,9 @@ def test_a_killed_prep_goes_on_with_the_parts_that_are_left(tmp_path):
 
 def test_a_part_that_fails_says_why_and_where(tmp_path):
     text = fill(tmp_path / "text")
-    with provoke("DL-RUN-014") as caught:
+    with provoke("DL-RUN-014") as caught, spread.local(2) as execute:
         prep([text], tmp_path / "out", vocab=400, limit_bytes=10**8, steps=[{"language": ["klingon"]}],
-             execute=spread.local(2))  # fmt: skip
+             execute=execute)  # fmt: skip
     assert "klingon" in caught.error.why or "language" in caught.error.why
 
 

@@ -185,3 +185,65 @@ def test_kill_9_at_any_moment_loses_nothing_committed_and_doubles_nothing(tmp_pa
             break
     assert store.done and store.verify() == []
     assert all(store.get(b"doc %d" % number) == b"%d " % number * 20 for number in range(3000)), f"seed {seed}"
+
+
+@given(st.lists(records, min_size=1, max_size=3), st.integers(0, 3), st.data())
+def test_packs_of_other_stores_are_taken_and_cost_no_second_copy(tmp_path_factory, parts, bits, data):
+    home = tmp_path_factory.mktemp("store")
+    every = {key: value for each in parts for key, value in each.items()}
+    taken: list[Path] = []
+    for number in range(1 << bits):
+        with Writer(home / str(number), bits=bits, pack_bytes=4096) as writer:
+            for key, value in every.items():
+                if pack.hash_of(key) >> 64 - bits == number:
+                    writer.add(key, value)
+            writer.commit({}, done=True)
+        part = Store(home / str(number))
+        taken += [home / str(number) / name for name in part.names]
+        assert all(each.bits == bits and each.prefix == number for each in part._packs)
+        assert [r.key for r in part.scan()] == sorted(
+            (key for key in every if pack.hash_of(key) >> 64 - bits == number), key=lambda k: (pack.hash_of(k), k)
+        )
+        part.close()
+    gone = set(data.draw(st.lists(st.sampled_from(sorted(every)), unique=True))) if every else set()
+    with Writer(home / "whole", pack_bytes=4096) as writer:
+        writer.take(taken)
+        for key in gone:
+            writer.remove(key)
+        writer.commit({"of": "parts"}, done=True)
+    assert {each.stat().st_nlink for each in taken} <= {2}
+    whole = Store(home / "whole")
+    assert {r.key: r.value for r in whole.scan()} == {k: v for k, v in every.items() if k not in gone}
+    assert all(whole.get(key) == (None if key in gone else value) for key, value in every.items())
+    assert whole.get_many(sorted(every)) == [None if key in gone else every[key] for key in sorted(every)]
+    whole.close()
+
+
+def test_a_pack_whose_hashes_share_no_bits_covers_them_all(tmp_path):
+    with Writer(tmp_path / "s", bits=4) as writer:
+        for number in range(500):
+            writer.add(b"%d" % number, b"value")
+        writer.commit({}, done=True)
+    store = Store(tmp_path / "s")
+    assert len(list(store.scan())) == 500 and all(store.get(b"%d" % number) == b"value" for number in range(500))
+
+
+def test_packs_of_a_disk_that_gives_no_second_names_are_copied(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    truth = {r.key: r.value for r in fill(tmp_path / "one").scan()}
+    monkeypatch.setattr(os, "link", refuse)
+    with Writer(tmp_path / "two") as writer:
+        writer.take([tmp_path / "one" / "000000.pack"])
+        writer.commit({}, done=True)
+    assert {r.key: r.value for r in Store(tmp_path / "two").scan()} == truth
+
+
+def test_packs_taken_and_not_committed_are_swept(tmp_path):
+    fill(tmp_path / "one")
+    with Writer(tmp_path / "two") as writer:
+        writer.take([tmp_path / "one" / "000000.pack"])
+    with Writer(tmp_path / "two"):
+        assert not list((tmp_path / "two").glob("*.pack"))
+    assert list(Store(tmp_path / "two").scan()) == []

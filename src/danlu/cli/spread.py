@@ -6,13 +6,14 @@ share; what is done when they are stopped is not done again, wherever the next c
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from danlu import atomic
@@ -22,17 +23,20 @@ from danlu.errors import PartFailed
 from danlu.ready import ready
 
 
-def local(workers: int) -> parts.Run:
+@contextmanager
+def local(workers: int) -> Iterator[parts.Run]:
     """An executor of `workers` processes, each given its next part when one is done.
 
-    It raises PartFailed with the last line of a process that failed.
+    They start with the first job and stay for the next ones, until the block ends: a start takes as long as a part or
+    two. It raises PartFailed with the last line of a process that failed.
     """
+    with ExitStack() as running:
+        crew: list[_Worker] = []
 
-    def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> None:
-        todo, over, began = list(numbers), 0, time.monotonic()
-        with ExitStack() as running:
-            free = [running.enter_context(_Worker(folder)) for _ in range(min(workers, len(numbers)))]
-            busy = {worker.answers: worker for worker in free if worker.go(todo)}
+        def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> None:
+            todo, over, began = list(numbers), 0, time.monotonic()
+            crew.extend(running.enter_context(_Worker()) for _ in range(min(workers, len(numbers)) - len(crew)))
+            busy = {worker.answers: worker for worker in crew if worker.go(folder, todo)}
             while busy:
                 for answers in ready(list(busy)):
                     worker = busy[answers]
@@ -40,10 +44,10 @@ def local(workers: int) -> parts.Run:
                         raise _undone(folder, worker.failed())
                     over += 1
                     _told(over, len(numbers), began, "", tell)
-                    if not worker.go(todo):
+                    if not worker.go(folder, todo):
                         del busy[answers]
 
-    return execute
+        yield execute
 
 
 def slurm(workers: int) -> parts.Run:
@@ -85,20 +89,20 @@ def ray(workers: int, address: str | None) -> parts.Run:
     return execute
 
 
-def executor(on: str, workers: int, address: str | None) -> parts.Run | None:
-    """What runs the parts; None where one process of this machine does everything."""
+def executor(on: str, workers: int, address: str | None) -> AbstractContextManager[parts.Run | None]:
+    """What runs the parts while the block lasts; None where one process of this machine does everything."""
     if on == "slurm":
-        return slurm(workers)
+        return nullcontext(slurm(workers))
     if on == "ray":
-        return ray(workers, address)
-    return local(workers) if workers > 1 else None
+        return nullcontext(ray(workers, address))
+    return local(workers) if workers > 1 else nullcontext()
 
 
 def _shares(numbers: Sequence[int], workers: int) -> list[Sequence[int]]:
     return [share for first in range(workers) if (share := numbers[first::workers])]
 
 
-def _words(folder: Path, *numbers: int | str) -> list[str]:
+def _words(folder: Path, *numbers: int) -> list[str]:
     return ["-m", "danlu.data.parts", str(folder.resolve()), *map(str, numbers)]
 
 
@@ -114,9 +118,10 @@ def _told(done: int, count: int, began: float, before: str, tell: Tell) -> None:
 class _Worker:
     """Owns a process that makes one part after the other; it ends when this one does, however that ends."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         self._said = tempfile.TemporaryFile()
-        argv = [sys.executable, "-m", "danlu.launch.child", str(os.getpid()), sys.executable, *_words(folder, "-")]
+        work = [sys.executable, "-m", "danlu.data.parts", "-"]
+        argv = [sys.executable, "-m", "danlu.launch.child", str(os.getpid()), *work]
         self._process = subprocess.Popen(
             argv, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said
         )
@@ -132,13 +137,12 @@ class _Worker:
         for each in (self._orders, self.answers, self._said):
             each.close()
 
-    def go(self, todo: list[int]) -> bool:
+    def go(self, folder: Path, todo: list[int]) -> bool:
         """Have it make the next part; False when there is none."""
         if todo:
             with suppress(BrokenPipeError):  # it died, which the end of its answers says too
-                self._orders.write(f"{todo.pop(0)}\n".encode())
+                self._orders.write(f"{todo.pop(0)} {json.dumps(str(folder.resolve()))}\n".encode())
             return True
-        self._orders.close()
         return False
 
     def failed(self) -> str:

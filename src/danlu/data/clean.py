@@ -31,11 +31,15 @@ STEPS = ("normalise", "length", "alphabetic", "symbols", "long_words", "repeated
 class Before:
     """What was done in parts: the counts of it, the list of what was dropped, and the steps that are left to do.
 
-    documents  given the funnel that counts what else is dropped: the documents, in hash order
+    packs      that hold what the parts left
+    compared   given the funnel that counts what else is dropped: the names of the documents that comparing them drops
+    documents  given that funnel: the documents that comparing them leaves, in hash order
     """
 
     funnel: Funnel
     log: Path
+    packs: Sequence[Path]
+    compared: Callable[[Funnel], list[bytes]]
     documents: Callable[[Funnel], Iterator[Document]]
     steps: Sequence[Spec]
 
@@ -100,7 +104,7 @@ def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[Spec] = STEPS
         funnel = cleaned(store, folder, steps, made_by, tell=tell)
     else:
         before = run(raw, tell)
-        funnel = cleaned(store, folder, before.steps, made_by, tell=tell, after=before)
+        funnel = finished(before, folder, made_by, _listed(store.records), tell)
     store.close()
     if not funnel.docs_kept:
         first = next((f"{name}: {found[0]}" for name, found in funnel.examples.items()), "")
@@ -113,35 +117,66 @@ def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[Spec] = STEPS
     return funnel
 
 
-def cleaned(store: Store, folder: Path, steps: Sequence[Spec], made_by: Mapping[str, Any], *, low: int = 0,
-            high: int = 1 << 64, tell: Tell = lambda words, share: None,
-            marks: Sequence[str] = (), after: Before | None = None) -> Funnel:  # fmt: skip
-    """Fill the store `folder` with what steps leave of the records with low <= hash < high, unless that is done.
+def cleaned(store: Store, folder: Path, steps: Sequence[Spec], made_by: Mapping[str, Any], *, bits: int = 0,
+            number: int = 0, tell: Tell = lambda words, share: None, marks: Sequence[str] = ()) -> Funnel:  # fmt: skip
+    """Fill the store `folder` with what steps leave of the records whose hash begins so, unless that is done.
 
-    marks  steps whose marks of what is left are written beside `folder`
-    after  what was done of these records before
+    bits, number  the first `bits` bits of the hashes are `number`
+    marks         steps whose marks of what is left are written beside `folder`
     """
-    with Writer(folder, pack_bytes=PACK_BYTES) as writer:
+    with Writer(folder, pack_bytes=PACK_BYTES, bits=bits) as writer:
         if writer.done and writer.cursor["made_by"] == made_by:
             return Funnel.from_dict(writer.cursor["funnel"])
         writer.clear()
-        funnel = Funnel()
         made = Marks(marks)
         with atomic.replacing(folder.parent / DROPPED) as log:
-            if after is not None:
-                funnel = replace(after.funnel, docs_kept=0)
-                log.write(after.log.read_bytes())
-            funnel.log, funnel.listed = log, min(1.0, LISTED / max(store.records, 1))
-            documents = after.documents(funnel) if after is not None else _counting(store, funnel, low, high, tell)
+            funnel = Funnel(log=log, listed=_listed(store.records))
+            documents = _counting(store, funnel, number << 64 - bits, number + 1 << 64 - bits, tell)
             for document in made.through(pipeline(documents, steps, funnel)):
-                funnel.docs_kept += 1
-                if writer.add(*to_record(document)):
-                    writer.commit({"made_by": made_by}, wait=False)
-                if after is not None and funnel.docs_kept % 64 == 0:
-                    tell(f"{funnel.docs_kept:,} documents kept", funnel.docs_kept / max(after.funnel.docs_kept, 1))
+                _keep(writer, document, funnel, made_by)
         made.save(folder.parent)
         writer.commit({"made_by": made_by, "funnel": funnel.as_dict()}, done=True)
     return funnel
+
+
+def finished(before: Before, folder: Path, made_by: Mapping[str, Any], listed: float, tell: Tell) -> Funnel:
+    """Fill the store `folder` with what is left of work in parts.
+
+    When all that is left to do is comparing, the packs of the parts are taken as they are, and what it drops is
+    removed from them by name: no text is written twice.
+
+    listed  share of the documents that DROPPED names
+    """
+    with Writer(folder, pack_bytes=PACK_BYTES) as writer:
+        writer.clear()
+        with atomic.replacing(folder.parent / DROPPED) as log:
+            log.write(before.log.read_bytes())
+            funnel = replace(before.funnel, docs_kept=0, log=log, listed=listed)
+            if before.steps:
+                for document in pipeline(before.documents(funnel), before.steps, funnel):
+                    _keep(writer, document, funnel, made_by)
+                    if funnel.docs_kept % 64 == 0:
+                        share = funnel.docs_kept / max(before.funnel.docs_kept, 1)
+                        tell(f"{funnel.docs_kept:,} documents kept", share)
+            else:
+                writer.take(before.packs)
+                gone = before.compared(funnel)
+                for key in gone:
+                    writer.remove(key)
+                funnel.docs_kept = before.funnel.docs_kept - len(gone)
+        writer.commit({"made_by": made_by, "funnel": funnel.as_dict()}, done=True)
+    return funnel
+
+
+def _keep(writer: Writer, document: Document, funnel: Funnel, made_by: Mapping[str, Any]) -> None:
+    funnel.docs_kept += 1
+    if writer.add(*to_record(document)):
+        writer.commit({"made_by": made_by}, wait=False)
+
+
+def _listed(records: int) -> float:
+    """Share of the documents that DROPPED names."""
+    return min(1.0, LISTED / max(records, 1))
 
 
 def _counting(store: Store, funnel: Funnel, low: int, high: int, tell: Tell) -> Iterator[Document]:

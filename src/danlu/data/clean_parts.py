@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial, reduce
-from itertools import chain, takewhile
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from danlu import atomic
 from danlu.data import marks, parts
 from danlu.data.clean import DROPPED, Before, Spec, cleaned, is_whole, pipeline
 from danlu.data.document import Document, Funnel, from_record
 from danlu.data.ingest import Tell
-from danlu.store.batch import Record
+from danlu.store.batch import Batch
 from danlu.store.packs import Store
 
 
@@ -38,22 +39,23 @@ def run(raw: Path, home: Path, source: str, steps: Sequence[Spec], execute: part
     first, then = rows(steps), compared(steps)
     folder = parts.prepare(home, "clean", raw, {"source": source, "steps": first, "compares": then})
     folders = parts.run(folder, execute, tell)
-    funnel = Funnel()
+    funnel, packs = Funnel(), list[Path]()
     for each in folders:
         store = Store(each / "store")
         funnel.join(Funnel.from_dict(store.cursor["funnel"]))
+        packs += [each / "store" / name for name in store.names]
         store.close()
     log = folder / DROPPED
     atomic.write(log, b"".join((each / DROPPED).read_bytes() for each in folders))
-    return Before(funnel, log, partial(_compared, folders, then), steps[len(first) + len(then) :])
+    rest = steps[len(first) + len(then) :]
+    return Before(funnel, log, packs, partial(_dropped, folders, then), partial(_left, folders, then), rest)
 
 
 def make(folder: Path, job: parts.Job, number: int) -> None:
     """See parts.Kind. Raises StoreInUse while another process makes it, and what steps raise."""
-    low, high = parts.bounds(job, number)
     store = Store(Path(job["store"]))
     cleaned(store, parts.place(folder, number) / "store", job["steps"], {"job": folder.name, "number": number},
-            low=low, high=high, marks=job["compares"])  # fmt: skip
+            bits=parts.bits(job), number=number, marks=job["compares"])  # fmt: skip
     store.close()
 
 
@@ -67,24 +69,38 @@ def is_done(folder: Path, number: int) -> bool:
     return store.done
 
 
-def _compared(folders: Sequence[Path], steps: Sequence[str], funnel: Funnel) -> Iterator[Document]:
-    """The documents of all parts but those that steps drop, which look at what shares a mark with another alone."""
+def _left(folders: Sequence[Path], steps: Sequence[str], funnel: Funnel) -> Iterator[Document]:
+    """The documents of all parts but those that steps drop."""
+    gone = set(_dropped(folders, steps, funnel))
+    for batch in _batches(folders):
+        yield from (from_record(record.key, record.value) for record in batch.records() if record.key not in gone)
+
+
+def _dropped(folders: Sequence[Path], steps: Sequence[str], funnel: Funnel) -> list[bytes]:
+    """The names of documents that steps drop, which look at what shares a mark with another alone."""
     if not steps:
-        yield from (from_record(record.key, record.value) for record in _records(folders))
-        return
+        return []
     some = reduce(np.logical_or, (marks.shared(marks.load(folders, step)) for step in steps))
-    asked = (from_record(r.key, r.value) for r, is_asked in zip(_records(folders), some, strict=True) if is_asked)
-    left = {document.key.encode() for document in pipeline(asked, steps, funnel)}
-    for record, is_asked in zip(_records(folders), some, strict=True):
-        if not is_asked or record.key in left:
+    asked: list[bytes] = []
+    left = {document.key.encode() for document in pipeline(_asked(folders, some, asked), steps, funnel)}
+    return [key for key in asked if key not in left]
+
+
+def _asked(folders: Sequence[Path], some: npt.NDArray[np.bool_], names: list[bytes]) -> Iterator[Document]:
+    """The chosen documents of all parts; their names are added to `names`."""
+    at = 0
+    for batch in _batches(folders):
+        wanted = np.flatnonzero(some[at : at + len(batch)])
+        at += len(batch)
+        for record in batch.take(wanted).records():
+            names.append(record.key)
             yield from_record(record.key, record.value)
+    assert at == len(some), "marks and records differ"
 
 
-def _records(folders: Sequence[Path]) -> Iterator[Record]:
-    return chain.from_iterable(map(_of, folders))
-
-
-def _of(folder: Path) -> Iterator[Record]:
-    store = Store(folder / "store")
-    yield from store.scan()
-    store.close()
+def _batches(folders: Sequence[Path]) -> Iterator[Batch]:
+    for folder in folders:
+        store = Store(folder / "store")
+        for batch in store.batches():
+            yield batch.present()
+        store.close()

@@ -46,7 +46,7 @@ def make(folder: Path, job: parts.Job, number: int) -> None:
     """See parts.Kind."""
     if is_done(folder, number):
         return
-    encoder = _encoder(Path(job["tokenizer"]))
+    encoder = _encoder(Path(job["tokenizer"]), job["spelled"])
     held = frozenset(json.loads((folder / HELD).read_bytes()))
     store = Store(Path(job["store"]))
     piece = joined(list(pieces(parts.documents(store, job, number), held, encoder)))
@@ -62,9 +62,9 @@ def is_done(folder: Path, number: int) -> bool:
     return (parts.place(folder, number) / FILE).exists()
 
 
-@functools.cache
-def _encoder(tokenizer: Path) -> Encoder:
-    """One for all parts of a process: it remembers the words it met."""
+@functools.lru_cache(1)
+def _encoder(tokenizer: Path, _: str) -> Encoder:
+    """One for all parts of a job that a process makes: it remembers the words it met."""
     return Encoder(bpe.load(tokenizer))
 
 

@@ -27,8 +27,7 @@ JOB = "job.json"
 VERSION = 2
 KINDS = {"clean": "danlu.data.clean_parts", "encode": "danlu.data.encode_parts"}
 PART_BYTES = 16 << 20  # of the store: a second or two of work; each part waits for the disk a few times
-LEAST_PARTS, LEAST_BYTES = 24, 1 << 20  # of a smaller store: enough parts that no process waits long for the last one
-END = 1 << 64
+LEAST_PARTS, LEAST_BYTES = 32, 1 << 20  # of a smaller store: enough parts that no process waits long for the last one
 
 Run = Callable[[Path, Sequence[int], Tell], None]  # makes the named parts of a job; returns when each is done
 Job = Mapping[str, Any]
@@ -45,9 +44,13 @@ class Kind(Protocol):
 
 
 def prepare(home: Path, kind: str, store: Path, record: Mapping[str, Any]) -> Path:
-    """Write a job over a store; returns its folder, which its content names. record: what the parts must know."""
+    """Write a job over a store; returns its folder, which its content names. record: what the parts must know.
+
+    Parts are a power of two, so that the hashes of each share their first bits and its packs cover no others.
+    """
     opened = Store(store)
-    parts = max(1, -(-opened.size // PART_BYTES), min(LEAST_PARTS, opened.size // LEAST_BYTES))
+    least = max(1, -(-opened.size // PART_BYTES), min(LEAST_PARTS, opened.size // LEAST_BYTES))
+    parts = 1 << (least - 1).bit_length()
     opened.close()
     job = {"job": VERSION, "does": kind, "store": str(store.resolve()), "parts": parts, **record}
     text = json.dumps(job, ensure_ascii=False)
@@ -98,15 +101,15 @@ def job_of(folder: Path) -> Job:
     return found
 
 
-def bounds(job: Job, number: int) -> tuple[int, int]:
-    """The part's records are those with low <= hash < high."""
-    return END * number // job["parts"], END * (number + 1) // job["parts"]
+def bits(job: Job) -> int:
+    """How many first bits of their hash the records of a part share: they are the part's number."""
+    return int(job["parts"]).bit_length() - 1
 
 
 def documents(store: Store, job: Job, number: int) -> Iterator[Document]:
     """The documents of a part, in hash order."""
-    low, high = bounds(job, number)
-    for record in takewhile(lambda record: record.hash < high, store.scan(low)):
+    shift = 64 - bits(job)
+    for record in takewhile(lambda record: record.hash >> shift == number, store.scan(number << shift)):
         yield from_record(record.key, record.value)
 
 
@@ -116,16 +119,22 @@ def _kind(job: Job) -> Kind:
 
 
 def main(folder: Path, numbers: Sequence[str]) -> None:
-    """Make the parts of these numbers; for "-" those that come line by line, each answered when it is done."""
-    if list(numbers) != ["-"]:
-        for each in numbers:
-            make(folder, int(each))
-        return
+    """Make the parts of these numbers."""
+    for each in numbers:
+        make(folder, int(each))
+
+
+def serve() -> None:
+    """Make the parts that are asked for line by line, NUMBER JOB, of any jobs; each is answered when it is done."""
     for line in sys.stdin:
+        number, folder = line.rstrip("\n").split(" ", 1)
         with redirect_stdout(sys.stderr):  # what a step prints is no answer
-            make(folder, int(line))
-        print(line.strip(), flush=True)
+            make(Path(json.loads(folder)), int(number))
+        print(number, flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    if sys.argv[1:] == ["-"]:
+        serve()
+    else:
+        main(Path(sys.argv[1]), sys.argv[2:])

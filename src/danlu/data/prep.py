@@ -109,18 +109,23 @@ def _encoded(clean_store: Path, folder: Path, made_by: dict[str, Any], vocab: in
     tokenizer = bpe.train(_sample(store, SAMPLE * vocab), vocab)
     bpe.save(tokenizer, folder)
     held, told = held_out(_sizes(store)), tell("encode")
-    if run is not None and store.records > 1:
+    if run is not None and _kept(store) > 1:
         made = run(clean_store, folder, held, told)
     else:
         made = pieces(_documents(store), held, Encoder(tokenizer))
-    manifest = write(made, tokenizer, folder, {"made_by": made_by}, store.records, told)
+    manifest = write(made, tokenizer, folder, {"made_by": made_by}, _kept(store), told)
     store.close()
     return manifest
 
 
+def _kept(store: Store) -> int:
+    """How many documents cleaning left; its packs may hold others too, removed by name."""
+    return int(store.cursor["funnel"]["docs_kept"])
+
+
 def _sizes(store: Store) -> dict[str, int]:
     """Bytes of every document's text, by name."""
-    if store.records == 1:
+    if _kept(store) == 1:
         return {document.key: len(document.text.encode()) for document in _documents(store)}
     return {record.key.decode(): len(record.value) - record.value.index(b"\n") - 1 for record in store.scan()}
 
@@ -128,7 +133,7 @@ def _sizes(store: Store) -> dict[str, int]:
 def _documents(store: Store) -> Iterator[Document]:
     for record in store.scan():
         document = from_record(record.key, record.value)
-        if store.records > 1:
+        if _kept(store) > 1:
             yield document
         else:  # of a single text, the last part is held out
             cut = document.text.rfind("\n", 0, len(document.text) * 9 // 10) + 1 or len(document.text) * 9 // 10

@@ -23,7 +23,8 @@ class CPack(ctypes.Structure):
     """`danlu_pack` of csrc/store/store.h."""
 
     _fields_ = [("offsets", COffsets), ("buckets", ctypes.c_int64), ("seen", ctypes.c_void_p),
-                ("bits", ctypes.c_int32), ("fd", ctypes.c_int32), ("direct", ctypes.c_int32)]  # fmt: skip
+                ("bits", ctypes.c_int32), ("fd", ctypes.c_int32), ("direct", ctypes.c_int32),
+                ("prefix", ctypes.c_uint64)]  # fmt: skip
 
 
 class CTable(ctypes.Structure):

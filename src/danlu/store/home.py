@@ -8,6 +8,7 @@ import socket
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,6 +18,9 @@ from danlu.store.stream import Stream
 
 if TYPE_CHECKING:
     from danlu.store.cache import Cache
+
+
+COPIED = 1 << 20  # bytes at a time
 
 
 class Sink(Protocol):
@@ -75,6 +79,9 @@ class Home(Protocol):
     def put(self, name: str, fill: Fill) -> None:
         """Create or replace a file with what `fill` writes: whole or not at all. Raises DiskFull."""
 
+    def take(self, name: str, file: Path) -> None:
+        """Create a file with what a local file holds, whole or not at all; neither changes later. Raises DiskFull."""
+
     def remove(self, name: str) -> None:
         """Remove a file; one that is not there is no error."""
 
@@ -107,6 +114,13 @@ class Folder:
         with atomic.replacing(self.path / name) as file, Stream(file) as stream:
             fill(stream)
 
+    def take(self, name: str, file: Path) -> None:
+        """See Home. A second name of the same bytes where the disk can give one."""
+        try:
+            os.link(file, self.path / name)
+        except OSError:
+            self.put(name, partial(copied, file))
+
     def remove(self, name: str) -> None:
         """See Home."""
         (self.path / name).unlink(missing_ok=True)
@@ -119,6 +133,13 @@ class Folder:
         """See Home."""
         self.path.mkdir(parents=True, exist_ok=True)
         return FileLock(self.path / name, wait)
+
+
+def copied(file: Path, into: Sink) -> None:
+    """Write what a file holds."""
+    with file.open("rb") as source:
+        while part := source.read(COPIED):
+            into.write(part)
 
 
 class LocalReader:

@@ -66,25 +66,30 @@ class PackFile:
         return self._at + len(index) + FOOTER.itemsize
 
 
-def write(home: Home, name: str, batch: Batch) -> None:
-    """Write settled records as one pack, whole or not at all. Raises DiskFull. Cost: one pass over the bytes."""
+def write(home: Home, name: str, batch: Batch, bits: int = 0) -> None:
+    """Write settled records as one pack, whole or not at all. Raises DiskFull. Cost: one pass over the bytes.
+
+    bits  first bits that the hashes are expected to share; where they do, the pack covers their range alone
+    """
     buckets = -(-len(batch) // PER_BUCKET)
+    shared = {int(each) >> 64 - bits for each in batch.hash[[0, -1]]} if len(batch) else {0}
+    bits, prefix = (bits, shared.pop()) if len(shared) == 1 else (0, 0)
 
     def fill(file: Sink) -> None:
-        made = PackFile(file, buckets)
-        for low, high, last in _runs(buckets, batch.size):
+        made = PackFile(file, buckets, bits, prefix)
+        for low, high, last in _runs(buckets, batch.size, bits, prefix):
             made.put(batch.between(low, high), last)
         made.end()
 
     home.put(name, fill)
 
 
-def _runs(buckets: int, size: int) -> Iterator[tuple[int, int, int]]:
+def _runs(buckets: int, size: int, bits: int, prefix: int) -> Iterator[tuple[int, int, int]]:
     """Runs of buckets of about PART bytes: least hash, hash after the last, bucket after the last."""
     step = max(1, buckets * PART // max(size, 1))
     for first in range(0, buckets, step):
         last = min(first + step, buckets)
-        yield lowest(first, buckets), lowest(last, buckets), last
+        yield lowest(first, buckets, bits, prefix), lowest(last, buckets, bits, prefix), last
 
 
 def lowest(number: int, buckets: int, bits: int = 0, prefix: int = 0) -> int:

@@ -23,7 +23,7 @@ from danlu.store.cache import Cache
 from danlu.store.home import Home, home_of
 from danlu.store.lookup import Lookup
 from danlu.store.manifest import Manifest
-from danlu.store.pack import END, Pack
+from danlu.store.pack import Pack
 
 MANIFEST = manifest.NAME
 RUN = 1 << 19  # bytes of a scan's batch: it stays in the cache while records are made of it; 8 MiB is 1.5 times slower
@@ -84,7 +84,8 @@ class Store:
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """The same, half a megabyte at a time; removals are still in it. Raises DamagedPack."""
         runs = max(1, self.size // RUN)
-        edges = [max(start, number * END // runs) for number in range(runs + 1)]
+        least, after = min((each.low for each in self._packs), default=0), max((p.high for p in self._packs), default=0)
+        edges = [max(start, least + number * (after - least) // runs) for number in range(runs + 1)]
         for number, (low, high) in enumerate(pairwise(edges)):
             if low < high:
                 if number % AHEAD == 0:
@@ -139,8 +140,10 @@ class Writer:
     Raises StoreInUse if another process writes this store.
     """
 
-    def __init__(self, where: Path | str, *, pack_bytes: int = 64 << 20) -> None:
-        self.home, self._pack_bytes = home_of(where), pack_bytes
+    def __init__(self, where: Path | str, *, pack_bytes: int = 64 << 20, bits: int = 0) -> None:
+        """bits  first bits that the hashes of all records share; where they do, a pack covers their range alone."""
+        self.home, self._pack_bytes, self._bits = home_of(where), pack_bytes, bits
+        self._taken: tuple[str, ...] = ()
         self._lock = self.home.lock("lock")
         try:
             self._manifest = manifest.load(self.home)
@@ -170,6 +173,16 @@ class Writer:
         """Take a key out of the store; its bytes are on the disk until the next merge. True as `add` says it."""
         return self._pending.add(key, None) >= self._pack_bytes
 
+    def take(self, packs: Sequence[Path]) -> None:
+        """Have packs of local stores in this one too, older than all that was added: the next `commit` counts them.
+
+        On the same disk they are the same bytes under another name. Call it before the first `add`. Raises DiskFull.
+        """
+        number = manifest.load(self.home).next
+        self._taken = tuple(f"{number + i:06d}.pack" for i in range(len(packs)))
+        for name, each in zip(self._taken, packs, strict=True):
+            self.home.take(name, each)
+
     def commit(self, cursor: dict[str, Any], *, done: bool = False, wait: bool = True) -> None:
         """Make what was added durable, together with how far the source was read. Raises DiskFull.
 
@@ -186,15 +199,16 @@ class Writer:
         self._pending, self._spare = self._spare, self._pending
 
     def _commit(self, records: Arena, cursor: dict[str, Any], done: bool) -> None:
-        number = manifest.load(self.home).next
+        taken, self._taken = self._taken, ()
+        number = manifest.load(self.home).next + len(taken)
         names: tuple[str, ...] = ()
         if len(records):
-            pack.write(self.home, f"{number:06d}.pack", records.batch())
+            pack.write(self.home, f"{number:06d}.pack", records.batch(), self._bits)
             names = (f"{number:06d}.pack",)
 
         def how(now: Manifest) -> Manifest:
-            return replace(now, packs=(*now.packs, *names), next=max(now.next, number + len(names)), cursor=cursor,
-                           done=done)  # fmt: skip
+            packs, following = (*now.packs, *taken, *names), max(now.next, number + len(names))
+            return replace(now, packs=packs, next=following, cursor=cursor, done=done)
 
         self._manifest = manifest.change(self.home, how)
         records.clear()

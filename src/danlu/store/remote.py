@@ -12,12 +12,13 @@ import os
 import socket
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from danlu.errors import MissingPackage, StoreInUse, Unreachable
 from danlu.store.cache import Cache
-from danlu.store.home import Fill, Folder, Home, Reader
+from danlu.store.home import Fill, Folder, Home, Reader, copied
 
 MOMENT_S = 60.0  # a lock that is held for moments and older than this was left by a process that is gone
 TRY_S = 0.05
@@ -66,6 +67,10 @@ class Remote:
             Folder(Path(folder)).put(name, fill)
             with reaching(self.where):
                 self._files.put_file(f"{folder}/{name}", f"{self._root}/{name}")
+
+    def take(self, name: str, file: Path) -> None:
+        """See Home."""
+        self.put(name, partial(copied, file))
 
     def remove(self, name: str) -> None:
         """See Home."""

@@ -30,15 +30,17 @@ def fleet_of(cards, latency=1e-5):
 
 
 def brute(spec, fleet, ask):
-    """Every order of every choice of cards, every split, every schedule; None when nothing fits."""
+    """Every order of every choice of cards, every split, every stage's recomputation, every schedule; None when nothing
+    fits."""
     best = None
     units = len(spec.units)
     for k in range(1, len(fleet.cards) + 1):
         for cards in itertools.permutations(fleet.cards, k):
             for inner in itertools.combinations(range(1, units), k - 1):
                 cuts = (0, *inner, units)
-                stages = tuple(Stage((c.name,), a, b) for c, a, b in zip(cards, cuts, cuts[1:], strict=False))
-                for schedule in SCHEDULES:
+                for schedule, again in itertools.product(SCHEDULES, itertools.product(("none", "full"), repeat=k)):
+                    stages = tuple(Stage((c.name,), a, b, recompute=each)
+                                   for c, a, b, each in zip(cards, cuts, cuts[1:], again, strict=False))  # fmt: skip
                     plan = Plan(spec, fleet, stages, schedule, ask["micro_batches"], ask["micro_batch"], ask["seq"])
                     if all(peak_bytes(plan, i) <= c.mem_bytes for i, c in enumerate(cards)):
                         step = forecast(plan).forecast.step_s
@@ -66,6 +68,19 @@ def test_no_split_beats_ours(speeds, layers, tied, latency, tight):
     else:
         assert found.forecast.step_s == pytest.approx(least, rel=1e-9)
     assert all(size <= room for size in found.forecast.stage_bytes)
+
+
+def test_only_a_card_short_of_memory_computes_forwards_again():
+    """Half the layers on each card; the small one keeps inputs only, and both run faster than the large one alone."""
+    deep, ask = replace(SPEC, layers=8), {"micro_batch": 8, "micro_batches": 8, "seq": 128}
+    large = card("large", 1e9)
+    fleet = fleet_of([large, card("small", 1e9, 12_000_000)])
+    found = search(deep, fleet, **ask)
+    assert sorted(stage.recompute for stage in found.stages) == ["full", "none"]
+    assert {stage.recompute: stage.cards for stage in found.stages}["full"] == ("small",)
+    assert all(size <= found.fleet.card(stage.cards[0]).mem_bytes
+               for size, stage in zip(found.forecast.stage_bytes, found.stages, strict=True))  # fmt: skip
+    assert found.forecast.step_s < 0.8 * search(deep, fleet_of([large]), **ask).forecast.step_s
 
 
 def test_a_fast_card_gets_more_layers():

@@ -23,7 +23,9 @@ BEAM = 400
 
 Cuts = npt.NDArray[np.int64]  # (splits, stages + 1): the first unit of each stage, then the number of units
 Floats = npt.NDArray[np.float64]
-Holds = Callable[[Cuts, Cuts], npt.NDArray[np.bool_]]  # does a card hold the units [start, stop), entry by entry
+Levels = npt.NDArray[np.int8]
+Holds = Callable[[Cuts, Cuts], Levels]  # how a card holds the units [start, stop), entry by entry: one of the next
+NOT, AGAIN, WHOLE = 0, 1, 2  # not at all; if it computes its forwards again; with all that its backwards need
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +63,20 @@ class Sums:
             )
         )  # fmt: skip
 
-    def busy(self, start: Cuts, stop: Cuts) -> Floats:
-        """Seconds of one micro-batch, both ways, of the stages [start, stop)."""
-        cost = self.cost(start, stop)
+    def busy(self, start: Cuts, stop: Cuts, again: Levels) -> Floats:
+        """Seconds of one micro-batch, both ways, of the stages [start, stop); `again` where forwards run twice."""
+        cost = self.cost(start, stop, again)
         return np.asarray(cost.forward_s + cost.backward_s)
 
-    def cost(self, start: Cuts, stop: Cuts) -> StageCost:
+    def cost(self, start: Cuts, stop: Cuts, again: Levels) -> StageCost:
         """Of the stages [start, stop), one per entry; the same as plan.forecast.stage_cost."""
         attends = self._attends[stop] > self._attends[start]
         copies = ((stop == self.units) & (start > 0)).astype(float)
         norm, step = (0.0, 0.0) if self._copy is None else (self._copy.norm_s, self._copy.optimizer_s)
+        forward = self._forward[stop] - self._forward[start] + self._start + attends * self._attention
         tight = StageCost(
-            self._forward[stop] - self._forward[start] + self._start + attends * self._attention,
-            self._backward[stop] - self._backward[start],
+            forward,
+            self._backward[stop] - self._backward[start] + (again == AGAIN) * forward,
             self._norm[stop] - self._norm[start] + copies * norm,
             self._tied,
             self._step[stop] - self._step[start] + copies * step,
@@ -136,7 +139,7 @@ def promising(sums: Sequence[Sums], holds: Sequence[Holds]) -> Cuts:
     if math.comb(units - 1, stages - 1) <= EXACT_SPLITS:
         cuts, good = splits(units, stages), np.ones(1, dtype=np.bool_)
         for i, hold in enumerate(holds):
-            good = good & hold(cuts[:, i], cuts[:, i + 1])
+            good = good & (hold(cuts[:, i], cuts[:, i + 1]) > NOT)
         return cuts[np.broadcast_to(good, len(cuts))]
     every = np.arange(units + 1)
     begun, busiest = np.zeros((1, 1), dtype=np.int64), np.zeros(1)
@@ -146,14 +149,14 @@ def promising(sums: Sequence[Sums], holds: Sequence[Holds]) -> Cuts:
         good = (nexts > begun[:, -1:]) & (nexts <= last)
         row, stop = np.nonzero(good)
         kept = holds[i](begun[row, -1], stop)
-        row, stop = row[kept], stop[kept]
-        start = begun[row, -1]
-        load = np.maximum(busiest[row], each.busy(start, stop))
+        row, stop, kept = row[kept > NOT], stop[kept > NOT], kept[kept > NOT]
+        start, once = begun[row, -1], np.full(len(row), WHOLE, dtype=np.int8)
+        load = np.maximum(busiest[row], each.busy(start, stop, kept))
         rest = 1.0 / sum(
-            1.0 / np.maximum(other.busy(stop, np.full_like(stop, units)), 1e-30) for other in sums[i + 1 :]
+            1.0 / np.maximum(other.busy(stop, np.full_like(stop, units), once), 1e-30) for other in sums[i + 1 :]
         )
         best = np.argsort(np.maximum(load, rest), kind="stable")[:BEAM]
         begun = np.concatenate([begun[row[best]], stop[best, None]], axis=1)
         busiest = load[best]
     cuts = np.concatenate([begun, np.full((len(begun), 1), units)], axis=1)
-    return cuts[holds[-1](cuts[:, -2], cuts[:, -1])]
+    return cuts[holds[-1](cuts[:, -2], cuts[:, -1]) > NOT]

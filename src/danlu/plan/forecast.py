@@ -100,11 +100,12 @@ def links(plan: Plan) -> dict[tuple[int, int], Link]:
 
 
 def room(plan: Plan, index: int) -> int:
-    """Most micro-batches in flight that one stage's card has the memory for."""
+    """Most micro-batches in flight that one stage's card has the memory for; of those made again one is kept whole."""
     stage = plan.stages[index]
+    again = 1 if stage.recompute == "full" else None
     none, one = (
         stage_bytes(plan.model, stage.start, stage.stop, in_flight=flight, micro_batch=plan.micro_batch,
-                    seq=plan.seq, dtype=plan.dtype).total
+                    seq=plan.seq, dtype=plan.dtype, recomputed=again).total
         for flight in (0, 1)
     )  # fmt: skip
     return (plan.fleet.card(stage.cards[0]).mem_bytes - none) // max(1, one - none)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from danlu.errors import DoesNotFit, ShortBatch
 from danlu.nouns import Card, Fleet, Plan
-from danlu.plan.candidates import Ask, Cuts, Holds, Sums, orders, promising
+from danlu.plan.candidates import AGAIN, NOT, WHOLE, Ask, Cuts, Holds, Levels, Sums, orders, promising
 from danlu.plan.memory import stage_bytes
 from danlu.plan.schedule import depth_of, in_flight
 
@@ -19,35 +19,38 @@ GIB = 2**30
 
 
 def holds(ask: Ask, cards: Sequence[Card], schedule: str) -> tuple[Holds, ...]:
-    """For every stage, the question whether its card has the memory for a range of units."""
+    """For every stage, the question how its card has the memory for a range of units."""
     flights = in_flight(len(cards), ask.micro_batches, depth_of(schedule))
     return tuple(_hold(ask, card.mem_bytes, flight) for card, flight in zip(cards, flights, strict=True))
 
 
 def _hold(ask: Ask, room: int, flight: int) -> Holds:
-    enough = _table(ask, flight) <= room
+    # What is kept costs no time: forwards run again only where nothing else fits.
+    plain = _table(ask, flight, None)
+    levels = np.where(plain <= room, WHOLE, NOT)
+    if plain[0, -1] > room:
+        levels[(levels == NOT) & (_table(ask, flight, 1) <= room)] = AGAIN
 
-    def hold(start: Cuts, stop: Cuts) -> npt.NDArray[np.bool_]:
-        return np.asarray(enough[start, stop])
+    def hold(start: Cuts, stop: Cuts) -> Levels:
+        return np.asarray(levels[start, stop], dtype=np.int8)
 
     return hold
 
 
 @lru_cache(maxsize=256)
-def _table(ask: Ask, flight: int) -> npt.NDArray[np.int64]:
+def _table(ask: Ask, flight: int, recomputed: int | None) -> npt.NDArray[np.int64]:
     """Bytes of every range [start, stop) of units; as many as nothing has where the range is empty."""
     units = len(ask.spec.units)
     found = np.full((units + 1, units + 1), np.iinfo(np.int64).max)
     for start in range(units):
         for stop in range(start + 1, units + 1):
-            found[start, stop] = _bytes(ask, start, stop, flight)
+            found[start, stop] = _bytes(ask, start, stop, flight, recomputed)
     return found
 
 
-def _bytes(ask: Ask, start: int, stop: int, flight: int) -> int:
-    return stage_bytes(
-        ask.spec, start, stop, in_flight=flight, micro_batch=ask.micro_batch, seq=ask.seq, dtype=ask.dtype
-    ).total
+def _bytes(ask: Ask, start: int, stop: int, flight: int, recomputed: int | None = None) -> int:
+    return stage_bytes(ask.spec, start, stop, in_flight=flight, micro_batch=ask.micro_batch, seq=ask.seq,
+                       dtype=ask.dtype, recomputed=recomputed).total  # fmt: skip
 
 
 def no_plan(ask: Ask, fleet: Fleet) -> DoesNotFit:

@@ -12,13 +12,13 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from danlu.nouns import Fleet, ModelSpec, Plan, Stage
-from danlu.plan.candidates import Ask, Cuts, Floats, Sums, orders, promising
-from danlu.plan.forecast import forecast, links, room, stage_cost
+from danlu.plan.candidates import AGAIN, Ask, Cuts, Floats, Holds, Sums, orders, promising
+from danlu.plan.forecast import forecast, links, peak_bytes, room, stage_cost
 from danlu.plan.order import listed, rules
 from danlu.plan.room import holds, no_plan
 from danlu.plan.schedule import instructions, message_bytes
@@ -59,8 +59,8 @@ def search(
     seq           tokens per sequence
     schedule      1f1b with any depth of warm-up, zero-bubble with orders made for the stages' times, or the faster one;
                   one card alone has no bubble, and takes its micro-batches one by one under every name
-    No pipeline is longer than its micro-batches. Raises DoesNotFit, with the cheapest change that would fit, and
-    ShortBatch where only longer pipelines would.
+    No pipeline is longer than its micro-batches. A stage computes its forwards again where its card holds it no other
+    way. Raises DoesNotFit, with the cheapest change that would fit, and ShortBatch where only longer pipelines would.
     """
     ask = Ask(spec, micro_batch, micro_batches, seq, dtype)
     best: tuple[float, Plan] | None = None
@@ -85,15 +85,18 @@ def _listed(ask: Ask, rows: Sequence[Row], best: tuple[float, Plan], *, always: 
     tried: list[tuple[float, Plan]] = []
     for row in rows:
         if row.plan.schedule == SCHEDULES[0] and len(row.plan.stages) > 1:
-            bounds = _bounds(ask, row.sums, row.cuts, row.plan, halves=True)
+            bounds = _bounds(ask, _costs(row.sums, row.holds, row.cuts), row.plan, halves=True)
             few = np.argsort(bounds, kind="stable")[:LISTED]
-            tried += [(float(bounds[at]), _split(row.plan, row.cuts[at])) for at in few if bounds[at] < limit]
+            tried += [(float(bounds[at]), row.split(row.cuts[at])) for at in few if bounds[at] < limit]
     most = EVENTS // (3 * ask.micro_batches * max((len(plan.stages) for _, plan in tried), default=1))
     tried = sorted(tried, key=lambda each: each[0])[: max(always, min(LISTED, most // FEW))]
     found = sorted(((ordered(plan, FEW)[0][0], plan) for _, plan in tried), key=lambda each: each[0])
     for _, plan in found[: max(1, min(FINALISTS, most // 40))]:
         for _, letters in ordered(plan, None)[:RUNNERS]:
             made = replace(plan, schedule="zb", orders=letters)
+            if any(peak_bytes(made, at) > plan.fleet.card(stage.cards[0]).mem_bytes
+                   for at, stage in enumerate(plan.stages) if stage.recompute == "full"):  # fmt: skip
+                continue  # it holds what several forwards made again at once
             step, mean = slipped(made)
             if step < limit and mean < usual:
                 chosen, usual = made, mean
@@ -130,6 +133,7 @@ class Row:
     cuts: Cuts
     bounds: Floats
     sums: tuple[Sums, ...]
+    holds: tuple[Holds, ...]
 
     @property
     def least(self) -> float:
@@ -138,18 +142,27 @@ class Row:
 
     def best(self, limit: float) -> tuple[float, Plan] | None:
         """The fastest split of this row if its step is below `limit` seconds."""
-        events = compiled(instructions(_split(self.plan, self.cuts[0])))
+        events = compiled(instructions(self.split(self.cuts[0])))
         joined, winner = links(self.plan), None
         for at in range(0, len(self.cuts), BATCH):
             part = self.cuts[at : at + BATCH]
             if self.bounds[at] >= limit:
                 break
-            costs = [each.cost(part[:, i], part[:, i + 1]) for i, each in enumerate(self.sums)]
+            costs = _costs(self.sums, self.holds, part)
             steps = np.broadcast_to(steady(events, costs, joined), len(part))
             found = int(np.argmin(steps))
             if steps[found] < limit:
                 limit, winner = float(steps[found]), part[found]
-        return None if winner is None else (limit, _split(self.plan, winner))
+        return None if winner is None else (limit, self.split(winner))
+
+    def split(self, cuts: Cuts) -> Plan:
+        """The plan with its stages cut there; those compute their forwards again whose card holds them no other way."""
+        ends = itertools.pairwise(int(cut) for cut in cuts)
+        stages = (
+            replace(stage, start=a, stop=b, recompute="full" if hold(np.array(a), np.array(b)) == AGAIN else "none")
+            for stage, hold, (a, b) in zip(self.plan.stages, self.holds, ends, strict=True)
+        )
+        return replace(self.plan, stages=tuple(stages))
 
 
 def _rows(ask: Ask, fleet: Fleet) -> Iterator[Row]:
@@ -158,24 +171,23 @@ def _rows(ask: Ask, fleet: Fleet) -> Iterator[Row]:
     for cards in orders(fleet, ask.longest):
         chosen = tuple(sums[card.name] for card in cards)
         for schedule in SCHEDULES if len(cards) > 1 else SCHEDULES[:1]:
-            cuts = promising(chosen, holds(ask, cards, schedule))
+            rooms = holds(ask, cards, schedule)
+            cuts = promising(chosen, rooms)
             if len(cuts):
                 stages = tuple(Stage((card.name,), 0, 0) for card in cards)
                 plan = Plan(ask.spec, fleet, stages, schedule, ask.micro_batches, ask.micro_batch, ask.seq, ask.dtype)
-                bounds = _bounds(ask, chosen, cuts, plan)
+                bounds = _bounds(ask, _costs(chosen, rooms, cuts), plan)
                 order = np.argsort(bounds, kind="stable")
-                yield Row(plan, cuts[order], bounds[order], chosen)
+                yield Row(plan, cuts[order], bounds[order], chosen, rooms)
 
 
-def _split(plan: Plan, cuts: Any) -> Plan:
-    """The plan with its stages cut there."""
-    stages = (
-        replace(stage, start=int(a), stop=int(b)) for stage, a, b in zip(plan.stages, cuts, cuts[1:], strict=False)
-    )
-    return replace(plan, stages=tuple(stages))
+def _costs(sums: Sequence[Sums], holds: Sequence[Holds], cuts: Cuts) -> list[StageCost]:
+    """Of every stage, one entry per split."""
+    ends = [(cuts[:, i], cuts[:, i + 1]) for i in range(len(sums))]
+    return [each.cost(*end, hold(*end)) for each, hold, end in zip(sums, holds, ends, strict=True)]
 
 
-def _bounds(ask: Ask, sums: Sequence[Sums], cuts: Cuts, plan: Plan, *, halves: bool = False) -> Floats:
+def _bounds(ask: Ask, costs: Sequence[StageCost], plan: Plan, *, halves: bool = False) -> Floats:
     """Seconds that no schedule of a split can beat.
 
     From one step's end (all stages meet in the gradient's norm) stage i waits for the first stage's optimizer and for a
@@ -183,9 +195,8 @@ def _bounds(ask: Ask, sums: Sequence[Sums], cuts: Cuts, plan: Plan, *, halves: b
     them. Links add their time once each way. When a backward may come in `halves`, stage i can do the weights' half
     while the last one goes back, so only the way there is sure to be lost.
     """
-    costs = [each.cost(cuts[:, i], cuts[:, i + 1]) for i, each in enumerate(sums)]
     joined, message = links(plan), message_bytes(plan)
-    through, least = np.zeros(len(cuts)), np.zeros(len(cuts))
+    through = least = np.zeros(len(costs[0].forward_s))
     for i, cost in enumerate(costs):
         one = cost.forward_s + cost.backward_s
         ends = np.maximum(costs[0].step_s + costs[0].norm_s, 0.0) if i else cost.step_s + cost.norm_s

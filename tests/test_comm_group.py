@@ -19,6 +19,7 @@ from danlu.comm.sockets import SocketGroup
 HERE, THERE, BEYOND = b"a" * 32, b"b" * 32, b"c" * 32
 WAYS = {
     "shm": [HERE] * 3, "sockets": [HERE, THERE, BEYOND], "islands": [HERE, THERE, HERE, THERE, BEYOND],
+    "two islands": [HERE, HERE, THERE],
 }  # fmt: skip
 KINDS = (np.float32, np.uint16, np.float16, np.float64, np.int32, np.int64, np.uint8)
 

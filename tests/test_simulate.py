@@ -60,11 +60,11 @@ def test_many_splits_at_once_are_each_of_them(data, stages, micro_batches, tied)
 def test_messages_take_turns_on_a_link():
     plan = plan_of(2, 3, "1f1b")
     size = schedule.message_bytes(plan)
-    link = {(0, 1): Link("a", "b", 0.5, size / 1.5)}  # 2 s a message
+    link = {(0, 1): Link("a", "b", 0.5, size / 2.5)}  # 3 s a message, of which 2.5 are the link's
     found = run(2, 3, [StageCost(1.0, 1.0), StageCost(1.0, 1.0)], link)
     starts = [start for op, _, start, _ in found.spans[1] if op == "forward"]
-    # Forwards 0 and 1 of stage 0 end at 1 and 2; on the link they follow each other: 3, 5.
-    assert starts[:2] == [3.0, 5.0]
+    # Forwards 0 and 1 of stage 0 end at 1 and 2; the link has them from 1 to 3.5 and to 6, and they come 0.5 later.
+    assert starts[:2] == [4.0, 6.5]
 
 
 def test_a_tied_embedding_waits_for_both_ends():

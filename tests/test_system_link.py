@@ -14,7 +14,6 @@ from test_system_launch import a_run, launched
 
 from danlu.cli.bench import load
 from danlu.comm.mesh import Door
-from danlu.nouns import Link
 from danlu.store import checkpoint
 
 pytestmark = pytest.mark.system
@@ -57,8 +56,8 @@ def test_islands_beat_a_ring_over_a_slow_link(tmp_path):
                         stdout=subprocess.PIPE) for rank in range(4)]  # fmt: skip
         said = [rank.communicate(timeout=110)[0] for rank in ranks]
     assert all(rank.returncode == 0 for rank in ranks)
-    link = Link("a", "b", latency_s=0.0, bandwidth=100e6 / 8)
-    assert load("comm/islands").compared([json.loads(each) for each in said], link)["islands_vs_ring"] > 1.1
+    took = load("comm/islands").seconds([json.loads(each) for each in said])
+    assert min(ring_s / ours_s for ours_s, ring_s in took.values()) > 1.2, took
 
 
 def main(rank: str, address: str, folder: str) -> None:
@@ -69,4 +68,4 @@ def main(rank: str, address: str, folder: str) -> None:
     draft.rename(Path(folder) / rank)
     until(lambda: all((Path(folder) / str(each)).exists() for each in range(4)))
     addresses = {each: (Path(folder) / str(each)).read_text() for each in range(4)}
-    print(json.dumps(load("comm/islands").one_rank(int(rank), door, addresses, 5, None)))
+    print(json.dumps(load("comm/islands").one_rank(int(rank), door, addresses, 3, link=None)))

@@ -12,10 +12,13 @@ from typing import Any
 from danlu.comm.mesh import Door
 
 
-def crowd(ranks: int, body: Callable[[int, Door, dict[int, str]], Any], *, spare: tuple[int, ...] = ()) -> list[Any]:
+def crowd(
+    ranks: int, body: Callable[[int, Door, dict[int, str]], Any], *, spare: tuple[int, ...] = (),
+    place: Callable[[int], int] = lambda rank: rank,
+) -> list[Any]:  # fmt: skip
     """Run body(rank, its door, all addresses) in a process per rank; what each returned, in rank order (JSON).
 
-    spare  ranks that may die without an answer
+    spare  ranks that may die without an answer; place  which core is a rank's, counted over and over
     """
     doors = [Door() for _ in range(ranks)]
     addresses = {rank: door.address for rank, door in enumerate(doors)}
@@ -30,7 +33,7 @@ def crowd(ranks: int, body: Callable[[int, Door, dict[int, str]], Any], *, spare
                 for other, door in enumerate(doors):
                     if other != rank:
                         door.close()
-                os.sched_setaffinity(0, {cores[rank % len(cores)]})
+                os.sched_setaffinity(0, {cores[place(rank) % len(cores)]})
                 with os.fdopen(into, "w") as pipe:
                     json.dump(body(rank, doors[rank], addresses), pipe)
                 os._exit(0)

@@ -6,6 +6,10 @@
 
 #include "shm/peer.h"
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 namespace {
 
 // Whether `rank` has ended or closed its end. A rank that waits for another asks this of all: one that is gone takes
@@ -22,21 +26,37 @@ int first_gone(danlu_shm& shm, uint64_t turn) {
     return -1;
 }
 
+// Whether ranks share cores: whoever spins then keeps the core from the one it waits for.
+bool crowded([[maybe_unused]] const danlu_shm& shm) {
+#if defined(__linux__)
+    cpu_set_t cores;
+    return !sched_getaffinity(0, sizeof(cores), &cores) && CPU_COUNT(&cores) < shm.ranks;
+#else
+    return false;
+#endif
+}
+
 // Waits until `rank` has published that turn. Spins, since peers of a step come within microseconds; then lets others
-// have the core, looks at the clock, and asks whether the peers still live.
+// have the core, looks at the clock, and asks whether the peers still live. After a millisecond it sleeps in between:
+// a leader that waits for a slow link must not share its core with those who wait for it.
 int comes(danlu_shm& shm, int rank, uint64_t turn, Clock::time_point deadline, int* late) {
-    constexpr int kSpins = 4000;
+    constexpr int kSpins = 4000, kFew = 100;
     const Line& theirs = *line(shm, rank);
     for (int i = 0; i < kSpins; i++) {
         if (theirs.published.load(std::memory_order_acquire) >= turn) return DANLU_OK;
+        if (i == kFew && crowded(shm)) break;
 #if defined(__x86_64__)
         __builtin_ia32_pause();
 #endif
     }
-    for (Clock::time_point asked{};;) {
-        std::this_thread::yield();
+    const Clock::time_point patient = Clock::now() + std::chrono::milliseconds(1);
+    for (Clock::time_point asked{}, now{};;) {
+        if (now > patient)
+            std::this_thread::sleep_for(std::chrono::microseconds(50));
+        else
+            std::this_thread::yield();
         if (theirs.published.load(std::memory_order_acquire) >= turn) return DANLU_OK;
-        const Clock::time_point now = Clock::now();
+        now = Clock::now();
         if (now - asked >= std::chrono::milliseconds(1)) {
             asked = now;
             if (const int gone = first_gone(shm, turn); gone >= 0) {

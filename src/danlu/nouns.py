@@ -64,7 +64,10 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What joins two cards (or two hosts): `latency_s` per message plus bytes / `bandwidth` (bytes/s, one way)."""
+    """What joins two cards (or two hosts): `latency_s` of a message plus bytes / `bandwidth` (bytes/s, one way).
+
+    Only the bytes keep it busy: the next message follows at once.
+    """
 
     a: str
     b: str

@@ -11,12 +11,13 @@ from itertools import accumulate
 
 import numpy as np
 
+from danlu.comm.crossing import sums
 from danlu.comm.group import Group
-from danlu.comm.numbers import Array, add_up, flat
+from danlu.comm.numbers import Array, flat
 from danlu.comm.shm import bad_counts
 from danlu.comm.sockets import SocketGroup
 
-CHUNK_BYTES = 1 << 18  # one is summed inside the island while the one before it crosses
+CHUNK_BYTES = 1 << 18  # one is summed inside the island while those before it cross
 
 
 class IslandGroup:
@@ -35,20 +36,18 @@ class IslandGroup:
         self._home = next(i for i, each in enumerate(self.islands) if rank in each)
 
     def all_reduce(self, array: Array) -> None:
-        """Array becomes the sum over ranks. Chunks cross while others are summed inside."""
+        """Array becomes the sum over ranks. Chunks cross while others are summed inside, or spread."""
         data = flat(array)
         step = max(1, CHUNK_BYTES // data.itemsize)
         chunks = [data[at : at + step] for at in range(0, data.size, step)] or [data]
-        away = []
+        mine = (self._gather_sum(chunk) for chunk in chunks)
+        if self._leaders is not None:
+            for chunk in sums(self._leaders, chunks, mine):
+                self._spread(chunk)
+            return
+        for _ in mine:
+            pass
         for chunk in chunks:
-            mine = self._gather_sum(chunk)
-            if self._leaders is not None:
-                away.append((mine, self._leaders.post(dict.fromkeys(self._far(), mine), mine)))
-        for number, chunk in enumerate(chunks):
-            if self._leaders is not None:
-                mine, tag = away[number]
-                came = self._leaders.take(tag, dict.fromkeys(self._far(), mine.size), mine)
-                add_up([came.get(island, mine) for island in range(len(self.islands))], chunk)
             self._spread(chunk)
 
     def reduce_scatter(self, array: Array, counts: Sequence[int]) -> Array:
@@ -107,9 +106,6 @@ class IslandGroup:
         """Give back what the own island holds."""
         if self._inner is not None:
             self._inner.close()
-
-    def _far(self) -> list[int]:
-        return [island for island in range(len(self.islands)) if island != self._home]
 
     def _gather_sum(self, chunk: Array) -> Array:
         """The island's sum of a chunk on its leader, an array of its own; nothing elsewhere."""

@@ -43,12 +43,18 @@ def flat(array: Array) -> Array:
 
 
 def add_up(terms: Sequence[Array], out: Array) -> None:
-    """out = terms[0] + terms[1] + ..., element by element, one after the other; uint16 is read as bf16."""
+    """out = terms[0] + terms[1] + ..., element by element, one after the other; uint16 is read as bf16.
+
+    out may be one of two or more terms.
+    """
     if out.dtype not in (np.uint16, np.float16):
-        total = terms[0].copy()
-        for term in terms[1:]:
+        if len(terms) == 1:
+            out[...] = terms[0]
+            return
+        total = terms[0] if len(terms) == 2 else terms[0] + terms[1]
+        for term in terms[2:-1]:
             total += term
-        out[...] = total
+        np.add(total, terms[-1], out=out)
         return
     wide = np.zeros(out.shape, np.float32)
     for term in terms:

@@ -29,15 +29,15 @@ class Message(NamedTuple):
 
 
 class Lane:
-    """When a message on a paced link may be used: one message after the other, each latency + bytes / bandwidth."""
+    """When a message on a paced link may be used: it is busy for bytes / bandwidth; latency later they have come."""
 
     def __init__(self, link: Link) -> None:
         self._link, self._busy = link, 0.0
 
     def ready(self, sent: float, size: int) -> float:
         """Arrival, in the seconds of `sent` (the end of the instruction that made the message), of `size` bytes."""
-        self._busy = max(self._busy, sent) + self._link.seconds(size)
-        return self._busy
+        self._busy = max(self._busy, sent) + size / self._link.bandwidth
+        return self._busy + self._link.latency_s
 
 
 class _Box:

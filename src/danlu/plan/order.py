@@ -75,8 +75,8 @@ def listed(
     def send(moment: float, source: int, target: int, what: str) -> None:
         link = links.get((min(source, target), max(source, target)))
         if link is not None:
-            moment = max(moment, lanes.get((source, target), 0.0)) + link.seconds(size)
-            lanes[source, target] = moment
+            gone = max(moment, lanes.get((source, target), 0.0)) + size / link.bandwidth
+            lanes[source, target], moment = gone, gone + link.latency_s
         tell(moment, target, what)
 
     while events:

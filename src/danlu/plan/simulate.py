@@ -185,7 +185,9 @@ def _charge(
     events: Sequence[Event], costs: Sequence[StageCost], links: Links, clocks: list[Seconds],
     note: Callable[[Event, Seconds, Seconds], None] | None, later: Callable[[Seconds, Seconds], Seconds],
 ) -> None:  # fmt: skip
-    """Advance the stages' clocks by one step. A link carries one message after the other in each direction."""
+    """Advance the stages' clocks by one step. A link carries one message after the other in each direction; latency
+    delays a message and not the one behind it.
+    """
     arrived: dict[Message, Seconds] = {}
     busy: dict[tuple[int, int], Seconds] = {}
 
@@ -193,8 +195,8 @@ def _charge(
         _, _, source, target = message
         link = links.get((min(source, target), max(source, target)))
         if link is not None:
-            now = later(busy.get((source, target), 0.0), now) + link.seconds(size)
-            busy[source, target] = now
+            gone = later(busy.get((source, target), 0.0), now) + size / link.bandwidth
+            busy[source, target], now = gone, gone + link.latency_s
         arrived[message] = now
 
     for event in events:

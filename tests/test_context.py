@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -14,14 +15,15 @@ from test_sharing import linked
 from test_train_together import DENSE, MOE, ONE, TIED, YUAN, bench, plan_of
 from train_world import halved
 
-from danlu.nouns import ModelSpec, Plan
-from danlu.plan import text
+from danlu.nouns import Card, Fleet, ModelSpec, Plan
+from danlu.plan import context_search, text
+from danlu.plan.candidates import Ask
 from danlu.plan.cells import cells
 from danlu.plan.context import held, pieces
-from danlu.plan.context_cost import kept_of_others
+from danlu.plan.context_cost import kept_of_others, part_costs
 from danlu.plan.forecast import forecast
 from danlu.plan.memory import stage_bytes
-from danlu.plan.parts import parts
+from danlu.plan.parts import Part, parts
 from danlu.plan.seats import seats
 from danlu.plan.sharing import part_of
 
@@ -131,6 +133,42 @@ def test_a_part_keeps_as_many_bytes_as_forecast(spec):
         kept = stage_bytes(plan.model, 0, 6, in_flight=1, micro_batch=2, seq=own.tokens).activations
         kept += kept_of_others(plan, stage.seat, part_of(plan.model, stage.decoder.share), 1)
         assert kept == pytest.approx(stage._activation_bytes, rel=0.06)
+
+
+def slowest(ask, cards, edges):
+    """Seconds of a micro-batch on the slowest of cards that each have the whole model and a part of every sequence."""
+    each = [part_costs(ask.spec, card, 2, Part(0, *span), "fp32")
+            for card, span in zip(cards, itertools.pairwise((0, *edges, ask.seq)), strict=True)]  # fmt: skip
+    return max(sum(unit.forward_s + unit.backward_s for unit in units) for units in each)
+
+
+@pytest.mark.parametrize("speeds", [(1.0, 1.0), (0.3, 0.9), (0.9, 0.2, 0.4)])
+def test_cards_get_the_tokens_that_end_together(speeds):
+    ask = Ask(PLAIN, 2, 4, 24, "fp32")
+    cards = tuple(Card(f"c{i}", "cpu", "", {"fp32": 1e9 * s}, 2**30, 1e9 * s, cores=s) for i, s in enumerate(speeds))
+    plan = context_search.best(ask, Fleet("f", cards), len(speeds))
+    least = min(slowest(ask, order, edges) for order in itertools.permutations(cards)
+                for edges in itertools.combinations(range(1, 24), len(speeds) - 1))  # fmt: skip
+    held = [plan.fleet.card(each.stages[0].cards[0]) for each in plan.pipelines]
+    edges = list(itertools.accumulate(each.context for each in plan.pipelines))[:-1]
+    assert least <= slowest(ask, held, edges) < 1.03 * least
+    spans = [(each.context, plan.fleet.card(each.stages[0].cards[0])) for each in plan.pipelines]
+    assert plan.sequences == 8 and sum(tokens for tokens, _ in spans) == 24
+    assert len(set(speeds)) < 2 or max(spans, key=lambda each: each[0])[1].cores == max(speeds)
+
+
+def test_four_cards_are_two_stages_of_two_parts():
+    cards = tuple(Card(f"c{i}", "cpu", "", {"fp32": s}, 2**30, s, cores=1) for i, s in enumerate((4e9, 2e9, 4e9, 2e9)))
+    plan = context_search.best(Ask(PLAIN, 2, 4, 24, "fp32"), Fleet("f", cards), 2)
+    assert [len(each.stages) for each in plan.pipelines] == [2, 2] and len({seat.card for seat in seats(plan)}) == 4
+    assert bench.gradient_error(bench.job_of(plan)) < 1e-5
+
+
+def test_parts_that_cards_cannot_take_are_refused():
+    cards = tuple(Card(f"c{i}", "cpu", "", {"fp32": 1e9}, 2**16, 1e9, cores=1) for i in range(3))
+    for count, code in ((2, "DL-CFG-021"), (4, "DL-CFG-021"), (3, "DL-MEM-001")):
+        with provoke(code):
+            context_search.best(Ask(PLAIN, 2, 4, 24, "fp32"), Fleet("f", cards), count)
 
 
 def test_later_tokens_cost_more_and_a_slow_link_is_waited_for():

@@ -94,6 +94,9 @@ class PlanText(Section):
     copies: int = Field(
         1, gt=0, description="most copies of the model the cards may be parted into (1F1B); 1 for one pipeline"
     )
+    context: int = Field(
+        1, gt=0, description="parts that every sequence is cut into, each on cards of its own and as long as they can"
+    )
     micro_batch: int = Field(4, gt=0, description="sequences per micro-batch")
     micro_batches: int = Field(8, gt=0, description="micro-batches per step")
 

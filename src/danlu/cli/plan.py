@@ -115,15 +115,16 @@ def split_table(plan: Plan) -> str:
     """Which units each card computes, the memory it needs and how busy it should be: one row for each rank."""
     from danlu.cli import output
     from danlu.cli.train import part
+    from danlu.plan.parts import parts
     from danlu.plan.seats import alone, seats, shared
 
     assert plan.forecast is not None
-    rows = []
+    rows, copies = [], [part.copy for part in parts(plan)]
     for seat, bytes_, busy in zip(seats(plan), plan.forecast.stage_bytes, plan.forecast.stage_busy_s, strict=True):
         pipeline, card = alone(plan, seat.replica), plan.fleet.card(seat.card)
         stage = pipeline.stages[seat.stage]
         units = plan.model.units[stage.start : stage.stop]
-        place = [seat.replica, pipeline.micro_batches, seat.stage] if shared(plan) else [seat.stage]
+        place = [copies[seat.replica], pipeline.micro_batches, seat.stage] if shared(plan) else [seat.stage]
         rows.append([
             *place, card.name + (" *emulated*" if card.emulated else ""),
             f"{pipeline.layers_per_stage[seat.stage]:g}" + part(plan, seat), f"{units[0]} .. {units[-1]}",

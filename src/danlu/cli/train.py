@@ -133,14 +133,18 @@ def planned(run: Run) -> Plan:
 
 
 def placed(plan: Plan) -> str:
-    """Who holds what: "4 + 2 layers on a + b"; cards that share a stage are joined by "|", copies of the model by ;."""
+    """Who holds what: "4 + 2 layers on a + b"; cards that share a stage are joined by "|", copies of the model by ;.
+
+    Parts of one copy's sequences are told as copies, with their tokens.
+    """
+    from danlu.plan.parts import parts
     from danlu.plan.seats import alone
 
-    found = []
+    found, known = [], parts(plan)
     for number, each in enumerate(plan.pipelines):
         layers = " + ".join(f"{count:g}" for count in alone(plan, number).layers_per_stage)
         cards = " + ".join("|".join(stage.cards) for stage in each.stages)
-        found.append(f"{layers} layers on {cards}")
+        found.append(f"{layers} layers on {cards}{known[number].words(plan.seq)}")
     return "; ".join(found)
 
 
@@ -357,6 +361,9 @@ def summary(plan: Plan, result: Result) -> str:
 
 
 def part(plan: Plan, seat: Seat) -> str:
-    """What share of its stage a card holds, where it is not alone."""
+    """What share of its stage a card holds, where it is not alone, and of which tokens, where they are not all."""
+    from danlu.plan.parts import parts
+
     shares = plan.pipelines[seat.replica].stages[seat.stage].shares
-    return f" x {shares[seat.part]}/{sum(shares)}" if len(shares) > 1 else ""
+    held = f" x {shares[seat.part]}/{sum(shares)}" if len(shares) > 1 else ""
+    return held + parts(plan)[seat.replica].words(plan.seq)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from danlu.cli.config import Run
 from danlu.nouns import Fleet, ModelSpec, Plan
+from danlu.plan.candidates import Ask
 
 
 def tokens_of(run: Run) -> Path:
@@ -100,7 +101,6 @@ def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
     """
     from danlu.fleet.text import place
     from danlu.plan import copies, room, search, text
-    from danlu.plan.candidates import Ask
     from danlu.plan.forecast import forecast
 
     if run.plan.path is not None:
@@ -112,6 +112,8 @@ def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
         return forecast(replace(told, dtype=_trainable(run.train.dtype or told.dtype, told.fleet)))
     size, count, seq = run.plan.micro_batch, run.plan.micro_batches, run.data.seq
     dtype = _trainable(run.train.dtype or "fp32", fleet)
+    if run.plan.context > 1:
+        return _in_parts(run, Ask(spec, size, count, seq, dtype), fleet)
     if run.plan.split == "best":
         one = search.search(spec, fleet, micro_batch=size, micro_batches=count, seq=seq, dtype=dtype,
                             schedule=run.plan.schedule)  # fmt: skip
@@ -123,6 +125,21 @@ def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
     if run.plan.schedule != "zero-bubble" or len(even.stages) == 1:
         return even
     return forecast(replace(even, schedule="zb", orders=search.ordered(even, None)[0][1]))
+
+
+def _in_parts(run: Run, ask: Ask, fleet: Fleet) -> Plan:
+    """The plan of a run whose sequences are cut. Raises BadContext, DoesNotFit; BadValue for what is not searched."""
+    from danlu.errors import BadValue
+    from danlu.plan import context_search
+
+    said = {"split": run.plan.split, "schedule": run.plan.schedule, "copies": run.plan.copies}
+    for name, known in (("split", ("best",)), ("schedule", ("auto", "1f1b")), ("copies", (1,))):
+        if said[name] not in known:
+            raise BadValue(f"plan.{name} {said[name]} and plan.context {run.plan.context} together",
+                           where="plan.context",
+                           why="sequences in parts are planned as one copy of the model, the best split, under 1F1B",
+                           fix=f"leave plan.{name} out, or write the Plan JSON yourself: plan.path")  # fmt: skip
+    return context_search.best(ask, fleet, run.plan.context)
 
 
 def _trainable(dtype: str, fleet: Fleet) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from danlu import recipe
-from danlu.nouns import DTYPE_BYTES, ModelSpec, Plan
+from danlu.nouns import DTYPE_BYTES, Card, ModelSpec, Plan
 from danlu.plan import operators
 from danlu.plan.context import pieces
 from danlu.plan.cost import Rates, UnitCost, unit_costs
@@ -17,11 +17,15 @@ from danlu.plan.simulate import StageCost
 
 def costs_of_part(plan: Plan, seat: Seat, spec: ModelSpec) -> tuple[UnitCost, ...]:
     """Of every unit on a seat's card, for the tokens of its part; `spec` has the axes that the card holds."""
-    card, own = plan.fleet.card(seat.card), parts(plan)[seat.replica]
-    costs = unit_costs(spec, card, plan.micro_batch, own.tokens, plan.dtype)
-    if own.tokens == plan.seq:
+    return part_costs(spec, plan.fleet.card(seat.card), plan.micro_batch, parts(plan)[seat.replica], plan.dtype)
+
+
+def part_costs(spec: ModelSpec, card: Card, batch: int, own: Part, dtype: str) -> tuple[UnitCost, ...]:
+    """Of every unit on a card, for a part of each of `batch` sequences."""
+    costs = unit_costs(spec, card, batch, own.tokens, dtype)
+    if not own.start:
         return costs
-    forward, backward = attention_s(spec, Rates(card, plan.dtype), plan.micro_batch, own)
+    forward, backward = attention_s(spec, Rates(card, dtype), batch, own)
     return tuple(
         replace(cost, forward_s=cost.forward_s + forward, backward_s=cost.backward_s + backward)
         if recipe.kind_of(unit) in recipe.ATTENDS else cost

@@ -26,6 +26,10 @@ class Part:
         """How many."""
         return self.stop - self.start
 
+    def words(self, seq: int) -> str:
+        """For people: "", or " of tokens 0..89" where they are not the whole sequence."""
+        return "" if self.tokens == seq else f" of tokens {self.start}..{self.stop - 1}"
+
 
 def parts(plan: Plan) -> tuple[Part, ...]:
     """The part of every pipeline. Raises BadContext where parts do not come to sequences, or cannot go in step."""

@@ -61,7 +61,7 @@ def is_best(ask: Ask) -> bool:
 
 def holds(ask: Ask, plan: GroupedPlan) -> bool:
     """Pipelines within the cards and their memory do the batch, and take as long as the plan says."""
-    used, done, seconds = np.zeros(len(ask.fleet.groups)), 0, 0.0
+    used, done, least, seconds = np.zeros(len(ask.fleet.groups)), 0, 0, 0.0
     for each in plan.replicas:
         ways = ask.ways(each.micro_batch, plan.pipelines, every=True)
         names = [(int(g), way) for g, way in zip(ways.group, ways.ways, strict=True)]
@@ -72,9 +72,12 @@ def holds(ask: Ask, plan: GroupedPlan) -> bool:
             return False
         used += each.copies * made.cards
         done += each.sequences
+        least += each.copies * made.least
+        if each.micro_batches < len(spans):
+            return False
         seconds = max(seconds, made.seconds(each.micro_batches))
     there = [group.count for group in ask.fleet.groups]
-    return bool((used <= there).all()) and done >= ask.batch and abs(seconds / plan.seconds - 1) < CLOSE
+    return bool((used <= there).all()) and least <= ask.batch <= done and abs(seconds / plan.seconds - 1) < CLOSE
 
 
 def none_beats(ask: Ask, seconds: float) -> bool:
@@ -85,7 +88,8 @@ def none_beats(ask: Ask, seconds: float) -> bool:
         done: dict[tuple[int, ...], int] = {}
         for size in micro_batch_sizes(ask.batch, ask.most_sequences):
             needed = -(-(ask.batch - count + 1) // size)
-            for cards, many in most_micro_batches(ask.ways(size, count), there, needed, limit).items():
+            longest = ask.longest(count, size)
+            for cards, many in most_micro_batches(ask.ways(size, count), there, needed, limit, longest).items():
                 done[cards] = max(done.get(cards, 0), many * size)
         if _together(done, there, count) >= ask.batch:
             return False
@@ -108,9 +112,12 @@ def _together(done: dict[tuple[int, ...], int], there: tuple[int, ...], count: i
 
 
 def most_micro_batches(
-    ways: StageWays, there: tuple[int, ...], needed: int, limit: float
+    ways: StageWays, there: tuple[int, ...], needed: int, limit: float, longest: int
 ) -> dict[tuple[int, ...], int]:  # fmt: skip
-    """For every number of cards the most micro-batches, up to `needed`, of a pipeline that ends before `limit`."""
+    """For every number of cards the most micro-batches, up to `needed`, of a pipeline that ends before `limit`.
+
+    Of up to `longest` stages, and no more than its micro-batches.
+    """
     shape = (needed, ways.units + 1, *(n + 1 for n in there))
     found: dict[tuple[int, ...], int] = {}
     if not len(ways.ways):
@@ -119,7 +126,9 @@ def most_micro_batches(
     at = np.zeros((needed, 2 + len(there)), dtype=np.int64)
     at[:, 0], at[:, 1] = np.arange(needed), ways.units
     load, fill = np.zeros(needed), np.zeros(needed)
-    for place in range(min(ways.units, sum(there))):
+    for place in range(min(ways.units, sum(there), longest)):
+        enough = at[:, 0] >= place
+        at, load, fill = at[enough], load[enough], fill[enough]
         at, load, fill = _extended(ways, np.array(there), at, load, fill, place, limit)
         whole = at[:, 1] == 0
         for row in at[whole].tolist():
@@ -189,8 +198,9 @@ def by_enumeration(ask: Ask) -> float:
     best = math.inf
     for count in range(1, min(sum(there), ask.batch) + 1):
         every = [each for size in micro_batch_sizes(ask.batch, ask.most_sequences)
-                 for each in every_pipeline(ask.ways(size, count), there)]  # fmt: skip
-        times = sorted({each.seconds(m) for each in every for m in range(1, ask.batch + 1)})
+                 for each in every_pipeline(ask.ways(size, count), there)
+                 if len(each.stages) <= ask.longest(count, size)]  # fmt: skip
+        times = sorted({each.seconds(m) for each in every for m in range(len(each.stages), ask.batch + 1)})
         while times:
             middle = len(times) // 2
             if _enough(every, there, ask.batch, count, times[middle] * (1 + 1e-12)):

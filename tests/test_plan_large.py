@@ -31,11 +31,15 @@ def complete(plan: GroupedPlan) -> None:
         assert each.seconds <= plan.seconds
     assert all(n <= group.count for n, group in zip(plan.used, plan.fleet.groups, strict=True))
     over = sum(each.sequences for each in plan.replicas) - plan.batch
-    assert 0 <= over and all(over < each.micro_batch or each.micro_batches == 1 for each in plan.replicas)
+    assert over >= 0
+    assert all(over < each.micro_batch or each.micro_batches == len(each.stages) for each in plan.replicas)
+    assert all(each.micro_batches >= len(each.stages) for each in plan.replicas)
+    least = sum(each.copies * ((len(each.stages) - 1) * each.micro_batch + 1) for each in plan.replicas)
+    assert least <= plan.batch
 
 
 @settings(max_examples=5, deadline=None)
-@given(st.lists(speeds, min_size=1, max_size=3), st.sampled_from([16, 60]))
+@given(st.lists(speeds, min_size=1, max_size=3), st.sampled_from([3, 16, 60]))
 def test_mixed_is_never_slower_than_the_best_single_type(groups, batch):
     fleet = GroupedFleet("random", tuple(groups))
     try:
@@ -54,6 +58,15 @@ def test_a_second_type_of_cards_makes_the_step_shorter():
     found = large.search(model, shorthand("64xA100-80+64xH20"), batch=256, seq=4096)
     assert found.over_best_single > 1.2
     assert 0.9 < found.sum_share < 1.1
+
+
+def test_a_batch_smaller_than_the_pipeline_says_what_batch_fills_it():
+    cards = GroupedFleet("thin", (Group("old", 8, 1e14, 14 << 30, 1e12, 2e11, 2.5e10, 1),))
+    model = ModelSpec("llama", 12, 4096, 32, 8, 128, 11008, 32000, 4096)
+    with provoke("DL-MEM-004") as caught:
+        large.search(model, cards, batch=2, seq=2048)
+    batch = int(caught.error.fix.split()[1])
+    complete(large.search(model, cards, batch=batch, seq=2048).plan)
 
 
 def test_a_model_that_fits_nowhere_says_what_is_missing():

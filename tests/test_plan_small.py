@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from brute_plans import by_enumeration, is_best, random_ask
+from brute_plans import by_enumeration, holds, is_best, random_ask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,7 +41,7 @@ def test_the_search_finds_what_enumerating_all_plans_finds(chosen, layers, batch
     except DoesNotFit:
         assert best == math.inf
     else:
-        assert found.plan.seconds == pytest.approx(best, rel=1e-9)
+        assert found.plan.seconds <= best * (1 + 1e-9) and holds(Ask(model, fleet, batch, 2048, schedule), found.plan)
 
 
 @pytest.mark.skipif(native.library() is None, reason="without a compiler only smaller fleets are looked at whole")
@@ -59,8 +59,8 @@ def test_the_native_library_finds_the_fastest_pipelines_that_python_finds(seed, 
     ways, there = ask.ways(1, 1), tuple(group.count for group in ask.fleet.groups)
     if not len(ways.ways):
         return
-    least = in_python(ways, there, 1, math.inf).seconds.min(initial=math.inf)
-    fast, plain = (of(ways, there, 4, 3 * share * least) for of in (fastest, in_python))
+    least = in_python(ways, there, 4, math.inf, 3).seconds.min(initial=math.inf)
+    fast, plain = (of(ways, there, 4, 3 * share * least, 3) for of in (fastest, in_python))
     assert np.allclose(fast.seconds, plain.seconds, rtol=1e-12)
     for many, state in np.argwhere(np.isfinite(fast.seconds)).tolist():
         made = pipeline(ways, fast.spans(many + 1, state), len(there))

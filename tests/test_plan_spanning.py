@@ -29,7 +29,7 @@ def test_no_pipeline_of_counted_cards_has_a_shorter_bottleneck(seed, cards):
     ways, there = ask.ways(1, 1), tuple(group.count for group in ask.fleet.groups)
     where = space(ways, len(there), DEEPEST)
     found = spanning(where, ask.there, ask.batch, 1)
-    each = every_pipeline(ways, there) if len(ways.ways) else []
+    each = [one for one in every_pipeline(ways, there) if len(one.stages) <= ask.batch] if len(ways.ways) else []
     least = min((float((one.time + one.step / ask.batch).max()) for one in each), default=math.inf)
     for one in found:
         room = [one.ways.room[s.way, int(i == len(one.stages) - 1)] for i, s in enumerate(one.stages)]

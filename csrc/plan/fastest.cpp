@@ -98,7 +98,7 @@ struct Search {
         labels.assign(1, Label{0.0, 0.0, 0, -1, int16_t(in.places - 1), -1});
         for (auto& each : known) each.clear();
         std::fill(seconds, seconds + states, kNever);
-        for (int64_t place = 0; place < in.depth && !now.empty(); place++, now.swap(next)) {
+        for (int64_t place = 0; place < in.depth && place < many && !now.empty(); place++, now.swap(next)) {
             next.clear();
             for (const int32_t from : now)
                 for (int64_t way = 0; way < in.ways; way++) extend(from, way, place, many, limit, rest, seconds, best, next);
@@ -143,7 +143,8 @@ struct Search {
 
 }  // namespace
 
-// For 1 to `most` micro-batches, until none ends within `limit` seconds: the fastest pipelines, by the cards they take.
+// For 1 to `most` micro-batches, until none ends within `limit` seconds: the fastest pipelines, by the cards they take,
+// of no more stages than micro-batches.
 // seconds and count are (most, states), stages (most, states, depth, 2); how many of `most` were filled is in `reached`.
 DANLU_API int danlu_fastest(const danlu_fastest_in* in, int64_t most, double limit, double* seconds, int64_t* count,
                             int64_t* stages, int64_t* reached) {
@@ -154,7 +155,8 @@ DANLU_API int danlu_fastest(const danlu_fastest_in* in, int64_t most, double lim
         for (*reached = 0; *reached < most; ++*reached) {
             const int64_t row = *reached * search.states;
             search.run(double(*reached + 1), limit, seconds + row, count + row, stages + row * in->depth * 2);
-            if (*std::min_element(seconds + row, seconds + row + search.states) == kNever) break;
+            const bool none = *std::min_element(seconds + row, seconds + row + search.states) == kNever;
+            if (none && *reached + 1 >= in->depth) break;  // fewer micro-batches than stages: more may do what these cannot
         }
         return DANLU_OK;
     } catch (const std::bad_alloc&) {

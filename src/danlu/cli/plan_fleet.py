@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from danlu.errors import BadModel, BadValue, DanluError, DoesNotFit, UnsupportedModel
+from danlu.errors import BadModel, BadValue, DanluError, DoesNotFit, ShortBatch, UnsupportedModel
 
 if TYPE_CHECKING:
     from danlu.nouns import GroupedFleet, ModelSpec
@@ -32,6 +32,8 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     try:
         chosen = choose.best(spec, fleet, batch=args.batch, seq=args.seq, goal=args.goal, schedule=args.schedule,
                              zero=args.zero, say=progress.show)  # fmt: skip
+    except ShortBatch as error:
+        raise error.at(f"--batch {args.batch}") from error
     except DoesNotFit as error:
         change = fitting.cheapest(spec, fleet, batch=args.batch, seq=args.seq, schedule=args.schedule,
                                   zero=args.zero, say=progress.show)  # fmt: skip

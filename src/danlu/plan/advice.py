@@ -113,12 +113,6 @@ def warnings(chosen: Chosen, fleet: GroupedFleet) -> list[str]:
             "(docs/plan-accuracy.md), none with unlike cards in one run"]  # fmt: skip
     if chosen.best.high > FAR * chosen.best.seconds:
         said.append("no published run is made of the same terms: the interval is wide")
-    short = [each for each in chosen.best.plan.replicas if each.micro_batches < len(each.stages)]
-    if short:
-        each = max(short, key=lambda one: len(one.stages))
-        said.append(f"the batch is smaller than the pipeline: {each.micro_batches} micro-batches for "
-                    f"{len(each.stages)} stages, which wait for most of the step; "
-                    f"--batch {len(each.stages) * 8}, or fewer cards")  # fmt: skip
     fuller = [g.card for g in fleet.groups if not g.watts]
     if fuller:
         said.append(f"no board power is known of {', '.join(fuller)}: no energy is forecast")

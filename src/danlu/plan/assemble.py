@@ -47,6 +47,10 @@ class Ask:
         sizes = micro_batch_sizes(self.batch, self.most_sequences)
         return [space(self.ways(size, replicas, most), len(self.fleet.groups), stages) for size in sizes]
 
+    def longest(self, pipelines: int, micro_batch: int) -> int:
+        """Micro-batches of a pipeline's even share of the batch: stages of the longest."""
+        return max(1, math.ceil(self.batch // pipelines / micro_batch))
+
     def part(self, group: int) -> Ask:
         """The same with the cards of one group alone."""
         return replace(self, fleet=replace(self.fleet, groups=(self.fleet.groups[group],)))
@@ -71,9 +75,14 @@ def finished(ask: Ask, chosen: Sequence[tuple[Pipeline, int]], kind: str) -> Gro
 def shared(chosen: Sequence[tuple[Pipeline, int]], batch: int) -> list[list[tuple[int, int]]]:
     """(copies, micro-batches) for each pipeline so that the last one ends as early as it can and all do the batch.
 
-    What they could do beyond the batch is taken from copies of the slowest.
+    Every pipeline has a micro-batch for each stage or more; what they could do beyond the batch is taken from copies of
+    the slowest.
     """
-    low, high = 0.0, max(each.seconds(math.ceil(batch / each.micro_batch)) for each, _ in chosen) * (1 + 1e-12)
+    low = max(each.seconds(len(each.stages)) for each, _ in chosen) * (1 + 1e-12)
+    high = max(each.seconds(max(len(each.stages), math.ceil(batch / each.micro_batch))) for each, _ in chosen)
+    high *= 1 + 1e-12
+    if sum(count * each.sequences(low) for each, count in chosen) >= batch:
+        high = low
     for _ in range(80):
         middle = (low + high) / 2
         if sum(count * each.sequences(middle) for each, count in chosen) >= batch:
@@ -86,7 +95,7 @@ def shared(chosen: Sequence[tuple[Pipeline, int]], batch: int) -> list[list[tupl
     # One micro-batch less for a copy of whichever pipeline ends last, while there is more than the batch.
     while True:
         spare = [(chosen[i][0].seconds(n), i, n) for i, each in enumerate(found) for n in each
-                 if n > 1 and chosen[i][0].micro_batch <= over]  # fmt: skip
+                 if n > len(chosen[i][0].stages) and chosen[i][0].micro_batch <= over]  # fmt: skip
         if not spare:
             break
         _, i, n = max(spare)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from danlu.errors import BadValue, DoesNotFit
+from danlu.errors import BadValue, DoesNotFit, ShortBatch
 from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan import large
 from danlu.plan.grouped import GroupedPlan
@@ -193,10 +193,15 @@ def _together(
         crossing = []
     seconds = {site: seconds_of(each.plan) for site, each in alone.items()}
     together, sent, joined = math.inf, 0.0, None
+    parts: list[Found] = []
     if all(site in alone for site in sites):
         rate = sum(1.0 / seconds[site] for site in sites)
-        parts = [search(alone[site].ask.fleet, max(1, round(batch / seconds[site] / rate))) for site in sites]
-        together = max(seconds_of(each.plan) for each in parts)
+        try:
+            parts = [search(alone[site].ask.fleet, max(1, round(batch / seconds[site] / rate))) for site in sites]
+        except ShortBatch:
+            parts = []  # a site's part of the batch fills none of its pipelines
+        together = max((seconds_of(each.plan) for each in parts), default=math.inf)
+    if parts:
         # Each card holds the gradient of 1 / (its site's replicas) of its stage once its site has summed it.
         sent = max(2 * (len(parts) - 1) / len(parts) * 4.0 * _held(each.plan) / each.plan.pipelines for each in parts)
         joined = _joined(fleet, [each.plan for each in parts], batch, sent / line)

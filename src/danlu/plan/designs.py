@@ -17,7 +17,7 @@ from danlu.plan.pack import pack
 from danlu.plan.pipelines import Pipeline
 from danlu.plan.pricing import DEEPEST, MOST_STAGES, Columns, bottlenecks, grow, seconds_for, worth
 from danlu.plan.spanning import spanning
-from danlu.plan.stage_ways import Ints
+from danlu.plan.stage_ways import Floats, Ints
 
 TURNS = 4  # of column generation
 FINER = 24  # times below the best packing that are tried
@@ -94,8 +94,8 @@ def packed(ask: Ask, columns: Columns, seconds: float, kind: str) -> GroupedPlan
     there = ask.there.astype(np.int64)
 
     def at(limit: float) -> Ints | None:
-        found = pack(columns.sequences(limit), columns.cards(), there)
-        return found.counts if found.sequences >= ask.batch else None
+        value = columns.sequences(limit)
+        return _filled(pack(value, columns.cards(), there).counts, value, columns.least(), ask.batch)
 
     low, high = seconds, seconds * 1.02
     while (counts := at(high)) is None:
@@ -117,6 +117,17 @@ def packed(ask: Ask, columns: Columns, seconds: float, kind: str) -> GroupedPlan
     return finished(ask, chosen, kind)
 
 
+def _filled(counts: Ints, value: Floats, least: Floats, batch: int) -> Ints | None:
+    """Without so many pipelines that the batch could not fill them; None where the others do not do it."""
+    counts = counts.copy()
+    for i in np.argsort(value / least, kind="stable"):
+        over = float(counts @ least) - batch
+        if over <= 0:
+            break
+        counts[i] -= min(int(counts[i]), math.ceil(over / least[i]))
+    return counts if counts @ value >= batch else None
+
+
 def _classes(ask: Ask, columns: Sequence[Pipeline], replicas: int) -> list[GroupedPlan]:
     """The best plan of the narrower classes: pipelines inside groups only, and copies of one mixed pipeline."""
     if len(ask.fleet.groups) == 1:
@@ -134,8 +145,9 @@ def _classes(ask: Ask, columns: Sequence[Pipeline], replicas: int) -> list[Group
     for each in columns:
         if (each.cards > 0).sum() > 1:
             copies = int((ask.there[each.cards > 0] // each.cards[each.cards > 0]).min())
+            copies = min(copies, ask.batch // each.least)
             if copies >= replicas:
-                seconds = each.seconds(math.ceil(ask.batch / copies / each.micro_batch))
+                seconds = each.seconds(max(len(each.stages), math.ceil(ask.batch / copies / each.micro_batch)))
                 if best is None or seconds < best[0]:
                     best = seconds, each, copies
     if best is not None:

@@ -28,6 +28,9 @@ Label = tuple[float, float, tuple[Span, ...]]
 class Fastest:
     """The fastest pipelines with 1, 2, ... micro-batches, as many as some pipeline gets through within the limit.
 
+    Few micro-batches may have none where more have one, for they fill fewer stages.
+
+
     seconds  (micro-batches, states) of a step; infinite where no pipeline takes just these cards. A state is a number
              of cards of each group, `states` in mixed radix, the first group's digit the lowest
     count    (micro-batches, states) stages
@@ -52,17 +55,18 @@ def states(there: Sequence[int]) -> Ints:
     return np.stack([each.ravel() for each in reversed(axes)], axis=1).astype(np.int64)
 
 
-def fastest(ways: StageWays, there: Cards, most: int, limit: float) -> Fastest:
+def fastest(ways: StageWays, there: Cards, most: int, limit: float, longest: int) -> Fastest:
     """The fastest pipelines that do 1 to `most` micro-batches in less than `limit` seconds.
 
-    there  cards of each group
+    there    cards of each group
+    longest  stages of a pipeline; it has no more of them than micro-batches either
     """
-    library = native.library()
-    return in_python(ways, there, most, limit) if library is None else _natively(library, ways, there, most, limit)
+    library, asked = native.library(), (ways, there, most, limit, longest)
+    return in_python(*asked) if library is None else _natively(library, *asked)
 
 
-def _empty(ways: StageWays, there: Cards, most: int) -> Fastest:
-    shape, depth = (most, math.prod(n + 1 for n in there)), min(ways.units, sum(there))
+def _empty(ways: StageWays, there: Cards, most: int, longest: int) -> Fastest:
+    shape, depth = (most, math.prod(n + 1 for n in there)), min(ways.units, sum(there), longest)
     return Fastest(ways, np.full(shape, np.inf), np.zeros(shape, np.int64), np.zeros((*shape, depth, 2), np.int64))
 
 
@@ -79,8 +83,10 @@ class _In(ctypes.Structure):
     ]  # fmt: skip
 
 
-def _natively(library: ctypes.CDLL, ways: StageWays, there: Cards, most: int, limit: float) -> Fastest:
-    found = _empty(ways, there, most)
+def _natively(
+    library: ctypes.CDLL, ways: StageWays, there: Cards, most: int, limit: float, longest: int
+) -> Fastest:  # fmt: skip
+    found = _empty(ways, there, most, longest)
     depth = found.stages.shape[2]
     held: list[Any] = [np.ascontiguousarray(each) for each in (ways.time, ways.fill, ways.step, ways.hop)]
     whole = (memory_ends(ways, depth), ways.group, ways.cards, there)
@@ -95,13 +101,14 @@ def _natively(library: ctypes.CDLL, ways: StageWays, there: Cards, most: int, li
     return _first(found, reached.value)
 
 
-def in_python(ways: StageWays, there: Cards, most: int, limit: float) -> Fastest:
+def in_python(ways: StageWays, there: Cards, most: int, limit: float, longest: int) -> Fastest:
     """The same, label by label."""
-    found = _empty(ways, there, most)
+    found = _empty(ways, there, most, longest)
+    depth = found.stages.shape[2]
     index = {tuple(row): at for at, row in enumerate(states(there).tolist())}
     for many in range(1, most + 1):
-        whole = _pipelines(ways, there, many, limit)
-        if not whole:
+        whole = _pipelines(ways, there, many, limit, min(depth, many))
+        if not whole and many >= depth:
             return _first(found, many - 1)  # more micro-batches take longer still
         for cards, (seconds, spans) in whole.items():
             at = many - 1, index[cards]
@@ -111,10 +118,10 @@ def in_python(ways: StageWays, there: Cards, most: int, limit: float) -> Fastest
 
 
 def _pipelines(
-    ways: StageWays, there: Cards, many: int, limit: float
+    ways: StageWays, there: Cards, many: int, limit: float, depth: int
 ) -> dict[Cards, tuple[float, tuple[Span, ...]]]:  # fmt: skip
     """The fastest pipeline of each number of cards that does `many` micro-batches in less than `limit` seconds."""
-    units, memory = ways.units, memory_ends(ways, min(ways.units, sum(there))).tolist()
+    units, memory = ways.units, memory_ends(ways, depth).tolist()
     time, fill, step, hop = (each.tolist() for each in (ways.time, ways.fill, ways.step, ways.hop))
     group, size = ways.group.tolist(), ways.cards.tolist()
     whole: dict[Cards, tuple[float, tuple[Span, ...]]] = {}

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from danlu import native
-from danlu.errors import BadValue, DoesNotFit
+from danlu.errors import BadValue, DoesNotFit, ShortBatch
 from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan.assemble import Ask, finished
 from danlu.plan.designs import best_pipelines, packed
@@ -82,7 +82,8 @@ def search(
     schedule  "1f1b" or "zb-h1"
     zero      level of ZeRO looked at from the start: with 2 or 3 pipelines may share gradients, and weights, too, for a
               longer search and a looser bound; where nothing fits, or memory keeps many cards out, more is looked at
-    Raises BadValue for a batch or length below 1, DoesNotFit where no class of plans of any level holds the model.
+    Raises BadValue for a batch or length below 1, DoesNotFit where no class of plans of any level holds the model,
+    ShortBatch where only pipelines of more stages than the batch has micro-batches do.
     """
     for name, value in (("batch", batch), ("seq", seq)):
         if value < 1:
@@ -100,7 +101,7 @@ def search(
             return replace(wider if wider is not None and gains else found, unfit=unfit)
         tell(f"nothing fits with ZeRO-{level}")
         unfit = (*unfit, level)
-    raise _does_not_fit(ask)
+    raise _no_plan(ask)
 
 
 def _of_level(ask: Ask, tell: Say) -> Found | None:
@@ -149,7 +150,7 @@ def _exact(ask: Ask, known: GroupedPlan | None) -> GroupedPlan | None:
         return None
     sizes, there = micro_batch_sizes(ask.batch, ask.most_sequences), tuple(g.count for g in ask.fleet.groups)
     seconds, first = (math.inf, 1) if known is None else (known.seconds, known.pipelines)
-    found = best_choice(ask.ways, there, ask.batch, sizes, seconds, first)
+    found = best_choice(ask.ways, ask.longest, there, ask.batch, sizes, seconds, first)
     return None if found is None else finished(ask, [(each, 1) for each in found[1]], "hybrid")
 
 
@@ -186,6 +187,27 @@ def _name(fleet: GroupedFleet, at: int) -> str:
     name = fleet.groups[at].card
     same = [i for i, group in enumerate(fleet.groups) if group.card == name]
     return name if len(same) == 1 else f"{name} ({same.index(at) + 1})"
+
+
+def _no_plan(ask: Ask) -> DoesNotFit:
+    """The error where no plan was found: a batch that fills no pipeline's stages, or too little memory."""
+
+    def tried(batch: int) -> Found | None:
+        return _of_level(replace(ask, batch=batch, zero=MOST_ZERO), lambda text: None)
+
+    batch, most = ask.batch, ask.fleet.cards  # enough for every pipeline there can be
+    if batch >= most or tried(most) is None:
+        return _does_not_fit(ask)
+    while (found := tried(min(2 * batch, most))) is None:
+        batch *= 2
+    stages = min(len(each.stages) for each in found.plan.replicas)
+    return ShortBatch(
+        f"a batch of {ask.batch} is smaller than the pipeline: {stages} stages",
+        why=f"a pipeline takes a micro-batch for each stage, or most of them wait for most of a step; {ask.batch} "
+        f"sequences are {ask.batch} micro-batches at most, and no {ask.batch} stages on these {ask.fleet.cards} cards "
+        f"hold {ask.spec.params / 1e9:.1f} G parameters and {ask.seq} tokens",
+        fix=f"--batch {found.ask.batch} fits",
+    )
 
 
 def _does_not_fit(ask: Ask) -> DoesNotFit:

@@ -57,19 +57,24 @@ class Pipeline:
         """Sequences of a micro-batch."""
         return self.ways.micro_batch
 
+    @property
+    def least(self) -> int:
+        """The fewest sequences it takes: as many micro-batches as stages, or they would wait for most of a step."""
+        return (len(self.stages) - 1) * self.micro_batch + 1
+
     def seconds(self, micro_batches: int) -> float:
         """Seconds of a step with so many micro-batches."""
         return float(((micro_batches - 1) * self.time + self.step).max()) + self.fill
 
     def sequences(self, seconds: float) -> int:
-        """The most sequences it gets through in a step of so many seconds."""
+        """The most sequences it gets through in a step of so many seconds; 0 if fewer than `least`."""
         left = seconds - self.fill - self.step
         if left.min() < 0:
             return 0
         count = math.floor(float((left / self.time).min()) + 1e-9) + 1
         while count and self.seconds(count) > seconds:
             count -= 1
-        return count * self.micro_batch
+        return count * self.micro_batch if count >= len(self.stages) else 0
 
 
 def pipeline(ways: StageWays, stages: Sequence[Span], groups: int) -> Pipeline:

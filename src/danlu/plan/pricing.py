@@ -72,9 +72,10 @@ def worth(where: Space, prices: Floats, seconds: float, tried: Floats) -> list[P
     most_done = ways.micro_batch * (1.0 + seconds / tried)
     price = prices[ways.group] * ways.cards
     found = covers(ways, where.memory, Tried(price, tried, many, weight, LENIENT * most_done))
-    gain = most_done[:, None] - found.whole
+    gain = np.where(np.arange(found.whole.shape[1]) <= 1.0 + (seconds / tried)[:, None],
+                    most_done[:, None] - found.whole, -np.inf)  # fmt: skip
     best = np.argmax(gain, axis=0)
-    wanted = sorted((int(best[n]), n) for n in range(1, gain.shape[1]) if np.isfinite(found.whole[best[n], n]))
+    wanted = sorted((int(best[n]), n) for n in range(1, gain.shape[1]) if np.isfinite(gain[best[n], n]))
     chosen = found.stages(wanted)
     return [pipeline(ways, stages, where.groups) for stages in chosen]
 
@@ -86,7 +87,7 @@ class Columns:
         self.there = there
         self.pipelines: list[Pipeline] = []
         self._known: set[tuple[int, tuple[Span, ...], int]] = set()
-        self._arrays: tuple[Floats, Floats, Floats, Floats, Ints] | None = None
+        self._arrays: tuple[Floats, Floats, Floats, Floats, Ints, Ints] | None = None
 
     def add(self, found: Iterable[Pipeline]) -> int:
         """Take in what is new and no larger than the fleet; how many that were."""
@@ -102,15 +103,15 @@ class Columns:
 
     def sequences(self, seconds: float) -> Floats:
         """(pipelines,) sequences each gets through in a step of so many seconds: Pipeline.sequences at once."""
-        time, step, fill, size, _ = self._stacked()
+        time, step, fill, size, _, depth = self._stacked()
         left = (seconds - fill)[:, None] - step
         count = np.floor((left / time).min(axis=1) + 1e-9) + 1.0
         count -= ((count - 1.0)[:, None] * time + step).max(axis=1) + fill > seconds
-        return np.where(left.min(axis=1) < 0, 0.0, np.maximum(count, 0.0)) * size
+        return np.where((left.min(axis=1) < 0) | (count < depth), 0.0, count) * size
 
     def fluid(self, seconds: float) -> Floats:
         """The same as if a micro-batch could be had in parts."""
-        time, step, fill, size, _ = self._stacked()
+        time, step, fill, size, _, _ = self._stacked()
         left = (((seconds - fill)[:, None] - step) / time).min(axis=1)
         return np.asarray(np.where(left < 0, 0.0, 1.0 + left) * size)
 
@@ -118,16 +119,22 @@ class Columns:
         """(groups, pipelines) cards each takes."""
         return self._stacked()[4]
 
-    def _stacked(self) -> tuple[Floats, Floats, Floats, Floats, Ints]:
+    def least(self) -> Floats:
+        """(pipelines,) fewest sequences each takes."""
+        _, _, _, size, _, depth = self._stacked()
+        return np.asarray((depth - 1) * size + 1)
+
+    def _stacked(self) -> tuple[Floats, Floats, Floats, Floats, Ints, Ints]:
         if self._arrays is None:
-            shape = len(self.pipelines), max(len(each.stages) for each in self.pipelines)
+            depth = np.array([len(each.stages) for each in self.pipelines])
+            shape = len(self.pipelines), int(depth.max())
             time, step = np.full(shape, 1e-30), np.zeros(shape)
             for at, each in enumerate(self.pipelines):
                 time[at, : len(each.time)], step[at, : len(each.time)] = each.time, each.step
             fill, size = (
                 np.array([getattr(each, name) for each in self.pipelines]) for name in ("fill", "micro_batch")
             )
-            self._arrays = time, step, fill, size, np.array([each.cards for each in self.pipelines]).T
+            self._arrays = time, step, fill, size, np.array([each.cards for each in self.pipelines]).T, depth
         return self._arrays
 
 

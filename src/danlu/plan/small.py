@@ -20,12 +20,13 @@ Choice = tuple[float, tuple[Pipeline, ...]]
 
 
 def best_choice(
-    tables: Callable[[int, int], StageWays], there: Cards, batch: int, sizes: Sequence[int], seconds: float,
-    first: int = 1,
+    tables: Callable[[int, int], StageWays], longest: Callable[[int, int], int], there: Cards, batch: int,
+    sizes: Sequence[int], seconds: float, first: int = 1,
 ) -> Choice | None:  # fmt: skip
     """The pipelines of a plan whose step is below `seconds`, and that step; None where there is none.
 
     tables   the ways of a micro-batch size with so many pipelines
+    longest  the most stages of so many pipelines with a micro-batch size
     first    a number of pipelines that may well be the best: a good plan found early spares looking at others
     """
     best: Choice | None = None
@@ -33,15 +34,15 @@ def best_choice(
     smaller = _smaller(there)
     for pipelines in sorted(range(1, most + 1), key=lambda n: abs(n - min(first, most))):
         limit = seconds if best is None else best[0]
-        found = _of(tables, there, batch, sizes, pipelines, limit, smaller)
+        found = _of(tables, longest, there, batch, sizes, pipelines, limit, smaller)
         if found is not None and found[0] < limit:
             best = found
     return best
 
 
 def _of(
-    tables: Callable[[int, int], StageWays], there: Cards, batch: int, sizes: Iterable[int], pipelines: int,
-    limit: float, smaller: Ints,
+    tables: Callable[[int, int], StageWays], longest: Callable[[int, int], int], there: Cards, batch: int,
+    sizes: Iterable[int], pipelines: int, limit: float, smaller: Ints,
 ) -> Choice | None:  # fmt: skip
     """The best of just so many pipelines."""
     whole = batch - pipelines + 1  # sequences of one when every other does one
@@ -49,7 +50,7 @@ def _of(
     for size in sizes:
         ways = tables(size, pipelines)
         if len(ways.ways):
-            parts.append(fastest(ways, there, -(-whole // size), limit))
+            parts.append(fastest(ways, there, -(-whole // size), limit, longest(pipelines, size)))
     done = _Done(tuple(parts), smaller)
     times = np.unique(np.concatenate([each.seconds[np.isfinite(each.seconds)] for each in parts] or [np.zeros(0)]))
     low, high = 0, len(times)  # at times[high] the batch is done
@@ -76,7 +77,7 @@ class _Done:
         """(states,) sequences of one pipeline on just these cards; -inf where there is none."""
         found = np.full(len(self.smaller), -np.inf)
         for each in self.parts:
-            many = (each.seconds <= seconds).sum(axis=0)
+            many = _most(each.seconds, seconds)
             found = np.maximum(found, np.where(many > 0, many * each.ways.micro_batch, -np.inf))
         return found
 
@@ -103,10 +104,16 @@ class _Done:
 
     def _pipeline(self, state: int, sequences: float, seconds: float, groups: int) -> Pipeline:
         for each in self.parts:
-            many = int((each.seconds[:, state] <= seconds).sum())
+            many = int(_most(each.seconds[:, state], seconds))
             if many and many * each.ways.micro_batch == sequences:
                 return pipeline(each.ways, each.spans(many, state), groups)
         raise AssertionError("a state that does sequences has a pipeline")
+
+
+def _most(each: Floats, seconds: float) -> Ints:
+    """The most micro-batches within the time: few may not be enough for any pipeline's stages."""
+    many = np.arange(1, len(each) + 1).reshape(-1, *[1] * (each.ndim - 1))
+    return np.asarray(np.max(np.where(each <= seconds, many, 0), axis=0, initial=0))
 
 
 def _smaller(there: Cards) -> Ints:

@@ -37,11 +37,12 @@ def spanning(where: Space, there: Floats, batch: int, pipelines: int) -> list[Pi
     """
     for share in SHARES:
         keep = _wide(where.ways, share)
-        part = Space(where.ways.only(keep), where.memory[:, keep], where.groups)
+        many = max(1, math.ceil(batch / pipelines / where.ways.micro_batch))
+        part = Space(where.ways.only(keep), where.memory[:many, keep], where.groups)
         units = _units(part.ways, part.groups)
         counts = tuple(np.minimum(there // pipelines // units, part.memory.shape[0] * 8 // units).astype(int).tolist())
         if len(keep) and math.prod(n + 1 for n in counts) <= MOST_STATES:
-            return _within(part, units, counts, max(1, math.ceil(batch / pipelines / part.ways.micro_batch)))
+            return _within(part, units, counts, many)
     return []
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from provoke import provoke
@@ -103,3 +107,46 @@ def _records(raw):
         assert struct.unpack_from("<I", raw, at + 12 + size)[0] == tensorboard._masked(body)
         yield body
         at += 16 + size
+
+
+def records(log):
+    """What wandb wrote: leveldb's log of records, here within its first block of 32 KiB, each a protocol buffer."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at = log.read_bytes()[: 1 << 15], 7
+    while at + 7 <= len(data):
+        size, kind = struct.unpack_from("<HB", data, at + 4)
+        if kind != 1:
+            break
+        record = Record()
+        record.ParseFromString(data[at + 7 : at + 7 + size])
+        yield record
+        at += 7 + size
+
+
+def sending(run, **variables):
+    """`danlu runs send` in a process of its own: wandb keeps what it once read of the environment."""
+    pytest.importorskip("wandb")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    argv = [sys.executable, "-m", "danlu", "runs", "send", str(run), "--project", "tiny"]
+    env = {**kept, **variables, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.procs
+def test_send_keeps_every_step_for_weights_and_biases(tmp_path):
+    run = a_run(tmp_path / "a", 10)
+    done = sending(run, WANDB_MODE="offline")
+    assert done.returncode == 0 and "10 steps to tiny" in done.stderr, done.stderr
+    (log,) = run.glob("wandb/offline-run-*/run-*.wandb")
+    items = [{item.nested_key[0] if item.nested_key else item.key: json.loads(item.value_json)
+              for item in record.history.item} for record in records(log) if record.HasField("history")]  # fmt: skip
+    assert [(each["_step"], each["loss"], each["seconds"]) for each in items] == [
+        (n, 5.0 - n / 10, 0.5) for n in range(1, 11)
+    ]
+
+
+@pytest.mark.procs
+def test_send_without_a_login_says_how_to_get_one(tmp_path):
+    done = sending(a_run(tmp_path / "a", 2), NETRC=str(tmp_path / "netrc"))
+    assert done.returncode == 2 and "wandb login" in done.stderr, done.stderr

@@ -1,11 +1,13 @@
-"""Look at training runs: `ls` lists them, `show` tells about one, `compare` puts several side by side.
+"""Look at training runs: `ls` lists them, `show` tells about one, `compare` puts several, `send` sends their curves.
 
 FOLDER is a run, or a folder that holds runs. A run that is still going shows where it is. --html writes a page with
-curves that needs no network; OUT/tensorboard of every run can be given to TensorBoard.
+curves that needs no network; OUT/tensorboard of every run can be given to TensorBoard; `send` gives the curves to
+Weights & Biases, and follows a run that is still going.
 
 example:
   danlu runs ls runs
   danlu runs compare runs/even runs/best --html compare.html
+  WANDB_MODE=offline danlu runs send runs/best --project tiny
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, and with which runs."""
-    parser.add_argument("act", choices=("ls", "show", "compare"), help="what to do")
+    parser.add_argument("act", choices=("ls", "show", "compare", "send"), help="what to do")
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="runs, or folders of runs; runs/")
     parser.add_argument("--html", type=Path, metavar="FILE", help="for show and compare: write a page with curves")
+    parser.add_argument("--project", default="danlu", metavar="NAME", help="for send: where they go (danlu)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat JSON object")
 
 
@@ -41,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
     if not found:
         raise BadValue("no run is named", why=f"none is in {', '.join(map(str, args.folders or ['runs']))}",
                        fix="danlu runs ls FOLDER")  # fmt: skip
+    if args.act == "send":
+        for each in found:
+            sent(each, args.project)
+        return 0
     chosen = [history.read(each) for each in (found[:1] if args.act == "show" else found)]
     print(shown(chosen[0]) if args.act == "show" else compared(chosen))
     if args.html is not None:
@@ -50,6 +57,17 @@ def run(args: argparse.Namespace) -> int:
         print(f"\nwritten to {args.html}")
     output.write_json(args.json, figures(chosen))
     return 0
+
+
+def sent(run: Path, project: str) -> None:
+    """Send one run, with a progress line."""
+    from danlu.cli import output
+    from danlu.train import tracker
+
+    line, step = output.Progress("send"), 0
+    for step in tracker.send(run, project):
+        line.show(f"{run}: step {step}")
+    line.done(f"{run}: {step} steps to {project}")
 
 
 def listed(runs: Sequence[tuple[Path, Any]]) -> str:

@@ -190,7 +190,7 @@ def two_processes(_: list[Document], home: Path, rounds: int) -> tuple[dict[str,
             began = time.perf_counter()
             with spread.local(workers) as execute:
                 prep([], home / "out", vocab=4096, limit_bytes=BIG, steps=clean.STEPS, execute=execute,
-                     tell=partial(_noted, stages))  # fmt: skip
+                     reads=True, tell=partial(_noted, stages))  # fmt: skip
             whole[workers].append(time.perf_counter() - began)
             times = dict(stages)
             cleaning[workers].append(times["vocab"] - times["clean"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -9,15 +10,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from provoke import provoke
 
 from danlu.cli import spread
-from danlu.data import parts
+from danlu.data import parts, read_parts
+from danlu.data.document import Funnel
+from danlu.data.ingest import Tell, ingest
 from danlu.data.prep import Prepared, prep
+from danlu.store.packs import Record, Store
 
 STEPS = ["normalise", "length", {"language": ["en", "und"]}, "gopher_repetition", "exact", "near"]
 WORDS = ["amber", "river", "stone", "calls", "under", "seven", "quiet", "lamps", "of", "the", "to", "and"]
@@ -34,7 +43,7 @@ def fill(folder: Path, count: int = 60) -> Path:
 
 def done(text: Path, out: Path, workers: int) -> Prepared:
     with spread.executor("local", workers, None) as execute:
-        return prep([text], out, vocab=400, limit_bytes=10**8, steps=STEPS, execute=execute)
+        return prep([text], out, vocab=400, limit_bytes=10**8, steps=STEPS, execute=execute, reads=True)
 
 
 def seen(made: Prepared, out: Path) -> tuple[str, list[str], dict[str, int], dict[str, list[str]]]:
@@ -91,3 +100,45 @@ def test_an_executor_that_leaves_parts_out_is_noticed(tmp_path):
     with provoke("DL-RUN-014"):
         prep([fill(tmp_path / "text")], tmp_path / "out", vocab=400, limit_bytes=10**8, steps=STEPS,
              execute=lambda folder, numbers, tell: None)  # fmt: skip
+
+
+def here(folder: Path, numbers: Sequence[int], tell: Tell) -> None:
+    """Makes the parts in this process."""
+    for number in numbers:
+        parts.make(folder, number)
+
+
+def raw(text: Path, out: Path, limit: int, reads: bool) -> tuple[list[Record], Funnel]:
+    read = partial(read_parts.fill, out / "reading", here) if reads else None
+    funnel, _ = ingest([text], out / "raw", limit=limit, tell=lambda words, share: None, run=read)
+    store = Store(out / "raw")
+    found = list(store.scan())
+    store.close()
+    return found, funnel
+
+
+@pytest.mark.parametrize("limit", [1, 2_000, 9_000, 30_000, 44_000, 10**8])
+def test_files_read_in_parts_are_those_that_one_process_reads(tmp_path, monkeypatch, limit):
+    text = fill(tmp_path / "text", 40)
+    (text / "binary").write_bytes(b"\0" * 5000)
+    (text / "packed.txt.gz").write_bytes(gzip.compress(b"of many words\n" * 900))
+    (text / "torn.txt.gz").write_bytes(gzip.compress(random.Random(1).randbytes(3000))[:-900])
+    monkeypatch.setattr(parts, "PART_BYTES", 3000)
+    truth, made = raw(text, tmp_path / "one", limit, False), raw(text, tmp_path / "parts", limit, True)
+    assert made == truth and (limit > 9000 or truth[1].bytes_in < limit + 13_000)
+
+
+@given(st.lists(st.tuples(st.integers(0, 63), st.integers(1, 400)), max_size=40), st.integers(100, 1000))
+def test_ranges_hold_no_more_than_asked_and_leave_nothing_out(items, most):
+    places = [(number << 58, size) for number, size in items]
+
+    def weight(low: int, high: int) -> float:
+        return sum(size for place, size in places if low <= place < high)
+
+    ranges = parts.cut(weight, most)
+    edges = [(prefix << 64 - bits, prefix + 1 << 64 - bits) for bits, prefix in ranges]
+    assert edges == sorted(edges) and all(one[1] <= two[0] for one, two in pairwise(edges))
+    assert sum(weight(*each) for each in edges) == sum(size for _, size in places)
+    for low, high in edges:
+        inside = {place for place, _ in places if low <= place < high}
+        assert weight(low, high) <= most or len(inside) == 1

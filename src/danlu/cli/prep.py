@@ -81,7 +81,7 @@ def prepare(run: Run, on: str = "local", address: str | None = None) -> Prepared
     whole = Progress("prep")
     with spread.executor(on, run.data.workers, address) as execute:
         made = prep(run.data.text, run.out, vocab=run.data.vocab, limit_bytes=int(run.data.limit_mb * 1e6),
-                    steps=run.data.steps or STEPS, execute=execute, tell=tell)  # fmt: skip
+                    steps=run.data.steps or STEPS, execute=execute, reads=on == "local", tell=tell)  # fmt: skip
     loader = Loader(made.tokens, seq=run.data.seq, batch=run.plan.micro_batch * run.plan.micro_batches,
                     seed=run.train.seed, packing=run.data.packing)  # fmt: skip
     rate = made.bytes_in / 1e6 / max(made.seconds, 1e-9)

@@ -118,10 +118,10 @@ def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[Spec] = STEPS
 
 
 def cleaned(store: Store, folder: Path, steps: Sequence[Spec], made_by: Mapping[str, Any], *, bits: int = 0,
-            number: int = 0, tell: Tell = lambda words, share: None, marks: Sequence[str] = ()) -> Funnel:  # fmt: skip
+            prefix: int = 0, tell: Tell = lambda words, share: None, marks: Sequence[str] = ()) -> Funnel:  # fmt: skip
     """Fill the store `folder` with what steps leave of the records whose hash begins so, unless that is done.
 
-    bits, number  the first `bits` bits of the hashes are `number`
+    bits, prefix  the first `bits` bits of the hashes are `prefix`
     marks         steps whose marks of what is left are written beside `folder`
     """
     with Writer(folder, pack_bytes=PACK_BYTES, bits=bits) as writer:
@@ -131,7 +131,7 @@ def cleaned(store: Store, folder: Path, steps: Sequence[Spec], made_by: Mapping[
         made = Marks(marks)
         with atomic.replacing(folder.parent / DROPPED) as log:
             funnel = Funnel(log=log, listed=_listed(store.records))
-            documents = _counting(store, funnel, number << 64 - bits, number + 1 << 64 - bits, tell)
+            documents = _counting(store, funnel, prefix << 64 - bits, prefix + 1 << 64 - bits, tell)
             for document in made.through(pipeline(documents, steps, funnel)):
                 _keep(writer, document, funnel, made_by)
         made.save(folder.parent)

@@ -53,20 +53,16 @@ def run(raw: Path, home: Path, source: str, steps: Sequence[Spec], execute: part
 
 def make(folder: Path, job: parts.Job, number: int) -> None:
     """See parts.Kind. Raises StoreInUse while another process makes it, and what steps raise."""
+    bits, prefix = parts.range_of(job, number)
     store = Store(Path(job["store"]))
     cleaned(store, parts.place(folder, number) / "store", job["steps"], {"job": folder.name, "number": number},
-            bits=parts.bits(job), number=number, marks=job["compares"])  # fmt: skip
+            bits=bits, prefix=prefix, marks=job["compares"])  # fmt: skip
     store.close()
 
 
 def is_done(folder: Path, number: int) -> bool:
     """See parts.Kind."""
-    place = parts.place(folder, number) / "store"
-    if not (place / "manifest.json").exists():
-        return False
-    store = Store(place)
-    store.close()
-    return store.done
+    return parts.is_done_store(parts.place(folder, number) / "store")
 
 
 def _left(folders: Sequence[Path], steps: Sequence[str], funnel: Funnel) -> Iterator[Document]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -18,9 +19,24 @@ PACK_BYTES = 16 << 20  # what an interrupted ingest may have to read again
 Tell = Callable[[str, float], None]  # what is done in words, and its share of the whole
 
 
-def ingest(roots: Sequence[Path], folder: Path, *, limit: int, tell: Tell) -> tuple[Funnel, str]:
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What of the sources is read: until `limit` bytes of text, of one file about `share`. fingerprint: of both."""
+
+    fingerprint: str
+    limit: int
+    share: int
+
+
+# Takes into the store what parts have read of the first sources, and counts it; returns how many of them those were.
+Read = Callable[[Writer, Sequence[Source], Funnel, Want, Tell], int]
+
+
+def ingest(roots: Sequence[Path], folder: Path, *, limit: int, tell: Tell,
+           run: Read | None = None) -> tuple[Funnel, str]:  # fmt: skip
     """Read text until `limit` bytes and keep it in the store `folder`; goes on where a killed call was.
 
+    run  reads in parts (read_parts.py); None: this process reads. Both keep the same documents.
     Files are taken in the order of their key's hash, so a limit gives a random sample, always the same one.
     Returns the funnel of reading, and the fingerprint of files and limit. Raises NoText, StoreInUse, DiskFull.
     """
@@ -39,7 +55,10 @@ def ingest(roots: Sequence[Path], folder: Path, *, limit: int, tell: Tell) -> tu
             writer.clear()
         funnel = Funnel.from_dict(writer.cursor["funnel"]) if writer.cursor else _begin(refused)
         if not writer.done:
-            _fill(writer, sources, funnel, fingerprint, limit, tell)
+            want, start = Want(fingerprint, limit, _share(sources, limit)), writer.cursor.get("file", 0)
+            if run is not None and not writer.cursor:
+                start = run(writer, sources, funnel, want, tell)
+            _fill(writer, sources, start, funnel, want, tell)
     if not funnel.docs_kept:
         reasons = ", ".join(f"{name} {count}" for name, count in funnel.dropped.items()) or "every file is empty"
         raise NoText(
@@ -51,32 +70,37 @@ def ingest(roots: Sequence[Path], folder: Path, *, limit: int, tell: Tell) -> tu
     return funnel, fingerprint
 
 
-def _fill(writer: Writer, sources: list[Source], funnel: Funnel, fingerprint: str, limit: int, tell: Tell) -> None:
-    start, piece = writer.cursor.get("file", 0), writer.cursor.get("piece", 0)
-    size = sum(source.size for source in sources)
-    whole = min(limit, size) or 1
-    share = limit if size <= limit else max(PIECE, limit // min(len(sources), SHARERS))
+def _share(sources: Sequence[Source], limit: int) -> int:
+    """Bytes that one file may give."""
+    whole = sum(source.size for source in sources) <= limit
+    return limit if whole else max(PIECE, limit // min(len(sources), SHARERS))
+
+
+def _fill(writer: Writer, sources: Sequence[Source], start: int, funnel: Funnel, want: Want, tell: Tell) -> None:
+    piece = writer.cursor.get("piece", 0)
+    whole = min(want.limit, sum(source.size for source in sources)) or 1
     for number in range(start, len(sources)):
-        for found in islice(read(sources[number], share), piece, None):
+        if funnel.bytes_in >= want.limit:
+            break
+        for found in islice(read(sources[number], want.share), piece, None):
             piece += 1
-            if isinstance(found, Refused):
-                funnel.docs_in += 1
-                funnel.drop(found.rule, found.key, found.why)
-            elif _add(writer, found, funnel):
-                writer.commit(
-                    {"source": fingerprint, "file": number, "piece": piece, "funnel": funnel.as_dict()}, wait=False
-                )
-            if funnel.bytes_in >= limit:
+            if count(writer, found, funnel):
+                cursor = {"source": want.fingerprint, "file": number, "piece": piece, "funnel": funnel.as_dict()}
+                writer.commit(cursor, wait=False)
+            if funnel.bytes_in >= want.limit:
                 break
         piece = 0
         tell(f"{funnel.docs_kept:,} documents, {funnel.bytes_in / 1e6:.1f} MB", funnel.bytes_in / whole)
-        if funnel.bytes_in >= limit:
-            break
-    writer.commit({"source": fingerprint, "funnel": funnel.as_dict()}, done=True)
+    writer.commit({"source": want.fingerprint, "funnel": funnel.as_dict()}, done=True)
 
 
-def _add(writer: Writer, document: Document, funnel: Funnel) -> bool:
-    key, value = to_record(document)
+def count(writer: Writer, found: Document | Refused, funnel: Funnel) -> bool:
+    """Keep what was read, or count why not. True when it is time to commit."""
+    if isinstance(found, Refused):
+        funnel.docs_in += 1
+        funnel.drop(found.rule, found.key, found.why)
+        return False
+    key, value = to_record(found)
     funnel.docs_in += 1
     funnel.docs_kept += 1
     funnel.bytes_in += len(value)

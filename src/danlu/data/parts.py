@@ -24,10 +24,11 @@ from danlu.errors import PartFailed
 from danlu.store.packs import Store
 
 JOB = "job.json"
-VERSION = 2
-KINDS = {"clean": "danlu.data.clean_parts", "encode": "danlu.data.encode_parts"}
+VERSION = 3
+KINDS = {"read": "danlu.data.read_parts", "clean": "danlu.data.clean_parts", "encode": "danlu.data.encode_parts"}
 PART_BYTES = 16 << 20  # of the store: a second or two of work; each part waits for the disk a few times
-LEAST_PARTS, LEAST_BYTES = 32, 1 << 20  # of a smaller store: enough parts that no process waits long for the last one
+DEEPEST = 40  # bits of a range: a store of 10^12 records still has one part for each
+LEAST_PARTS, LEAST_BYTES = 24, 1 << 20  # of a smaller store: enough parts that no process waits long for the last one
 
 Run = Callable[[Path, Sequence[int], Tell], None]  # makes the named parts of a job; returns when each is done
 Job = Mapping[str, Any]
@@ -44,15 +45,38 @@ class Kind(Protocol):
 
 
 def prepare(home: Path, kind: str, store: Path, record: Mapping[str, Any]) -> Path:
-    """Write a job over a store; returns its folder, which its content names. record: what the parts must know.
-
-    Parts are a power of two, so that the hashes of each share their first bits and its packs cover no others.
-    """
+    """Write a job over a store; returns its folder, which its content names. record: what the parts must know."""
     opened = Store(store)
-    least = max(1, -(-opened.size // PART_BYTES), min(LEAST_PARTS, opened.size // LEAST_BYTES))
-    parts = 1 << (least - 1).bit_length()
+    ranges = cut(opened.weight, most_bytes(opened.size))
     opened.close()
-    job = {"job": VERSION, "does": kind, "store": str(store.resolve()), "parts": parts, **record}
+    return begin(home, kind, len(ranges), {"store": str(store.resolve()), "ranges": ranges, **record})
+
+
+def most_bytes(size: int) -> int:
+    """Of one part of a job over so many bytes."""
+    return min(PART_BYTES, max(LEAST_BYTES, size // LEAST_PARTS))
+
+
+def cut(weight: Callable[[int, int], float], most: int) -> list[tuple[int, int]]:
+    """Ranges of hashes that hold at most so many bytes each, in order: (bits, number), the first bits of the hashes.
+
+    Halves of halves, since the hashes of a store need not be even: a reader that stopped at its limit has taken the
+    files of the lowest hashes, and later pieces of long ones.
+    """
+    found, todo = [], [(0, 0)]
+    while todo:
+        bits, number = todo.pop()
+        own = weight(number << 64 - bits, number + 1 << 64 - bits)
+        if own > most and bits < DEEPEST:
+            todo += [(bits + 1, 2 * number + 1), (bits + 1, 2 * number)]
+        elif own > 0:
+            found.append((bits, number))
+    return found or [(0, 0)]
+
+
+def begin(home: Path, kind: str, parts: int, record: Mapping[str, Any]) -> Path:
+    """Write a job of so many parts, unless it is there; returns its folder."""
+    job = {"job": VERSION, "does": kind, "parts": parts, **record}
     text = json.dumps(job, ensure_ascii=False)
     folder = home / blake2b(text.encode(), digest_size=8).hexdigest()
     if not (folder / JOB).exists():
@@ -60,11 +84,11 @@ def prepare(home: Path, kind: str, store: Path, record: Mapping[str, Any]) -> Pa
     return folder
 
 
-def left(folder: Path) -> list[int]:
-    """Numbers of the parts that are not done."""
+def left(folder: Path, numbers: Sequence[int] | None = None) -> list[int]:
+    """Those of the parts (without `numbers`, of all) that are not done."""
     job = job_of(folder)
     kind = _kind(job)
-    return [number for number in range(job["parts"]) if not kind.is_done(folder, number)]
+    return [each for each in numbers or range(job["parts"]) if not kind.is_done(folder, each)]
 
 
 def make(folder: Path, number: int) -> None:
@@ -73,21 +97,21 @@ def make(folder: Path, number: int) -> None:
     _kind(job).make(folder, job, number)
 
 
-def run(folder: Path, execute: Run, tell: Tell) -> list[Path]:
-    """Have every part made; returns their folders, in order.
+def run(folder: Path, execute: Run, tell: Tell, numbers: Sequence[int] | None = None) -> list[Path]:
+    """Have parts (without `numbers`, all) made; returns their folders, in order.
 
     Raises PartFailed when one is not done although the executor returned.
     """
-    todo, parts = left(folder), job_of(folder)["parts"]
-    if todo:
+    numbers = numbers or range(job_of(folder)["parts"])
+    if todo := left(folder, numbers):
         execute(folder, todo, tell)
-    if undone := left(folder):
+    if undone := left(folder, numbers):
         raise PartFailed(
             f"part {undone[0]} of the text was not made", where=str(folder),
-            why=f"{len(undone)} of {parts} parts are missing",
+            why=f"{len(undone)} of {len(numbers)} parts are missing",
             fix=f"see what it says: python -m danlu.data.parts {folder} {undone[0]}",
         )  # fmt: skip
-    return [place(folder, number) for number in range(parts)]
+    return [place(folder, number) for number in numbers]
 
 
 def place(folder: Path, number: int) -> Path:
@@ -101,16 +125,26 @@ def job_of(folder: Path) -> Job:
     return found
 
 
-def bits(job: Job) -> int:
-    """How many first bits of their hash the records of a part share: they are the part's number."""
-    return int(job["parts"]).bit_length() - 1
+def range_of(job: Job, number: int) -> tuple[int, int]:
+    """How many first bits the hashes of a part's records share, and those bits as a number."""
+    bits, prefix = job["ranges"][number]
+    return bits, prefix
 
 
 def documents(store: Store, job: Job, number: int) -> Iterator[Document]:
     """The documents of a part, in hash order."""
-    shift = 64 - bits(job)
-    for record in takewhile(lambda record: record.hash >> shift == number, store.scan(number << shift)):
+    bits, prefix = range_of(job, number)
+    for record in takewhile(lambda each: each.hash >> 64 - bits == prefix, store.scan(prefix << 64 - bits)):
         yield from_record(record.key, record.value)
+
+
+def is_done_store(where: Path) -> bool:
+    """Whether a part that is a store is done."""
+    if not (where / "manifest.json").exists():
+        return False
+    store = Store(where)
+    store.close()
+    return store.done
 
 
 def _kind(job: Job) -> Kind:

@@ -6,6 +6,7 @@ unfinished stage, and a call with nothing new to do does nothing.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from danlu.data import bpe, clean_parts, encode_parts, parts
+from danlu.data import bpe, clean_parts, encode_parts, parts, read_parts
 from danlu.data.clean import STEPS, Before, Spec, clean
 from danlu.data.document import Document, from_record
 from danlu.data.encode import Piece, held_out, pieces, write
@@ -60,7 +61,7 @@ class Prepared:
 
 
 def prep(text: Sequence[Path], out: Path, *, vocab: int, limit_bytes: int, steps: Sequence[Spec] = STEPS,
-         execute: parts.Run | None = None,
+         execute: parts.Run | None = None, reads: bool = False,
          tell: Callable[[str], Tell] = lambda stage: lambda words, share: None) -> Prepared:  # fmt: skip
     """Prepare the text in OUT/store and OUT/tokens.
 
@@ -68,13 +69,17 @@ def prep(text: Sequence[Path], out: Path, *, vocab: int, limit_bytes: int, steps
     limit_bytes  reading stops after so many; with the same files always at the same ones
     steps        what cleans, in this order: names of danlu/data/steps, or {name: options}
     execute      runs what looks at one document alone in parts, each in a process of its own; None: this one does all
+    reads        whether the processes of `execute` see the files too, so that they read them in parts
     tell         given a stage's name, what to call with its progress
     The tokens depend on names and bytes of the files alone.
     Raises NoText, StoreInUse, DiskFull, MissingPackage, DamagedPack, UnknownPlugin, BadValue, PartFailed.
     """
     began = time.monotonic()
-    reading, source = ingest(text or default_text(), out / "store" / "raw", limit=limit_bytes, tell=tell("read"))
     jobs = out / "store" / "parts"
+    some = out / "store" / "reading"
+    reading, source = ingest(text or default_text(), out / "store" / "raw", limit=limit_bytes, tell=tell("read"),
+                             run=partial(read_parts.fill, some, execute) if execute and reads else None)  # fmt: skip
+    shutil.rmtree(some, ignore_errors=True)  # its packs are in the store by a second name
     cleaning = clean(out / "store" / "raw", out / "store" / "clean", source=source, steps=steps, tell=tell("clean"),
                      run=None if execute is None else partial(_parted, jobs, source, steps, execute))  # fmt: skip
     made_by = {"source": source, "steps": list(steps), "vocab": vocab, "sample": SAMPLE, "version": VERSION}

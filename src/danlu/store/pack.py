@@ -179,6 +179,19 @@ class Pack:
         first, last = self._bucket(max(low, self.low)), self._bucket(min(high, self.high) - 1) + 1
         return Piece(self, first, self.offsets.between(first, last))
 
+    def weight(self, low: int, high: int) -> float:
+        """About how many bytes the records with low <= hash < high have: of a bucket that reaches beyond, its share."""
+        low, high = max(low, self.low), min(high, self.high)
+        return self._before(high) - self._before(low) if low < high and self.buckets else 0.0
+
+    def _before(self, key_hash: int) -> float:
+        inside = (key_hash - self.low) * self.buckets
+        number, rest = divmod(inside, self.high - self.low)
+        if number == self.buckets:
+            return float(self.offsets.between(number, number)[0])
+        start, stop = self.offsets.between(number, number + 1).tolist()
+        return float(start + (stop - start) * rest / (self.high - self.low))
+
     def take(self, start: int, view: memoryview) -> None:
         """Fill `view` with the bytes from `start` on; they do not stay in the page cache. Raises DamagedPack."""
         count = self.reader.take(start, view)

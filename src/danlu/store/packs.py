@@ -66,6 +66,10 @@ class Store:
         """Bytes of index that a look-up needs in memory."""
         return sum(each.index_bytes for each in self._packs) + self._lookup.seen_bytes
 
+    def weight(self, low: int, high: int) -> float:
+        """About how many bytes the packs hold of records with low <= hash < high; from the index, without a read."""
+        return sum(each.weight(low, high) for each in self._packs)
+
     def get(self, key: bytes) -> bytes | None:
         """The newest value of a key, None if there is none. Raises DamagedPack. Any thread may call it."""
         return self._lookup.get(key)

@@ -14,13 +14,15 @@ from danlu.nouns import ModelSpec
 from danlu.plan import stack_memory, stack_time
 from danlu.plan.stack_work import work
 from danlu.plan.unit_cost import ATTN, EMBED, HEAD, MLP, Stack, Way, setup_of, state_bytes, step_seconds, unit_table
+from danlu.plan.way_choices import recomputed
 
 LLAMA = ModelSpec("llama", 32, 4096, 32, 8, 128, 14336, 128256, 8192)
 MIXTURE = replace(LLAMA, experts=8, experts_used=2)
 ways = st.builds(Way, st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4]),
                  st.sampled_from(["none", "selective", "full"]), st.sampled_from([1, 2]))  # fmt: skip
-stacks = st.builds(Stack, compiled=st.booleans(), flash=st.booleans(), seq_parallel=st.booleans(),
-                   overlap_tp=st.booleans())
+stacks = st.builds(
+    Stack, compiled=st.booleans(), flash=st.booleans(), seq_parallel=st.booleans(), overlap_tp=st.booleans()
+)
 
 
 @settings(max_examples=40, deadline=None)
@@ -52,10 +54,11 @@ def test_a_wider_batch_costs_more_but_less_than_in_turn(way, stack):
 @settings(max_examples=25, deadline=None)
 @given(ways, stacks)
 def test_recomputing_trades_seconds_for_bytes(way, stack):
-    table = unit_table(LLAMA, rated("H100"), [replace(way, recompute=how) for how in ("none", "selective", "full")],
-                       seq=4096, stack=stack)  # fmt: skip
-    assert np.all(np.diff(table.backward_s[:, [ATTN, MLP]].sum(axis=1)) >= 0)
-    assert np.all(np.diff(table.kept_bytes[:, [ATTN, MLP]].sum(axis=1)) <= 0)
+    hows = recomputed(stack)
+    table = unit_table(LLAMA, rated("H100"), [replace(way, recompute=how) for how in hows], seq=4096, stack=stack)
+    seconds, kept = (each[:, [ATTN, MLP]].sum(axis=1) for each in (table.backward_s, table.kept_bytes))
+    assert hows[0] == "none" and seconds[0] == seconds.min() and kept[0] == kept.max()
+    assert hows[-1] == "full" and seconds[-1] == seconds.max()
     assert np.ptp(table.forward_s, axis=0) == pytest.approx(0)
 
 

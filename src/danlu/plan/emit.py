@@ -41,8 +41,8 @@ def danlu(plan: GroupedPlan, spec: ModelSpec, fleet: Fleet, seats: Sequence[Sequ
     cannot = _cut_otherwise(plan)
     if plan.schedule != "1f1b":
         cannot.append(f"schedule {plan.schedule}: written as 1f1b; danlu plan run.yaml makes orders of its own")
-    if any(stage.recompute == "selective" for each in plan.replicas for stage in each.stages):
-        cannot.append("selective recomputation: written as full, which takes longer and keeps less")
+    if any(stage.recompute in ("selective", "mlp") for each in plan.replicas for stage in each.stages):
+        cannot.append("recomputation of a part: written as full, which takes longer and keeps less")
     size = plan.replicas[0].micro_batch
     if any(each.micro_batch != size for each in plan.replicas):
         cannot.append(f"micro-batches of several sizes: all written as {size} sequences, their number made to fit")
@@ -116,7 +116,7 @@ def megatron(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
         *([f"--expert-model-parallel-size {way.ep}", f"--expert-tensor-parallel-size {way.tp}"] * bool(spec.experts)),
         f"--pipeline-model-parallel-size {len(layers)}",
         *([f"--pipeline-model-parallel-layout '{layout}'"] if len(layers) > 1 else []),
-        f"--micro-batch-size {each.micro_batch}", f"--global-batch-size {each.sequences}", *_recompute(each),
+        f"--micro-batch-size {each.micro_batch}", f"--global-batch-size {each.sequences}", *_recompute(each, spec),
         "--bf16", "--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather",
         *["--optimizer-cpu-offload", "--use-precision-aware-optimizer"] * offload,
     ]  # fmt: skip
@@ -150,8 +150,10 @@ def torchtitan(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
         parts.append([*(["tok_embeddings"] if number == 0 else []), *names,
                       *(["norm", "output"] if number == len(layers) - 1 else [])])  # fmt: skip
         at += count
-    mode = "full" if any(stage.recompute == "full" for stage in each.stages) else (
-        "selective" if any(stage.recompute == "selective" for stage in each.stages) else "none")  # fmt: skip
+    kinds = {stage.recompute for stage in each.stages}
+    mode = next((mode for mode in ("full", "selective") if mode in kinds), "selective" if "mlp" in kinds else "none")
+    if mode == "selective" and "mlp" in kinds:
+        cannot.append("recomputation of the MLP: torchtitan's selective keeps every second matmul instead")
     way = each.stages[0].way
     if any(stage.way.offload for stage in each.stages):
         cannot.append("optimizer's states on the host: torchtitan keeps them on the cards, unless all goes to the host")
@@ -215,10 +217,13 @@ def _one_recompute(each: Replicas, framework: str) -> list[str]:
         1:] else []  # fmt: skip
 
 
-def _recompute(each: Replicas) -> list[str]:
+def _recompute(each: Replicas, spec: ModelSpec) -> list[str]:
     kinds = {stage.recompute for stage in each.stages}
     if "full" in kinds:
         return ["--recompute-granularity full", "--recompute-method uniform", "--recompute-num-layers 1"]
+    if "mlp" in kinds:
+        modules = ["core_attn"] * ("selective" in kinds) + ["moe" if spec.experts else "mlp"]
+        return ["--recompute-granularity selective", f"--recompute-modules {' '.join(modules)}"]
     return ["--recompute-granularity selective"] if "selective" in kinds else []
 
 

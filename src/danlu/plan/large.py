@@ -32,10 +32,9 @@ from danlu.plan.unit_cost import Stack
 # Cards, units and sequences up to which the very best plan is found, within seconds; and without a compiler.
 EXACT, EXACT_IN_PYTHON = (16, 18, 16), (8, 10, 8)
 MOST_ZERO = 3  # level of ZeRO
-# More sharing is looked at unasked where a type cannot hold the model and so much of the fleet's rate stays unused, and
-# where up to so many cards compute forwards again (16 RTX-4090 with llama-3-8b: 12 % faster). It must gain a hundredth,
-# for its bound is looser.
-KEPT_OUT, TIGHT, GAIN = 0.1, 256, 0.99
+# More sharing is looked at unasked where a type cannot hold the model in a fleet of up to so many cards, or so much of
+# the fleet's rate stays unused. It must gain a hundredth, for its bound is looser.
+FEW, KEPT_OUT, GAIN = 256, 0.1, 0.99
 Say = Callable[[str], None]
 
 
@@ -96,7 +95,7 @@ def search(
     for level in range(zero, MOST_ZERO + 1):
         found = _of_level(replace(ask, zero=level), tell)
         if found is not None:
-            wider = _of_level(replace(ask, zero=MOST_ZERO), tell) if level < MOST_ZERO and _tight(found) else None
+            wider = _of_level(replace(ask, zero=MOST_ZERO), tell) if level < MOST_ZERO and _kept_out(found) else None
             gains = wider is not None and wider.plan.seconds < GAIN * found.plan.seconds
             return replace(wider if wider is not None and gains else found, unfit=unfit)
         tell(f"nothing fits with ZeRO-{level}")
@@ -134,13 +133,12 @@ def _of_level(ask: Ask, tell: Say) -> Found | None:
     return Found(ask, plans[0], first, alone, columns, design)
 
 
-def _tight(found: Found) -> bool:
-    """Whether memory costs so much that sharing more of it over pipelines may pay."""
+def _kept_out(found: Found) -> bool:
+    """Whether memory keeps cards from the model of which sharing more of it over pipelines may make use."""
     groups, plan = found.ask.fleet.groups, found.plan
     idle = sum((group.count - n) * group.flops for group, n in zip(groups, plan.used, strict=True))
-    out = None in found.alone.values() and idle > KEPT_OUT * sum(group.count * group.flops for group in groups)
-    again = any(stage.recompute == "full" for each in plan.replicas for stage in each.stages)
-    return out or (again and sum(plan.used) <= TIGHT)
+    much = idle > KEPT_OUT * sum(group.count * group.flops for group in groups)
+    return None in found.alone.values() and (much or found.ask.fleet.cards <= FEW)
 
 
 def _exact(ask: Ask, known: GroupedPlan | None) -> GroupedPlan | None:

@@ -124,7 +124,7 @@ def layer_bytes(setup: Setup, dense: bool = False, recompute: str | None = None)
 
     The parts are its list in section 4.1, so that gated MLPs, shared keys, flash attention and fp32 follow from it.
     `recompute` asks for another choice than the run's. torchtitan's "selective" is its own: it keeps the layer's input,
-    attention's output and every second matmul's.
+    attention's output and every second matmul's. "mlp" makes an MLP anew from its norm's output, which is kept.
     """
     return sum(half_bytes(setup, dense, recompute))
 
@@ -141,9 +141,9 @@ def half_bytes(setup: Setup, dense: bool = False, recompute: str | None = None) 
         return rows * n * (h / split + wide / t), rows * n * (h / split + setup.ffn / t)
     whole = 2 * n * h + (h if setup.dropout else 0)  # a norm's input and the matmul's after it, a dropout mask
     scores = 0.0
-    if not setup.flash and chosen == "none":
+    if not setup.flash and chosen in ("none", "mlp"):
         scores = float((2 * n + 1 if setup.dropout else n) * setup.heads * setup.seq)
-    attention, mlp = _attention_numbers(setup) * n + scores, _mlp_numbers(setup, dense) * n
+    attention, mlp = _attention_numbers(setup) * n + scores, _mlp_numbers(setup, dense) * n * (chosen != "mlp")
     return rows * (whole / split + attention / t), rows * (whole / split + mlp / t)
 
 
@@ -214,6 +214,8 @@ def moments(setup: Setup) -> tuple[float, float]:
     layer = rows / t * 1.5 * n * _mlp_numbers(setup, False)
     if setup.recompute == "full" or (setup.recompute == "selective" and setup.software == "torchtitan"):
         layer += layer_bytes(setup, recompute="none")
+    elif setup.recompute == "mlp":
+        layer += half_bytes(setup, recompute="none")[1]
     logit = 4.0 * n if setup.fused_loss else 4.0 * n + 4
     if setup.software == "torchtitan" and t > 1:
         # Its loss over split logits makes each step a tensor of fp32: shifted, exponents, result, gradient, in turn.

@@ -8,7 +8,7 @@ stack_time.py turns amounts into seconds; that split makes the fit cheap and kee
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,8 @@ def unit(run: Setup, kind: str, dense: bool = False) -> Floats:
 
     kind   "embed", "attn", "mlp" or "head"; `dense`: an MLP without experts in a model that has some
     """
+    if run.recompute == "mlp":  # its norm too, which is kept: too small to tell apart
+        run = replace(run, recompute="full" if kind == "mlp" else "none")
     if kind == "attn":
         return _attention(run)
     if kind == "mlp":

@@ -124,7 +124,7 @@ def _figures(
     constants: Constants | None, zero: int,
 ) -> tuple[Any, ...]:  # fmt: skip
     card, known = rated(group), constants or published()
-    ways = choices(spec, group, micro_batch, seq, zero)
+    ways = choices(spec, group, micro_batch, seq, zero, here)
     table = (_table(spec, card, ways, seq, here) if constants is None
              else unit_table(spec, card, ways, seq=seq, stack=here, constants=constants))  # fmt: skip
     kinds = np.array([KINDS.index(unit.rsplit(".", 1)[-1]) for unit in spec.units])

@@ -35,7 +35,7 @@ Floats = npt.NDArray[Any]
 class Way:
     """How cards run a unit: their tensor, context and expert parallelism, sequences at once, and what is made anew.
 
-    recompute  "none", "selective" (attention's scores only) or "full"
+    recompute  "none", "selective" (attention's scores only), "mlp" (or experts) or "full"
     cp         parts that a sequence is cut into, each on `tp` cards of its own
     ep         parts that the experts are cut into, over the cards among which a sequence is cut: at most `cp` of them
     zero       what replicas share: 1 the optimizer's states, 2 gradients too, 3 weights too

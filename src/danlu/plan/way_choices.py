@@ -5,7 +5,8 @@ than its work. A mixture's experts are cut over the cards that a sequence is cut
 its part of the tokens and its part of the experts, and no pipeline waits for another. ZeRO-0 is in no search: ZeRO-1
 sends as much and keeps less. Two and three pay with messages for every micro-batch, so that they are asked for: they
 seldom win, and what they keep with many replicas makes a bound loose. Where a fleet says what joins a card to its
-host's memory, the optimizer's states may lie there.
+host's memory, the optimizer's states may lie there. What is computed again is chosen for each stage: between nothing
+and whole layers lies the MLP alone, which keeps most and is made anew for less than half of a layer's forward.
 """
 
 from __future__ import annotations
@@ -13,22 +14,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from danlu.nouns import Group, ModelSpec
-from danlu.plan.unit_cost import Way
+from danlu.plan.unit_cost import Stack, Way
 
 SPLITS = (1, 2, 4, 8, 16)  # cards that may share a unit, within one host
 PARTS = (2, 4, 8, 16, 32, 64, 128)  # that a sequence may be cut into
 LONG = 8192  # tokens of a sequence that are left to a card
-RECOMPUTE = ("none", "selective", "full")
 MOST_CARDS = SPLITS[-1] * PARTS[-1]  # of one stage
 
 
-def choices(spec: ModelSpec, group: Group, micro_batch: int, seq: int, zero: int) -> tuple[Way, ...]:
+def recomputed(stack: Stack) -> tuple[str, ...]:
+    """What the software can compute again: attention's scores only where they are kept."""
+    if stack.software == "torchtitan":
+        return "none", "selective", "full"
+    return ("none", "mlp", "full") if stack.flash else ("none", "selective", "mlp", "full")
+
+
+def choices(
+    spec: ModelSpec, group: Group, micro_batch: int, seq: int, zero: int, stack: Stack | None = None
+) -> tuple[Way, ...]:  # fmt: skip
     """All of them up to a level of ZeRO, for micro-batches of so many sequences of `seq` tokens."""
     return tuple(
         Way(tp, micro_batch, recompute, cp, ep, level, offload)
         for tp in splits(spec, group)
         for cp, ep in parts(spec, group, seq, tp)
-        for recompute in RECOMPUTE
+        for recompute in recomputed(stack or Stack())
         for level in range(1, zero + 1)
         for offload in ((False, True) if group.host_link and group.host_mem_bytes else (False,))
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,9 @@ from danlu.model.shared import cache_widths
 from danlu.nouns import ModelSpec
 from danlu.serve.pages import PAGE
 from danlu.shares import Share
+
+if TYPE_CHECKING:
+    from danlu.kernels.triton_attend import Walk
 
 
 def page_bytes(spec: ModelSpec, dtype: torch.dtype) -> int:
@@ -62,7 +66,7 @@ class Paged:
             [torch.zeros(count, width, dtype=edge_dtype(dtype), device=device) for width in widths]
             for _ in range(spec.layers)
         ]
-        self._device = torch.device(device)
+        self._device, self._group = torch.device(device), spec.heads // spec.kv_heads
 
     @property
     def cache(self) -> Cache:
@@ -83,7 +87,18 @@ class Paged:
             row += size * groups[-1].count
             del todo[:size]
         look = Look.of(pieces, self._device) if self._edges and self._edges[0] else None
-        return Batch(self._layers, torch.tensor(slots, device=self._device), groups, self._edges, look)
+        slots_T = torch.tensor(slots, device=self._device)
+        return Batch(self._layers, slots_T, groups, self._edges, look, self._walk(pieces))
+
+    def _walk(self, pieces: Sequence[Piece]) -> Walk | None:
+        """How a GPU's own attention reads the pages; None where torch attends."""
+        if self._device.type != "cuda":
+            return None
+        from danlu.kernels import triton_attend  # loads Triton, which takes a second
+
+        if self._group > triton_attend.ROWS_FEW or not triton_attend.available():
+            return None
+        return triton_attend.Walk.of(pieces, self._group, PAGE, self._device)
 
 
 def _alike(pieces: Sequence[Piece]) -> int:
@@ -188,10 +203,10 @@ class Batch:
 
     def __init__(
         self, layers: Sequence[tuple[Tensor, Tensor]], slots_T: Tensor, groups: Sequence[Group],
-        edges: Sequence[Sequence[Tensor]] = (), look: Look | None = None,
+        edges: Sequence[Sequence[Tensor]] = (), look: Look | None = None, walk: Walk | None = None,
     ) -> None:  # fmt: skip
         self._layers, self._slots_T, self._groups = layers, slots_T, groups
-        self._edges, self._look = edges, look
+        self._edges, self._look, self._walk = edges, look, walk
         self._masks: dict[tuple[int, int | None], Tensor | None] = {}
 
     def attend(
@@ -201,6 +216,10 @@ class Batch:
         keys, values = self._layers[layer]
         keys.index_copy_(0, self._slots_T, k_TGK.to(keys.dtype))
         values.index_copy_(0, self._slots_T, v_TGK.to(values.dtype))
+        if self._walk is not None:
+            from danlu.kernels.triton_attend import attend
+
+            return attend(q_THK, keys, values, self._walk, page=PAGE, scale=scale, window=window)
         out = [self._group(i, group, keys, values, q_THK, scale, window) for i, group in enumerate(self._groups)]
         return out[0] if len(out) == 1 else torch.cat(out)
 

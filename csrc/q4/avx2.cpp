@@ -56,7 +56,8 @@ namespace {
 constexpr int64_t kMostTotals = 64 * kQ4Rows;  // sums of one group of rows for the tokens of a chunk
 
 int64_t ready_bytes(int64_t tokens, int64_t cols, danlu_precision precision) {
-    constexpr int64_t kBlockBytes[] = {kQ4Block * 4, kQ4Block * 2 + 4, kQ4Block + int64_t(sizeof(Unit))};
+    constexpr int64_t kInt16 = kQ4Block * 2 + 4;
+    constexpr int64_t kBlockBytes[] = {kQ4Block * 4, kInt16, kQ4Block + int64_t(sizeof(Unit)), kInt16};
     return q4_blocks(cols) * tokens * kBlockBytes[precision];
 }
 
@@ -74,7 +75,7 @@ void prepare(const float* x, int64_t x_stride, int64_t tokens, int64_t from, int
             }
             if (precision == DANLU_INT8)
                 prepare_int8(at, b, t, Ready8(ready, tokens, cols));
-            else if (precision == DANLU_INT16)
+            else if (precision != DANLU_FP32)
                 prepare_int16(at, b, t, Ready<int16_t>(ready, tokens, cols));
             else
                 std::memcpy(Ready<float>(ready, tokens, cols).block(b, t), at, kQ4Block * sizeof(float));
@@ -85,7 +86,7 @@ void prepare(const float* x, int64_t x_stride, int64_t tokens, int64_t from, int
 void multiply(const danlu_q4* w, const void* ready, int64_t tokens, danlu_precision precision, int64_t from, int64_t to,
               const float* bias, float* out, int64_t out_stride, void* scratch) {
     const Work work{w, ready, tokens, from, to, bias, out, out_stride, static_cast<float*>(scratch)};
-    constexpr decltype(&multiply_fp32) kMultiply[] = {multiply_fp32, multiply_int16, multiply_int8};
+    constexpr decltype(&multiply_fp32) kMultiply[] = {multiply_fp32, multiply_int16, multiply_int8, multiply_int16};
     kMultiply[precision](work);
 }
 

@@ -1,5 +1,5 @@
-// The few AVX-512 instructions of avx512.cpp by name; built with DANLU_MODEL_AVX512 they are a plain model of what
-// Intel's manual says each does, so that the kernel's arithmetic is tested on CPUs without them.
+// The few AVX-512 instructions of this folder by name; built with DANLU_MODEL_AVX512 they are a plain model of what
+// Intel's manual says each does, so that the kernels' arithmetic is tested on CPUs without them.
 #pragma once
 
 #include <cstdint>
@@ -27,6 +27,14 @@ struct Floats {
 
 inline Bytes load_bytes(const uint8_t* from) {
     Bytes made;
+    std::memcpy(made.at, from, 64);
+    return made;
+}
+
+inline void store_bytes(uint8_t* to, const Bytes& v) { std::memcpy(to, v.at, 64); }
+
+inline Ints load_ints(const int32_t* from) {
+    Ints made;
     std::memcpy(made.at, from, 64);
     return made;
 }
@@ -115,6 +123,8 @@ using Ints = __m512i;
 using Floats = __m512;
 
 AVX512 inline Bytes load_bytes(const uint8_t* from) { return _mm512_loadu_si512(from); }
+AVX512 inline void store_bytes(uint8_t* to, Bytes v) { _mm512_storeu_si512(to, v); }
+AVX512 inline Ints load_ints(const int32_t* from) { return _mm512_loadu_si512(from); }
 AVX512 inline Bytes four_bytes(const int8_t* from) {
     int32_t bytes;
     std::memcpy(&bytes, from, 4);

@@ -67,7 +67,7 @@ int linear(const char* isa, const danlu_q4* w, const float* x, int64_t x_rows, i
     const danlu_q4_kernels* kernels = danlu_q4_find(isa);
     if (!kernels || !q4_sizes_hold(*w) || threads < 1 || x_rows < 1 || x_floats / x_rows != w->cols ||
         x_floats % x_rows || out_floats / x_rows != w->rows || out_floats % x_rows || precision < DANLU_FP32 ||
-        precision > DANLU_INT8)
+        precision > DANLU_BFLOAT16)
         return DANLU_BAD_SIZE;
     const auto least = static_cast<danlu_precision>(precision);
     const int parts = int(std::min<int64_t>(threads, q4_groups(w->rows)));
@@ -87,12 +87,16 @@ const danlu_q4_kernels* danlu_q4_find(const char* isa) {
 #if defined(__x86_64__)
     if (!std::strcmp(isa, "avx2")) return &kQ4Avx2;
     if (!std::strcmp(isa, "avx512")) return &kQ4Avx512;
+#if defined(DANLU_KNOWS_AMX)
+    if (!std::strcmp(isa, "avx512bf16")) return &kQ4Avx512Bf16;
+    if (!std::strcmp(isa, "amx")) return &kQ4Amx;
+#endif
 #endif
     return std::strcmp(isa, "ref") ? nullptr : &kQ4Ref;
 }
 
 const danlu_q4_kernels* danlu_q4_best() {
-    for (const char* isa : {"avx512", "avx2"})
+    for (const char* isa : {"amx", "avx512bf16", "avx512", "avx2"})
         if (const danlu_q4_kernels* found = danlu_q4_find(isa)) return found;
     return &kQ4Ref;
 }
@@ -107,6 +111,10 @@ const danlu_q4_kernels* danlu_q4_best() {
 DANLU_LINEAR_Q4(ref)
 DANLU_LINEAR_Q4(avx2)
 DANLU_LINEAR_Q4(avx512)
+#if defined(DANLU_KNOWS_AMX)
+DANLU_LINEAR_Q4(avx512bf16)
+DANLU_LINEAR_Q4(amx)
+#endif
 
 // Rows [first, first + count) of w as floats, (count, cols).
 DANLU_API int danlu_dequantize_q4_ref(const danlu_q4* w, int64_t first, int64_t count, float* out, int64_t out_floats,

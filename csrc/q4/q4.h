@@ -49,8 +49,8 @@ inline bool q4_sizes_hold(const danlu_q4& w) {
            w.scales == scales;
 }
 
-// The least precision the caller accepts; a kernel may give more.
-enum danlu_precision : int { DANLU_FP32 = 0, DANLU_INT16 = 1, DANLU_INT8 = 2 };
+// The least precision the caller accepts; a kernel may give more, as those without bf16 give int16 for it.
+enum danlu_precision : int { DANLU_FP32 = 0, DANLU_INT16 = 1, DANLU_INT8 = 2, DANLU_BFLOAT16 = 3 };
 
 // One instruction set's kernels. Nothing is allocated inside: a step calls `prepare` once per input and `multiply` once
 // per matrix and thread, each on its own rows.
@@ -68,7 +68,8 @@ struct danlu_q4_kernels {
                      int64_t to, const float* bias, float* out, int64_t out_stride, void* scratch);
 };
 
-// The kernels of an instruction set ("ref", "avx2", "avx512"), null when this machine does not run it.
+// The kernels of an instruction set ("ref", "avx2", "avx512", "avx512bf16", "amx"), null when this machine does not run
+// it or the compiler did not know it.
 const danlu_q4_kernels* danlu_q4_find(const char* isa);
 // The fastest this machine runs; never null.
 const danlu_q4_kernels* danlu_q4_best();

@@ -165,7 +165,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def runs(isa: str) -> bool:
-    """True when the library is there and this CPU runs that instruction set ("avx2", "avx512", "ref")."""
+    """True when the library is there and this CPU runs that instruction set ("amx", "avx2", "ref", ...)."""
     found = library()
     return found is not None and bool(found.danlu_cpu_runs(isa.encode()))
 

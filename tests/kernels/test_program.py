@@ -160,7 +160,7 @@ def test_4_bit_weights_beside_their_own_values(family, precision):
     torch.set_num_threads(1)
     error = float((got - want).norm() / want.norm())
     assert not any(name.startswith("engine.") for name in events.fallbacks)
-    assert error < {"fp32": 1e-5, "int16": 1e-3, "int8": 1e-1}[precision], error
+    assert error < {"fp32": 1e-5, "int16": 1e-3, "bf16": 1e-2, "int8": 1e-1}[precision], error
 
 
 def test_a_token_is_the_same_in_any_company():

@@ -48,9 +48,10 @@ def model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=["int8", "int16", "fp32"],
+        choices=["int8", "bf16", "int16", "fp32"],
         default="int8",
-        help="of products with 4-bit weights on a CPU; int16 is 50 times closer to the weights and half as fast",
+        help="of products with 4-bit weights on a CPU; int16 is 50 times closer to the weights and half as fast, bf16 "
+        "lies between them on a CPU that has it",
     )
     parser.add_argument("--card", default="auto", help="cpu, or an accelerator as torch names it")
     parser.add_argument(

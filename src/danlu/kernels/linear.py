@@ -4,6 +4,7 @@
 |---|---|---|
 | fp32 | nothing | 2e-7 |
 | int16 | 14 bits a block of 64 (levels 13) | 2e-4 |
+| bf16 | bf16 (levels too); int16 on a CPU without it | 2e-3 |
 | int8 | 8 bits a block of 64 (levels 8) | 1e-2 |
 A precision is the least that is given: a kernel may be more exact where that costs nothing. Triton and torch multiply
 in the dtype of x whatever the precision.
@@ -22,7 +23,7 @@ from torch import Tensor
 from danlu.events import fallback
 from danlu.kernels import ops, q4
 
-Precision = Literal["fp32", "int16", "int8"]
+Precision = Literal["fp32", "int16", "int8", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # in the order of enum danlu_precision
 PANEL_FLOATS = 1 << 22  # weights unpacked at a time when they are multiplied by torch: 16 MiB
 

@@ -17,7 +17,7 @@ from danlu import native
 BEST_FIRST = ("avx512", "avx2")
 # "ref" is plain C++ for any CPU: fast enough for unpacking, which is bound by memory, far too slow for products.
 OPERATORS = {
-    "linear_q4": BEST_FIRST,
+    "linear_q4": ("amx", "avx512bf16", *BEST_FIRST),
     "dequantize_q4": ("ref",),
     **{name: (*BEST_FIRST, "ref") for name in ("norm", "norm_back", "gate", "gate_back", "turn")},
     "quantize_q4": ("avx2", "ref"),

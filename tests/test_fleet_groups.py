@@ -52,6 +52,23 @@ def test_yaml_says_what_the_catalogue_does_not_know():
 
 
 @pytest.mark.parametrize(
+    ("text", "old", "new", "line", "said"),
+    [
+        (YAML, "96GB", "96", 6, "9.6e+10 may be meant"),
+        (YAML, "     network: 5.0e10", "     network: 50", 7, "5e+10 may be meant"),
+        (MEASURED, "fp16: 9e13", "fp16: 90", 4, "9e+13 may be meant"),
+        (MEASURED, "mem_bw: 8e11, host: two", "mem_bw: 800, host: two", 5, "8e+11 may be meant"),
+        (MEASURED.partition("links:")[0], "name: b", "name: c", 5, "no link leads to two"),
+    ],
+)
+def test_a_wrong_unit_and_a_host_apart_are_told_with_their_line(text, old, new, line, said):
+    assert old in text
+    with provoke("DL-CFG-010") as caught:
+        groups.loads(text.replace(old, new), "f.yaml")
+    assert caught.error.where == f"f.yaml:{line}" and said in caught.error.what
+
+
+@pytest.mark.parametrize(
     "change", [("count: 128", "count: 0"), ("site: north", "sight: north"), ("flops: 1.5e14", "flops: -1")]
 )
 def test_a_group_that_cannot_be_meant_names_its_line(change):
@@ -79,7 +96,8 @@ def test_a_figure_in_another_unit_is_refused_with_its_line(change):
     name = change.partition(":")[0]
     with provoke("DL-CFG-010") as caught:
         groups.loads(re.sub(rf"\b{name}: [^,]+", change, YAML))
-    assert "no card has" in caught.error.what and caught.error.where == "fleet:6"
+    assert "no card has" in caught.error.what
+    assert caught.error.where == ("fleet:7" if name == "network" else "fleet:6")
 
 
 def test_hosts_that_no_link_joins_name_the_line_of_the_links():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 SRC = Path(__file__).parent.parent / "src" / "danlu"
 EVERYWHERE = {"nouns", "recipe", "errors", "events", "plugins", "native", "tokens", "atomic", "ready", "tensorfile",
-              "gguf", "ggml", "families", "shares", "__init__"}  # fmt: skip
+              "gguf", "ggml", "families", "shares", "lines", "__init__"}  # fmt: skip
 MAY_IMPORT = {
     "fleet": set(), "plan": set(), "store": set(), "launch": set(),
     "kernels": {"fleet"}, "comm": {"fleet"}, "memory": {"fleet"}, "fault": {"fleet"},

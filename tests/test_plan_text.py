@@ -32,7 +32,7 @@ def broken(**changes):
     [
         ("{", "JSON"),
         ("[]", "plan: None"),
-        (broken(plan=3), "plan: 3"),
+        (broken(plan=99), "plan: 99"),
         (broken(colour="red"), "colour"),
         (broken(micro_batches="two"), "plan.micro_batches"),
         (broken(micro_batches=0), "at least 1"),

@@ -72,8 +72,27 @@ def test_a_pipeline_longer_than_its_micro_batches_is_refused_with_the_line(machi
     path.write_text(f"out: {machine}\nplan:\n  path: {own}\n")
     with provoke("DL-MEM-004") as caught:
         plan.run(arguments(path))
-    name, line = caught.error.where.rsplit(":", 1)
-    assert name == str(own) and '"micro_batches": 2' in own.read_text().splitlines()[int(line) - 1]
+    assert '"micro_batches": 2' in line_of(caught.error, own)
+    told["stages"][1] |= {"start": 1}
+    own.write_text(json.dumps(told, indent=1))
+    with provoke("DL-DATA-010") as caught:
+        plan.run(arguments(path))
+    assert "{" in line_of(caught.error, own) and "stage 1" in caught.error.why
+
+
+def line_of(error, path):
+    """The line of a file that an error names."""
+    name, line = error.where.rsplit(":", 1)
+    assert name == str(path)
+    return path.read_text().splitlines()[int(line) - 1]
+
+
+def test_heads_that_do_not_divide_are_told_with_the_line(machine):
+    path = machine / "run.yaml"
+    path.write_text(f"out: {machine}\nfleet: {{emulate: [4, 2]}}\nmodel:\n  layers: 2\n  heads: 7\n")
+    with provoke("DL-CFG-002") as caught:
+        plan.run(arguments(path))
+    assert "heads: 7" in line_of(caught.error, path)
 
 
 def arguments(path):
@@ -140,3 +159,17 @@ def test_a_bad_fleet_file_exits_2(machine, capsys):
     (machine / "mine.yaml").write_text("fleet: 1\ncards:\n  - {name: a}\n")
     assert main(["plan", "--out", str(machine), "--fleet.path", str(machine / "mine.yaml")]) == 2
     assert "mine.yaml:3" in capsys.readouterr().err
+
+
+def test_emulated_cards_without_memories_for_each_name_the_line(machine):
+    path = machine / "run.yaml"
+    (machine / "plain.yaml").write_text(
+        "fleet: 1\ncards:\n  - {name: a, vendor: cpu, flops: {fp32: 5.0e10}, mem_bytes: 4GiB, mem_bw: 1.0e10}\n"
+    )
+    fleet = f"  path: {machine}/plain.yaml\n  emulate: [2, 1]\n"
+    path.write_text(f"out: {machine}\nfleet:\n{fleet}  mem_gib: [1]\n")
+    with provoke("DL-CFG-010") as caught:
+        plan.run(arguments(path))
+    assert "mem_gib" in line_of(caught.error, path)
+    path.write_text(f"out: {machine}\nfleet:\n{fleet}")
+    assert plan.run(arguments(path)) == 0

@@ -10,6 +10,7 @@ import copy
 import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ import pydantic
 import yaml
 from pydantic import Field
 
-from danlu.errors import BadValue, UnknownKey, UnreadableConfig
+from danlu.errors import BadValue, DanluError, UnknownKey, UnreadableConfig
 
 
 def _expanded(path: Path) -> Path:
@@ -324,13 +325,16 @@ def _line_of(text: str, keys: Sequence[Any]) -> int | None:
     return line
 
 
-def place(path: Path | None, key: str) -> str:
-    """file:line of a key of a run, or of the nearest section that the file has."""
+@contextmanager
+def lines(path: Path | None) -> Iterator[None]:
+    """An error whose place is a key of the run is told with the line of its file that says it."""
     try:
+        yield
+    except DanluError as error:
+        if error.where not in set(known_keys()):
+            raise
         text = path.read_text(encoding="utf-8") if path else ""
-    except (OSError, UnicodeDecodeError):
-        text = ""
-    return _where(path, text, key.split("."))
+        raise error.at(_where(path, text, error.where.split("."))) from error
 
 
 def _where(path: Path | None, text: str, keys: Sequence[Any]) -> str:

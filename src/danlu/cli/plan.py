@@ -89,16 +89,13 @@ def _of_fleet(args: argparse.Namespace) -> int:
 def _of_run(args: argparse.Namespace, path: Path | None) -> int:
     """Plan, show the table, write what was asked for."""
     from danlu.cli import config, output, wiring
-    from danlu.errors import ShortBatch
     from danlu.plan import search, text
 
     asked = config.load(path, args.overrides)
     progress = output.Progress("plan")
-    fleet = wiring.fleet_of(asked, progress.show)
-    try:
+    with config.lines(path):
+        fleet = wiring.fleet_of(asked, progress.show)
         plan = wiring.plan_of(asked, wiring.spec_of(asked), fleet)
-    except ShortBatch as error:
-        raise error if error.where else error.at(config.place(path, "plan.micro_batches")) from error
     even = search.even(plan.model, plan.fleet, micro_batch=plan.micro_batch, seq=plan.seq, dtype=plan.dtype,
                        micro_batches=plan.sequences // plan.micro_batch)  # fmt: skip
     print(told(plan, even))

@@ -103,7 +103,8 @@ def model_of(words: str) -> ModelSpec:
         folder = path.is_dir()
         config = families.read(path) if folder else json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise BadModel(f"cannot read {path}", why=str(error), fix=fix) from error
+        where = f"{path}:{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise BadModel(f"cannot read {path}", where=where, why=str(error), fix=fix) from error
     if not isinstance(config, dict):
         raise BadModel(f"{path} is no config.json", why=f"its top level is {type(config).__name__}", fix=fix)
     path = path / "config.json" if folder else path
@@ -128,7 +129,8 @@ def fleet_of(words: str, prices: Sequence[str] = (), watts: Sequence[str] = ()) 
     from danlu.fleet import groups
 
     path = Path(words)
-    fleet = groups.load(path) if path.exists() else groups.shorthand(words)
+    file = path.exists() or words.endswith((".yaml", ".yml"))
+    fleet = groups.load(path) if file else groups.shorthand(words)
     for name, said in (("price", prices), ("watts", watts)):
         for each in said:
             card, value = _said(each, name)

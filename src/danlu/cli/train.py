@@ -40,7 +40,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, and say what came of it."""
     from danlu.cli import config, output, wiring
-    from danlu.errors import ShortBatch
     from danlu.fault import drill
     from danlu.plan.seats import seats
     from danlu.train.owner import start_of
@@ -50,11 +49,9 @@ def run(args: argparse.Namespace) -> int:
     start = start_of(run.out.resolve(), run.train.resume)
     if args.kill:
         drill.parse(args.kill, None, run.train.steps, start)
-    wiring.spec_of(run)
-    try:
+    with config.lines(args.config):
+        wiring.spec_of(run)
         plan = planned(run)
-    except ShortBatch as error:
-        raise error if error.where else error.at(config.place(args.config, "plan.micro_batches")) from error
     drills = [drill.parse(args.kill, len(seats(plan)), run.train.steps, start)] if args.kill else []
     plan, result, away = trained(run, plan, drills=drills)
     print("\n".join([summary(plan, result), *(each.words for each in away)]))

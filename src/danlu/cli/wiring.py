@@ -30,7 +30,7 @@ def spec_of(run: Run) -> ModelSpec:
     if model.path is not None:
         return families.spec(families.read(model.path))
     if model.heads % model.kv_heads or (model.head_dim is None and model.hidden % model.heads):
-        raise BadValue(f"{model.heads} heads do not divide", where="model",
+        raise BadValue(f"{model.heads} heads do not divide", where="model.heads",
                        why=f"hidden is {model.hidden}, kv_heads {model.kv_heads}: each must be shared evenly",
                        fix="choose heads that divide hidden, and kv_heads that divide heads")  # fmt: skip
     return families.spec({
@@ -64,7 +64,7 @@ def fleet_of(run: Run, progress: Callable[[str], None]) -> Fleet:
     The machine is measured once and kept in OUT/fleet.yaml; delete the file to measure again. Raises BadFleet,
     BadValue, MissingPackage, ProbeFailed.
     """
-    from danlu.errors import BadValue
+    from danlu.errors import BadFleet, BadValue
     from danlu.fleet import text
     from danlu.fleet.emulate import emulate, shares
     from danlu.fleet.probe import probe
@@ -91,7 +91,11 @@ def fleet_of(run: Run, progress: Callable[[str], None]) -> Fleet:
     even_gib = sum(card.mem_bytes for card in cores) / 2**31 / len(speeds)
     sizes = run.fleet.mem_gib or [even_gib] * len(speeds)
     link = machine.link(base.name, cores[-1].name) if len(cores) > 1 else None
-    return emulate(base, speeds, [int(size * 2**30) for size in sizes], link=link, host=machine.hosts[0])
+    host = machine.hosts[0] if machine.hosts else None
+    try:
+        return emulate(base, speeds, [int(size * 2**30) for size in sizes], link=link, host=host)
+    except BadFleet as error:
+        raise error.at("fleet.mem_gib") from error
 
 
 def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
@@ -99,32 +103,52 @@ def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
 
     Raises UnreadablePlan, BadShares, DoesNotFit, ShortBatch.
     """
-    from danlu.fleet.text import place
-    from danlu.plan import copies, room, search, text
+    from danlu.errors import ShortBatch
+    from danlu.plan import copies, room, search
     from danlu.plan.forecast import forecast
 
     if run.plan.path is not None:
-        words, path = _text(run.plan.path), str(run.plan.path)
-        told = text.loads(words, path)
-        keys = [("micro_batches",), *(("replicas", copy, "micro_batches") for copy in range(len(told.replicas)))]
-        room.check_length(told, lambda copy: place(words, path, keys[copy]),
-                          "{stages} micro-batches, or fewer stages; danlu plan run.yaml writes it anew")  # fmt: skip
+        told = _told(run.plan.path)
         return forecast(replace(told, dtype=_trainable(run.train.dtype or told.dtype, told.fleet)))
     size, count, seq = run.plan.micro_batch, run.plan.micro_batches, run.data.seq
     dtype = _trainable(run.train.dtype or "fp32", fleet)
     if run.plan.context > 1:
         return _in_parts(run, Ask(spec, size, count, seq, dtype), fleet)
     if run.plan.split == "best":
-        one = search.search(spec, fleet, micro_batch=size, micro_batches=count, seq=seq, dtype=dtype,
-                            schedule=run.plan.schedule)  # fmt: skip
+        try:
+            one = search.search(spec, fleet, micro_batch=size, micro_batches=count, seq=seq, dtype=dtype,
+                                schedule=run.plan.schedule)  # fmt: skip
+        except ShortBatch as error:
+            raise error.at("plan.micro_batches") from error
         if run.plan.copies == 1 or run.plan.schedule == "zero-bubble":
             return one
         return copies.faster(one, copies.best(Ask(spec, size, count, seq, dtype), fleet, run.plan.copies))
     even = search.even(spec, fleet, micro_batch=size, micro_batches=count, seq=seq, dtype=dtype)
-    room.check_length(even, lambda copy: "", "--plan.micro_batches {stages}, or --plan.split best")
+    room.check_length(even, lambda copy: "plan.micro_batches", "--plan.micro_batches {stages}, or --plan.split best")
     if run.plan.schedule != "zero-bubble" or len(even.stages) == 1:
         return even
     return forecast(replace(even, schedule="zb", orders=search.ordered(even, None)[0][1]))
+
+
+def _told(path: Path) -> Plan:
+    """The plan of a file; what it asks for and cannot be done is refused with the line."""
+    from danlu.errors import BadShares
+    from danlu.lines import place
+    from danlu.plan import room, text
+    from danlu.plan.cells import share_of
+
+    words, where = _text(path), str(path)
+    plan = text.loads(words, where)
+    room.check_length(plan, lambda copy: place(words, where, (*text.keys_of(copy), "micro_batches")),
+                      "{stages} micro-batches, or fewer stages; danlu plan run.yaml writes it anew")  # fmt: skip
+    for copy, pipeline in enumerate(plan.pipelines):
+        for stage in range(len(pipeline.stages)):
+            try:
+                share_of(plan, copy, stage, 0)
+            except BadShares as error:
+                line = place(words, where, (*text.keys_of(copy), "stages", stage))
+                raise error.at(f"{line}, {error.where}") from error
+    return plan
 
 
 def _in_parts(run: Run, ask: Ask, fleet: Fleet) -> Plan:

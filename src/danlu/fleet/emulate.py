@@ -43,9 +43,10 @@ def emulate(
 
 
 def scaled(base: Card, name: str, speed: float, mem_bytes: int) -> Card:
-    """`base` (one core) at `speed` cores: every rate is that many times as high."""
-    flops = {dtype: rate * speed / base.cores for dtype, rate in base.flops.items()}
-    rates = tuple(replace(rate, per_s=rate.per_s * speed / base.cores) for rate in base.rates)
+    """`base` (one core, where it does not say how many) at `speed` cores: every rate is that many times as high."""
+    times = speed / (base.cores or 1.0)
+    flops = {dtype: rate * times for dtype, rate in base.flops.items()}
+    rates = tuple(replace(rate, per_s=rate.per_s * times) for rate in base.rates)
     return replace(
         base,
         name=name,
@@ -53,7 +54,7 @@ def scaled(base: Card, name: str, speed: float, mem_bytes: int) -> Card:
         cores=speed,
         flops=flops,
         mem_bytes=mem_bytes,
-        mem_bw=base.mem_bw * speed / base.cores,
+        mem_bw=base.mem_bw * times,
         rates=rates,
     )
 

@@ -36,14 +36,17 @@ def load(path: Path) -> GroupedFleet:
 def loads(words: str, where: str = "fleet") -> GroupedFleet:
     """The same of a YAML text; `where` names it in messages."""
     from danlu.fleet import groups_text, text  # what they check with takes longer to import than a fleet to plan
+    from danlu.lines import place
 
     found = groups_text.parsed(words, where)
     if found is not None:
         return found
-    try:
-        return grouped(text.loads(words, where))
-    except BadFleet as error:
-        raise error if error.where else error.at(text.place(words, where, ("links",))) from error
+    fleet = text.loads(words, where)
+    groups_text.check_units(fleet, words, where)
+    if far := apart(fleet):
+        at = next(at for at, card in enumerate(fleet.cards) if card.host == far[0])
+        raise _unconnected(fleet, far, place(words, where, ("links",) if fleet.links else ("cards", at)))
+    return grouped(fleet)
 
 
 def grouped(fleet: Fleet) -> GroupedFleet:
@@ -51,12 +54,13 @@ def grouped(fleet: Fleet) -> GroupedFleet:
 
     A group's link and network are the slowest among its cards. Raises BadFleet where hosts are not connected.
     """
-    _connected(fleet)
+    if far := apart(fleet):
+        raise _unconnected(fleet, far)
     return GroupedFleet(fleet.name, tuple(_of_cards(fleet, list(cards)) for cards in alike(fleet)))
 
 
-def _connected(fleet: Fleet) -> None:
-    """Raise BadFleet for hosts that no chain of links joins to the first."""
+def apart(fleet: Fleet) -> list[str]:
+    """Hosts that no chain of links joins to the first card's."""
     home = {card.name: card.host for card in fleet.cards}
     hosts = dict.fromkeys(home.values())
     reached, open_ = set(), [next(iter(hosts))]
@@ -67,12 +71,15 @@ def _connected(fleet: Fleet) -> None:
             a, b = home.get(link.a, link.a), home.get(link.b, link.b)
             ends = ((a, b), (b, a))
             open_ += [there for one, there in ends if one == here and there in hosts and there not in reached]
-    apart = [host for host in hosts if host not in reached]
-    if apart:
-        raise BadFleet(f"no link leads to {', '.join(apart[:4])}",
-                       why=f"{len(reached)} of {len(hosts)} hosts are connected by the {len(fleet.links)} links given",
-                       fix=f"add to links: {{a: {next(iter(hosts))}, b: {apart[0]}, latency_s: 1.0e-5, "
-                       "bandwidth: 2.5e10}")  # fmt: skip
+    return [host for host in hosts if host not in reached]
+
+
+def _unconnected(fleet: Fleet, far: list[str], where: str = "") -> BadFleet:
+    hosts = list(dict.fromkeys(card.host for card in fleet.cards))
+    return BadFleet(f"no link leads to {', '.join(far[:4])}", where=where,
+                    why=f"{len(hosts) - len(far)} of {len(hosts)} hosts are connected by the {len(fleet.links)} links "
+                    "given", fix=f"add to links: {{a: {hosts[0]}, b: {far[0]}, latency_s: 1.0e-5, "
+                    "bandwidth: 2.5e10}")  # fmt: skip
 
 
 def alike(fleet: Fleet) -> tuple[tuple[Card, ...], ...]:

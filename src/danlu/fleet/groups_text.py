@@ -12,7 +12,8 @@ from pydantic import Field
 from danlu.errors import BadFleet, UnknownCard
 from danlu.fleet import catalogue, text
 from danlu.fleet.groups import NETWORK, PER_HOST
-from danlu.nouns import Group, GroupedFleet, Link
+from danlu.lines import place
+from danlu.nouns import Fleet, Group, GroupedFleet, Link
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -23,6 +24,27 @@ SANE = {
     "network": (1e4, 1e14, "bytes/s", 1e9), "host_link": (1e6, 1e14, "bytes/s", 1e9),
     "host_mem_bytes": (1 << 20, 1e14, "bytes", 1e9),
 }  # fmt: skip
+
+
+def unlikely(name: str, value: float) -> str:
+    """What is wrong with a figure so small, or so large, that another unit must have been meant; nothing if none is."""
+    low, high, unit, meant = SANE[name]
+    if value < low:
+        return f"{name} is {value:g} {unit}, which no card has; {value * meant:g} may be meant"
+    if value > high:
+        return f"{name} is {value:g} {unit}, which no card has: the most that is taken is {high:g}"
+    return ""
+
+
+def check_units(fleet: Fleet, words: str, where: str) -> None:
+    """The same of a fleet whose cards have names. Raises BadFleet with the line."""
+    said = [(("cards", at, name), value) for at, card in enumerate(fleet.cards)
+            for name, value in (("flops", max(card.flops.values())), ("mem_bytes", card.mem_bytes),
+                                ("mem_bw", card.mem_bw))]  # fmt: skip
+    for keys, value in said:
+        if wrong := unlikely(str(keys[2]), value):
+            raise BadFleet(wrong, where=place(words, where, keys), why=f"the value is {value:g}",
+                           fix="FLOP/s, bytes and bytes/s: 3.12e14, 80GiB, 2.0e12")  # fmt: skip
 
 
 class GroupText(pydantic.BaseModel, extra="forbid"):
@@ -50,16 +72,13 @@ class GroupText(pydantic.BaseModel, extra="forbid"):
             raise ValueError("host_link and host_mem_bytes go together: say both, or neither")
         return self
 
-    @pydantic.model_validator(mode="after")
-    def _units(self) -> GroupText:
-        """Figures so small, or so large, that another unit must have been meant."""
-        for name, (low, high, unit, meant) in SANE.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ValueError(f"{name} is {value:g} {unit}, which no card has; {value * meant:g} may be meant")
-            if value is not None and value > high:
-                raise ValueError(f"{name} is {value:g} {unit}, which no card has: the most that is taken is {high:g}")
-        return self
+    @pydantic.field_validator(*SANE)
+    @classmethod
+    def _units(cls, value: float | None, field: pydantic.ValidationInfo) -> float | None:
+        """A figure in the unit it should have."""
+        if value is not None and (wrong := unlikely(field.field_name or "", value)):
+            raise ValueError(wrong)
+        return value
 
     def noun(self) -> Group:
         """The noun it says. Raises UnknownCard for a card that is neither declared whole nor in the catalogue."""
@@ -112,7 +131,7 @@ def parsed(words: str, where: str) -> GroupedFleet | None:
         try:
             nouns.append(each.noun())
         except UnknownCard as error:
-            raise error.at(text.place(words, where, ("groups", at, "card"))) from error
+            raise error.at(place(words, where, ("groups", at, "card"))) from error
     return GroupedFleet(found.name, tuple(nouns), found.between_sites, _lines(found, words, where))
 
 
@@ -122,7 +141,7 @@ def _lines(found: GroupsText, words: str, where: str) -> tuple[Link, ...]:
     pairs = [{each.a, each.b} for each in found.links]
     for at, (each, pair) in enumerate(zip(found.links, pairs, strict=True)):
         if len(pair) < 2 or not pair <= set(sites) or pair in pairs[:at]:
-            raise BadFleet(f"a link from {each.a!r} to {each.b!r}", where=text.place(words, where, ("links", at)),
+            raise BadFleet(f"a link from {each.a!r} to {each.b!r}", where=place(words, where, ("links", at)),
                            why=f"links of a file of groups join two sites, each two once; the sites are "
                            f"{', '.join(sites)}", fix="name two of these, or give the groups a `site`")  # fmt: skip
     return tuple(Link(each.a, each.b, 0.0, each.bandwidth / each.oversubscription) for each in found.links)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ import yaml
 from pydantic import Field
 
 from danlu.errors import BadFleet
+from danlu.lines import place
 from danlu.nouns import DTYPE_BYTES, Card, Fleet, Host, Link, Rate
 
 VERSION = 1
@@ -215,28 +215,11 @@ def explained(error: pydantic.ValidationError, text: str, where: str) -> BadFlee
     first = error.errors()[0]
     keys = first["loc"]
     dotted = ".".join(map(str, keys)) or "the fleet"
-    what = f"no field {dotted}" if first["type"] == "extra_forbidden" else f"{dotted}: {first['msg']}"
+    said = first["msg"].removeprefix("Value error, ")
+    what = f"no field {dotted}" if first["type"] == "extra_forbidden" else f"{dotted}: {said}"
     return BadFleet(
         what,
         where=place(text, where, keys),
         why=f"the value is {first['input']!r:.80}",
         fix="docs/formats.md, Fleet YAML, shows every field; `danlu probe --out fleet.yaml` writes a right one",
     )
-
-
-def place(text: str, where: str, keys: Sequence[int | str]) -> str:
-    """file:line of the deepest of `keys` that the text has."""
-    node = yaml.compose(text)
-    line = node.start_mark.line if node else 0
-    for key in keys:
-        if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-            node = node.value[key]
-        elif isinstance(node, yaml.MappingNode) and (
-            pair := next((p for p in node.value if p[0].value == str(key)), None)
-        ):
-            line, node = pair[0].start_mark.line, pair[1]
-            continue
-        else:
-            break
-        line = node.start_mark.line
-    return f"{where}:{line + 1}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from danlu.errors import DoesNotFit
+from danlu.errors import DoesNotFit, ShortBatch
 from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan import large
 from danlu.plan.outlook import seconds_of
@@ -38,11 +38,15 @@ def cheapest(
     plain = dense(spec)
     for words, part, length in _changes(fleet, seq):
         say(f"would it fit with {words}")
-        try:
-            found = large.search(plain, part, batch=batch, seq=length, schedule=schedule, zero=zero)
-        except DoesNotFit:
-            continue
-        return Change(words, seconds_of(found.plan))
+        for sequences in sorted({batch, max(batch, part.cards)}):  # more of them fill longer pipelines
+            try:
+                found = large.search(plain, part, batch=sequences, seq=length, schedule=schedule, zero=zero)
+            except DoesNotFit as error:
+                if not isinstance(error, ShortBatch):
+                    break
+            else:
+                more = f" --batch {sequences}" if sequences > batch else ""
+                return Change(words + more, seconds_of(found.plan))
     return None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from danlu.errors import UnreadablePlan
+from danlu.lines import place
 from danlu.nouns import Plan, Stage
 
 VERSION = 3
@@ -43,7 +44,8 @@ def loads(text: str, where: str = "plan") -> Plan:
         assert isinstance(plan, Plan)
         _check(plan)
     except (ValueError, KeyError, TypeError) as error:
-        raise UnreadablePlan("the plan does not hold", where=where, why=str(error), fix=FIX) from error
+        line = place(text, where, error.keys) if isinstance(error, _Misplaced) else where
+        raise UnreadablePlan("the plan does not hold", where=line, why=str(error), fix=FIX) from error
     return plan
 
 
@@ -91,10 +93,23 @@ def _dataclass(kind: Any, value: Any, path: str) -> Any:
     return kind(**{name: _noun(hints[name], each, f"{path}.{name}") for name, each in value.items()})
 
 
+class _Misplaced(ValueError):
+    """What is wrong, and the keys of the text that say it."""
+
+    def __init__(self, what: str, keys: tuple[str | int, ...]) -> None:
+        super().__init__(what)
+        self.keys = keys
+
+
+def keys_of(copy: int) -> tuple[str | int, ...]:
+    """Keys of a plan's text under which a copy of the model stands: the first is the plan itself."""
+    return ("replicas", copy - 1) if copy else ()
+
+
 def _check(plan: Plan) -> None:
     """The stages of every copy must follow each other over all units, on cards of the fleet, each card once."""
-    for pipeline in plan.pipelines:
-        _check_stages(plan, pipeline.stages)
+    for copy, pipeline in enumerate(plan.pipelines):
+        _check_stages(plan, pipeline.stages, (*keys_of(copy), "stages"))
     sizes = [plan.micro_batch, plan.seq, *(each.micro_batches for each in plan.pipelines)]
     if min(sizes) < 1:
         raise ValueError("micro_batch, micro_batches and seq must be at least 1")
@@ -103,17 +118,18 @@ def _check(plan: Plan) -> None:
         raise ValueError(f"card {twice[0]!r} is given more than one place")
 
 
-def _check_stages(plan: Plan, stages: tuple[Stage, ...]) -> None:
+def _check_stages(plan: Plan, stages: tuple[Stage, ...], keys: tuple[str | int, ...]) -> None:
     at = 0
     for number, stage in enumerate(stages):
+        here = (*keys, number)
         if stage.start != at or stage.stop <= stage.start or not stage.cards:
             held = f"units {stage.start}..{stage.stop} on {stage.cards}"
-            raise ValueError(f"stage {number} holds {held}; the next unit is {at}")
+            raise _Misplaced(f"stage {number} holds {held}; the next unit is {at}", here)
         if len(stage.shares) != (len(stage.cards) if len(stage.cards) > 1 else len(stage.shares)):
-            raise ValueError(f"stage {number} has {len(stage.cards)} cards and {len(stage.shares)} shares")
+            raise _Misplaced(f"stage {number} has {len(stage.cards)} cards and {len(stage.shares)} shares", here)
         at = stage.stop
         for name in stage.cards:
             if name not in {card.name for card in plan.fleet.cards}:
-                raise ValueError(f"stage {number} wants card {name!r}; the fleet has none of that name")
+                raise _Misplaced(f"stage {number} wants card {name!r}; the fleet has none of that name", here)
     if at != len(plan.model.units):
-        raise ValueError(f"the stages hold {at} of the model's {len(plan.model.units)} units")
+        raise _Misplaced(f"the stages hold {at} of the model's {len(plan.model.units)} units", keys)

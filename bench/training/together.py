@@ -1,8 +1,9 @@
 """Uneven tensor, pipeline, context and data parallelism against one process: gradients of a step, losses of fifty.
 
 Every way to place up to four ranks: copies of the model, parts of a copy's sequences, stages of a part, cards of a
-stage; a dense model, one with experts cut by their ffn, and one whose experts are dealt out whole. Ranks are threads
-here, joined by real sockets; nothing is paced. Everything is fp32.
+stage; a dense model, one with experts cut by their ffn, one whose experts are dealt out whole to a stage's cards, and
+one whose experts are spread over copies and parts. Ranks are threads here, joined by real sockets; nothing is paced.
+Everything is fp32.
 """
 
 from __future__ import annotations
@@ -73,6 +74,23 @@ def cases(ranks: int) -> Iterator[tuple[str, Plan]]:
         yield f"moe {said}", plan_of(MOE, widths)
         if any(max(row) > 1 for copy in widths for row in copy):
             yield f"moe, whole experts {said}", plan_of(MOE, widths, whole_experts=True)
+        if (plan := spread(plan_of(MOE, widths))) is not None:
+            yield f"moe, experts spread {said}", plan
+
+
+def spread(plan: Plan) -> Plan | None:
+    """The plan with each layer's experts spread over its first pipelines: all that may go in step; None if just one."""
+    first, *rest = plan.pipelines
+    alike = [each for each in rest if [stage.stop for stage in each.stages] == [stage.stop for stage in first.stages]]
+    count = 1 + len(list(itertools.takewhile(lambda each: each in alike, rest)))
+    while count > 1 and sum(each.context or plan.seq for each in (first, *rest)[:count]) % plan.seq:
+        count -= 1  # all parts of a copy, or none
+    if count == 1 and not first.context:
+        return None
+    dealt = [*EXPERTS[count], *(0 for _ in rest[count - 1 :])]
+    moved = [replace(each, experts=many, micro_batches=first.micro_batches if at < count else each.micro_batches)
+             for at, (each, many) in enumerate(zip((first, *rest), dealt, strict=True))]  # fmt: skip
+    return replace(plan, experts=moved[0].experts, replicas=tuple(moved[1:]))
 
 
 def placements(ranks: int) -> Iterator[Widths]:

@@ -262,12 +262,15 @@ class Replica:
     orders   as the plan's, where its schedule is "zb"
     context  tokens of every sequence that it computes; 0 for all. Pipelines that follow each other until theirs come to
              whole sequences are together one copy (context parallelism): parts of one sequence, the first one first
+    experts  experts of each layer that it holds; 0 for all. Pipelines that follow each other until theirs come to all
+             of them send each other the tokens that want them (expert parallelism), be they copies or parts of one
     """
 
     stages: tuple[Stage, ...]
     micro_batches: int
     orders: tuple[str, ...] = ()
     context: int = 0
+    experts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +301,7 @@ class Plan:
                   halves of a backward (to the input, to the weights); the n-th of a letter is of micro-batch n, and
                   the n-th of B and I together
     replicas      further copies of the model beside the one of `stages`, each with micro-batches of its own
-    context       as a Replica's, of the pipeline of `stages`
+    context, experts  as a Replica's, of the pipeline of `stages`
     """
 
     model: ModelSpec
@@ -313,11 +316,12 @@ class Plan:
     orders: tuple[str, ...] = ()
     replicas: tuple[Replica, ...] = ()
     context: int = 0
+    experts: int = 0
 
     @property
     def pipelines(self) -> tuple[Replica, ...]:
         """Every copy of the model, or part of one: that of `stages` first, then `replicas`."""
-        return (Replica(self.stages, self.micro_batches, self.orders, self.context), *self.replicas)
+        return (Replica(self.stages, self.micro_batches, self.orders, self.context, self.experts), *self.replicas)
 
     @property
     def sequences(self) -> int:

@@ -23,6 +23,7 @@ from danlu.model.halves import Halves
 from danlu.model.layers import Attention, Embed, Head, Mlp
 from danlu.model.parallel import Reduce
 from danlu.model.parts import Context, Linear, Made, Unit
+from danlu.model.post import Post
 from danlu.model.rope import rope_frequencies
 from danlu.model.state import Causal, Meta, State
 from danlu.nouns import ModelSpec
@@ -39,6 +40,7 @@ class Decoder(nn.Module):
     share    the part of every axis held here, None for all of it
     reduce   sums a tensor over the cards of the share: parts of (T, D) going forward, gradients going back; every card
              calls it in the same order
+    post     takes tokens to the experts that are held elsewhere; None where there are none
     Weights are uninitialised: call init() or load them. A tied decoder that holds the head but not the embedding has
     "head.weight", a copy of the embedding; one that holds both has only "embed.weight".
     """
@@ -53,10 +55,11 @@ class Decoder(nn.Module):
         device: str | torch.device = "cpu",
         share: Share | None = None,
         reduce: Reduce | None = None,
+        post: Post | None = None,
     ) -> None:
         super().__init__()
         self.spec, self.share, self.units = spec, share or whole(spec), spec.units[start:stop]
-        made = Made(spec, self.share, reduce, dtype, device)
+        made = Made(spec, self.share, reduce, dtype, device, post)
         self.embed = Embed(made) if "embed" in self.units else None
         self.layers = nn.ModuleDict()
         self._body: list[nn.Module] = []

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from danlu import recipe
 from danlu.model.halves import Halves
 from danlu.model.parallel import Reduce, Sums
+from danlu.model.post import Post
 from danlu.model.state import Meta, State
 from danlu.nouns import ModelSpec
 from danlu.shares import Share
@@ -60,6 +61,7 @@ class Made:
     reduce: Reduce | None
     dtype: torch.dtype
     device: str | torch.device
+    post: Post | None = None
 
     @property
     def sums(self) -> Sums:

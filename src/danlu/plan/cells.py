@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 
 from danlu import recipe
 from danlu.errors import BadShares
 from danlu.nouns import ModelSpec, Plan
-from danlu.plan.parts import parts
+from danlu.plan.parts import deals, parts
 from danlu.plan.seats import seats
 from danlu.shares import Share, cut, whole
 
@@ -60,14 +60,14 @@ class Cell:
 
 def share_of(plan: Plan, replica: int, stage: int, part: int) -> Share:
     """What one card holds of its stage's units. Raises BadShares."""
-    here = plan.pipelines[replica].stages[stage]
-    if len(here.cards) == 1:
-        return whole(plan.model)
+    here, deal = plan.pipelines[replica].stages[stage], deals(plan)[replica]
+    spec = replace(plan.model, experts=deal.stop - deal.start)
     try:
-        return cut(plan.model, here.shares, experts=here.experts or None)[part]
+        found = whole(spec) if len(here.cards) == 1 else cut(spec, here.shares, experts=here.experts or None)[part]
     except BadShares as error:
         where = f"stage {stage} of copy {replica}, cards {', '.join(here.cards)}"
         raise BadShares(error.what, where=where, why=error.why, fix=error.fix) from error
+    return replace(found, experts=(found.experts[0] + deal.start, found.experts[1] + deal.start))
 
 
 def cells(plan: Plan) -> tuple[Cell, ...]:

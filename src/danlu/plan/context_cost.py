@@ -13,6 +13,7 @@ from danlu.plan.cost import Rates, UnitCost, unit_costs
 from danlu.plan.parts import Part, parts
 from danlu.plan.seats import Seat, seats
 from danlu.plan.simulate import StageCost
+from danlu.plan.spread_cost import sent_s
 
 
 def costs_of_part(plan: Plan, seat: Seat, spec: ModelSpec) -> tuple[UnitCost, ...]:
@@ -50,36 +51,35 @@ def first_key(spec: ModelSpec, own: Part) -> int:
     return 0 if spec.window is None else max(0, own.start - spec.window + 1)
 
 
-def in_step(plan: Plan, seat: Seat, costs: Sequence[StageCost]) -> StageCost:
-    """Of one stage of a copy whose sequences are cut: its parts follow each other, a message behind.
+def following(plan: Plan, mine: Sequence[Seat], costs: Sequence[StageCost]) -> StageCost:
+    """Of one stage of pipelines in step. Those that share experts wait for tokens twice a layer and pass.
 
-    A part begins a layer when the part before has sent what it needs of that layer. Parts that are as fast as each
-    other so meet one message late, once a pass; a message that takes longer than a layer is waited for at every one.
+    Parts of a sequence follow each other, a message behind: a part begins a layer when the part before has sent what it
+    needs of it. Parts that are as fast as each other so meet one message late, once a pass; a message that takes longer
+    than a layer is waited for at every one.
     """
     later = {name: max(getattr(cost, name) for cost in costs) for name in StageCost.__slots__}
-    stage = plan.pipelines[seat.replica].stages[seat.stage]
-    layers = sum(recipe.kind_of(unit) in recipe.ATTENDS for unit in plan.model.units[stage.start : stage.stop])
-    link = _message_s(plan, seat)
-    if layers:
-        passes = 2 if stage.recompute == "full" else 1
-        later["forward_s"] = link + max(later["forward_s"], link * layers)
-        later["backward_s"] = link * passes + max(later["backward_s"], link * layers * passes)
+    stage = plan.pipelines[mine[0].replica].stages[mine[0].stage]
+    kinds = [recipe.kind_of(unit) for unit in plan.model.units[stage.start : stage.stop]]
+    passes, layers = 2 if stage.recompute == "full" else 1, sum(kind in recipe.ATTENDS for kind in kinds)
+    link, tokens = max(_message_s(plan, seat) for seat in mine), kinds.count("moe") * sent_s(plan, mine)
+    behind = link if layers else 0.0
+    later["forward_s"] = behind + max(later["forward_s"] + tokens, link * layers)
+    later["backward_s"] = behind * passes + max(later["backward_s"] + passes * tokens, link * layers * passes)
     return StageCost(**later)
 
 
 def _message_s(plan: Plan, seat: Seat) -> float:
-    """The longest message of keys and values between two cards of a stage's parts."""
-    known, every = parts(plan), seats(plan)
-    here = [each for each in every if known[each.replica].copy == known[seat.replica].copy and each.stage == seat.stage]
+    """The longest message of keys and values that a card hears from another part."""
+    every = seats(plan)
     size = 2 * plan.model.head_dim * plan.micro_batch * DTYPE_BYTES[plan.dtype]
     reach = None if plan.model.window is None else plan.model.window - 1
     found = [0.0]
-    for receiver in here:
-        for piece in pieces(plan, receiver, "kv_heads", reach):
-            link = plan.fleet.link(every[piece.sender].card, every[piece.receiver].card)
-            if piece.receiver == receiver.rank and link is not None:
-                count = (piece.rows[1] - piece.rows[0]) * (piece.columns[1] - piece.columns[0])
-                found.append(link.seconds(size * count))
+    for piece in pieces(plan, seat, "kv_heads", reach):
+        link = plan.fleet.link(every[piece.sender].card, every[piece.receiver].card)
+        if piece.receiver == seat.rank and link is not None:
+            count = (piece.rows[1] - piece.rows[0]) * (piece.columns[1] - piece.columns[0])
+            found.append(link.seconds(size * count))
     return max(found)
 
 

@@ -37,7 +37,7 @@ def summed_alone(plan: Plan) -> float:
     names = [name for each in plan.pipelines for stage in each.stages for name in stage.cards]
     plans = (
         replace(plan, stages=(Stage((name,), 0, whole),), schedule="1f1b", micro_batches=count, orders=(), replicas=(),
-                context=0)
+                context=0, experts=0)
         for name in names
     )
     return sum(plan.sequences * plan.seq / timeline(each).step_s for each in plans)

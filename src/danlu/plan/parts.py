@@ -1,4 +1,4 @@
-"""Context parallelism: pipelines that compute parts of the same sequences.
+"""Pipelines that go in step: those that compute parts of the same sequences, or that share experts.
 
 A part is a run of tokens, as long as its cards are fast: under causal attention a later token costs more, so that equal
 cards take unequal parts. Runs, and not a zigzag, because then nothing but gradients goes back: the first part never
@@ -7,9 +7,10 @@ waits for the others going forward, and they follow it a layer behind.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from danlu.errors import BadContext
+from danlu.errors import BadContext, BadShares
 from danlu.nouns import Plan, Replica
 
 
@@ -31,40 +32,79 @@ class Part:
         return "" if self.tokens == seq else f" of tokens {self.start}..{self.stop - 1}"
 
 
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """The experts [start, stop) of every layer that a pipeline holds, among those of group `group` that share them."""
+
+    group: int
+    start: int
+    stop: int
+
+
 def parts(plan: Plan) -> tuple[Part, ...]:
     """The part of every pipeline. Raises BadContext where parts do not come to sequences, or cannot go in step."""
-    found: list[Part] = []
-    at = copy = first = 0
-    for number, each in enumerate(plan.pipelines):
-        first = number if at == 0 else first
-        stop = at + (each.context or plan.seq)
-        if stop > plan.seq or each.context < 0:
-            said = [one.context or plan.seq for one in plan.pipelines[first : number + 1]]
-            raise _bad(plan, number, f"its part and those before it are {said} tokens of sequences of {plan.seq}")
-        if at and _pace(plan.pipelines[first]) != _pace(each):
-            alike = f"those of pipeline {first}, which computes other tokens of the same sequences"
-            raise _bad(plan, number, f"its cuts, recompute, micro-batches or orders are not {alike}")
-        found.append(Part(copy, at, stop))
-        at, copy = (0, copy + 1) if stop == plan.seq else (stop, copy)
-    if at:
-        raise _bad(plan, len(found) - 1, f"the sequences of its copy end at token {at} of {plan.seq}")
+    fix = 'give pipelines that follow each other "context"s that sum to "seq", with equal cuts and micro-batches'
+
+    def refused(where: str, why: str) -> BadContext:
+        return BadContext("sequences are cut into parts that do not hold", where=where, why=why, fix=fix)
+
+    return tuple(Part(*each) for each in _runs(plan, [each.context for each in plan.pipelines], plan.seq, refused))
+
+
+def deals(plan: Plan) -> tuple[Deal, ...]:
+    """The experts of every pipeline. Raises BadShares where they do not come to all, or pipelines cannot go in step."""
+    whole = plan.model.experts
+    fix = f'give pipelines that follow each other "experts" that sum to {whole}, with equal cuts and micro-batches'
+
+    def refused(where: str, why: str) -> BadShares:
+        return BadShares("experts are spread in a way that does not hold", where=where, why=why, fix=fix)
+
+    return tuple(Deal(*each) for each in _runs(plan, [each.experts for each in plan.pipelines], whole, refused))
+
+
+def in_step(plan: Plan) -> tuple[int, ...]:
+    """Of every pipeline, which group it goes in step with; groups are pipelines that follow each other."""
+    found, number = [0], 0
+    ties = [[part.copy for part in parts(plan)], [deal.group for deal in deals(plan)]]
+    for at in range(1, len(plan.pipelines)):
+        number += all(tie[at] != tie[at - 1] for tie in ties)
+        found.append(number)
     return tuple(found)
 
 
+def _runs(
+    plan: Plan, sizes: Sequence[int], whole: int, refused: Callable[[str, str], Exception]
+) -> list[tuple[int, int, int]]:
+    """(run, start, stop) of each pipeline where those that follow each other come to `whole`.
+
+    refused  the error to raise where they do not, given whose cards and why
+    """
+    found: list[tuple[int, int, int]] = []
+    at = run = first = 0
+    for number, (each, size) in enumerate(zip(plan.pipelines, sizes, strict=True)):
+        first = number if at == 0 else first
+        stop, where = at + (size or whole), _cards(plan, first, number)
+        if size < 0 or stop > whole:
+            raise refused(where, f"pipelines {first} to {number} have {list(sizes[first : number + 1])} of {whole}")
+        if number > first and _pace(plan.pipelines[first]) != _pace(each):
+            why = f"cuts, recompute, micro-batches or orders of pipeline {number} are not those of pipeline {first}"
+            raise refused(where, why)
+        found.append((run, at, stop))
+        at, run = (0, run + 1) if stop == whole else (stop, run)
+    if at:
+        raise refused(_cards(plan, first, len(sizes) - 1), f"the last pipelines have {list(sizes[first:])} of {whole}")
+    return found
+
+
+def _cards(plan: Plan, first: int, last: int) -> str:
+    stages = [stage for each in plan.pipelines[first : last + 1] for stage in each.stages]
+    return "cards " + ", ".join(card for stage in stages for card in stage.cards)
+
+
 def _pace(pipeline: Replica) -> tuple[object, ...]:
-    """What parts of one copy must have alike: they meet in every layer of every micro-batch."""
+    """What pipelines that meet in every layer of every micro-batch must have alike."""
     stages = tuple((stage.start, stage.stop, stage.recompute) for stage in pipeline.stages)
     return stages, pipeline.micro_batches, pipeline.orders
-
-
-def _bad(plan: Plan, number: int, why: str) -> BadContext:
-    cards = ", ".join(card for stage in plan.pipelines[number].stages for card in stage.cards)
-    return BadContext(
-        f"pipeline {number} cannot compute {plan.pipelines[number].context or plan.seq} tokens of a sequence",
-        where=f"cards {cards}",
-        why=why,
-        fix='give pipelines that follow each other "context"s that sum to "seq", with equal cuts and micro-batches',
-    )
 
 
 def sequences_before(plan: Plan, number: int) -> int:

@@ -39,7 +39,7 @@ def alone(plan: Plan, replica: int) -> Plan:
     """One copy of the model, or a part of one, as a plan of its own."""
     here = plan.pipelines[replica]
     return replace(plan, stages=here.stages, micro_batches=here.micro_batches, orders=here.orders, replicas=(),
-                   context=0, seq=here.context or plan.seq,
+                   context=0, experts=0, seq=here.context or plan.seq,
                    forecast=None if plan.replicas else plan.forecast)  # fmt: skip
 
 

@@ -16,18 +16,20 @@ from danlu import recipe
 from danlu.nouns import DTYPE_BYTES, Link, ModelSpec, Plan
 from danlu.plan import operators
 from danlu.plan.cells import Cell, cells, share_of
-from danlu.plan.context_cost import costs_of_part, in_step, kept_of_others
+from danlu.plan.context_cost import costs_of_part, following, kept_of_others
 from danlu.plan.cost import Rates, UnitCost, entry_s
 from danlu.plan.memory import stage_bytes
 from danlu.plan.operators import Operator
-from danlu.plan.parts import parts
+from danlu.plan.parts import in_step, parts
 from danlu.plan.pauses import Pauses
 from danlu.plan.schedule import held_at_once, orders
 from danlu.plan.seats import Seat, alone, seats
 from danlu.plan.simulate import StageCost
+from danlu.plan.spread_cost import dealt, kept_of_guests, with_dealt
 from danlu.shares import Share
 
 Pairs = Mapping[tuple[int, int], int]  # (from rank, to rank) -> bytes
+NORM_BYTES = 16  # norm and loss of a rank
 CALLS = 4  # of torch and the wire around one sum over cards
 
 
@@ -68,20 +70,26 @@ def exchange(plan: Plan, found: Sequence[Cell] | None = None) -> Exchange:
 
 
 def stage_costs(plan: Plan, moved: Exchange) -> tuple[StageCost, ...]:
-    """Of every stage of every copy, in the order of `nodes`; of one whose sequences are cut, as its last part."""
+    """Of every stage of every copy, in the order of `nodes`; of pipelines in step, as the last of them."""
     found = []
     for mine in nodes(plan):
         numbers = dict.fromkeys(seat.replica for seat in mine)
         each = [_cost(plan, [seat for seat in mine if seat.replica == number], moved) for number in numbers]
-        found.append(each[0] if len(each) == 1 else in_step(plan, mine[0], each))
+        if len(each) == 1:
+            found += each
+            continue
+        cost, sent = following(plan, mine, each), [_within(plan, mine, pairs) for pairs in (moved.data, moved.weights)]
+        told = _within(plan, mine, {(a.rank, b.rank): NORM_BYTES for a, b in permutations(mine, 2)})
+        found.append(replace(cost, data_s=cost.data_s + sent[0], norm_s=cost.norm_s + told,
+                             weights_s=max(one.weights_s for one in each) + sent[1]))  # fmt: skip
     return tuple(found)
 
 
 def nodes(plan: Plan) -> tuple[tuple[Seat, ...], ...]:
     """The seats of every stage of every copy of the model: those that go in step."""
-    found, known = defaultdict[tuple[int, int], list[Seat]](list), parts(plan)
+    found, known = defaultdict[tuple[int, int], list[Seat]](list), in_step(plan)
     for seat in seats(plan):
-        found[known[seat.replica].copy, seat.stage].append(seat)
+        found[known[seat.replica], seat.stage].append(seat)
     return tuple(map(tuple, found.values()))
 
 
@@ -105,7 +113,7 @@ def _cost(plan: Plan, mine: Sequence[Seat], moved: Exchange) -> StageCost:
         weight_s=sum(cost.weight_s for cost in slowest),
         split_s=sum(cost.split_s for cost in slowest),
         data_s=max(end.data_s for end in ends),
-        weights_s=max(end.weights_s for end in ends) + _within(plan, mine, moved),
+        weights_s=max(end.weights_s for end in ends) + _within(plan, mine, moved.weights),
     )
     slowest_card = min((plan.fleet.card(seat.card) for seat in mine), key=lambda card: card.cores)
     return Pauses(slowest_card, plan.dtype).paid(tight)
@@ -115,15 +123,10 @@ def _units(plan: Plan, seat: Seat) -> tuple[UnitCost, ...]:
     """What each unit of the stage costs one of its cards."""
     stage = plan.pipelines[seat.replica].stages[seat.stage]
     share = share_of(plan, seat.replica, seat.stage, seat.part)
-    costs = costs_of_part(plan, seat, part_of(plan.model, share))
-    dealt = (share.experts[1] - share.experts[0]) / plan.model.experts if plan.model.experts else 1.0
-    kinds = [recipe.kind_of(unit) for unit in plan.model.units]
-    # Experts dealt out whole: as tokens spread evenly over experts, a card runs its part of them.
-    return tuple(
-        replace(cost, forward_s=dealt * cost.forward_s, backward_s=dealt * cost.backward_s,
-                weight_s=dealt * cost.weight_s) if kind == "moe" else cost
-        for cost, kind in zip(costs[stage.start : stage.stop], kinds[stage.start : stage.stop], strict=True)
-    )  # fmt: skip
+    part = part_of(plan.model, share)
+    costs = with_dealt(costs_of_part(plan, seat, part), part, plan.fleet.card(seat.card), plan.micro_batch,
+                       parts(plan)[seat.replica].tokens, plan.dtype, dealt(plan, seat))  # fmt: skip
+    return costs[stage.start : stage.stop]
 
 
 def part_of(spec: ModelSpec, share: Share) -> ModelSpec:
@@ -201,11 +204,11 @@ def _taken_s(rates: Rates, count: int) -> float:
     return rates.seconds((_flat("copy", count, 2),)) if count else 0.0
 
 
-def _within(plan: Plan, mine: Sequence[Seat], moved: Exchange) -> float:
-    """Seconds of handing out, among the cards of one stage, what all of them hold whole."""
+def _within(plan: Plan, mine: Sequence[Seat], pairs: Pairs) -> float:
+    """Seconds of handing out, among cards that go in step, what several of them hold."""
     found = [0.0]
     for a, b in permutations(mine, 2):
-        size, link = moved.weights.get((a.rank, b.rank), 0), plan.fleet.link(a.card, b.card)
+        size, link = pairs.get((a.rank, b.rank), 0), plan.fleet.link(a.card, b.card)
         found.append(link.seconds(size) if size and link is not None else 0.0)
     return max(found)
 
@@ -246,7 +249,8 @@ def rank_bytes(plan: Plan, moved: Exchange) -> tuple[int, ...]:
         kept = stage_bytes(part, stage.start, stage.stop, in_flight=held_at_once(order), recomputed=again,
                            micro_batch=plan.micro_batch, seq=parts(plan)[seat.replica].tokens,
                            dtype=plan.dtype)  # fmt: skip
-        heard = kept_of_others(plan, seat, part, again or held_at_once(order))
+        flight = again or held_at_once(order)
+        heard = kept_of_others(plan, seat, part, flight) + kept_of_guests(plan, seat, part, flight)
         each = 2 * size if plan.dtype == "fp32" else 2 * size + 4  # gradients are summed in fp32 beside themselves
         state = int(each * moved.held[seat.rank]) + 16 * moved.owned[seat.rank]
         swapped = max(

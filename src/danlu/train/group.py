@@ -11,7 +11,7 @@ from danlu.comm.header import Tag
 from danlu.comm.wire import Message, Wire
 from danlu.fleet.pace import Pacer
 
-NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int64: "int64"}
 TORCH = {name: dtype for dtype, name in NAMES.items()}
 
 

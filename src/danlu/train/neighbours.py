@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from danlu.comm.header import Tag
-from danlu.comm.wire import Wire
-from danlu.fleet.pace import Pacer
 from danlu.model.context import Call
 from danlu.nouns import Plan
 from danlu.plan.context import Piece, held, pieces
 from danlu.plan.parts import parts
 from danlu.plan.seats import Seat
-from danlu.train.group import NAMES, as_buffer, as_tensor
+from danlu.train.swap import Swap
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +30,16 @@ class _Route:
         return found if self.left is None else found[:, :, piece.columns[0] - self.left : piece.columns[1] - self.left]
 
 
-class RankNeighbours:
-    """The face of model.context.Neighbours by the wire of the step that runs; before there is one, rows are zero.
+class RankNeighbours(Swap):
+    """The face of model.context.Neighbours; before there is a wire, rows are zero.
 
-    Gradients are added in fp32, the own first, then by rank, so that every run gets the same bits. A paced card waits
-    for the links in the middle of its instruction. Used by one thread.
+    Gradients are added in fp32, the own first, then by rank, so that every run gets the same bits.
     """
 
     def __init__(self, plan: Plan, seat: Seat) -> None:
+        super().__init__()
         self._plan, self._seat, self._start = plan, seat, parts(plan)[seat.replica].start
         self._routes: dict[tuple[str, int | None], _Route] = {}
-        self._wire: Wire | None = None
-        self._pacer: Pacer | None = None
-        self._step, self._counts = 0, Counter[str]()
-
-    def begin(self, wire: Wire | None, step: int, pacer: Pacer | None = None) -> None:
-        """Exchanges from now on belong to a step; every part begins it at its start, on the clock of its card."""
-        self._wire, self._pacer, self._step, self._counts = wire, pacer, step, Counter()
 
     def before(self, call: Call, own_BSCW: Tensor) -> Tensor:
         """Rows of the parts before, (B, P, C, W). Raises what Wire.take raises."""
@@ -59,7 +48,7 @@ class RankNeighbours:
         whole = own_BSCW.new_zeros(len(own_BSCW), self._start - first, *own_BSCW.shape[2:])
         told = {piece.receiver: route.cut(own_BSCW, self._start, piece) for piece in route.sent}
         blocks = {piece.sender: route.cut(whole, first, piece) for piece in route.heard}
-        for sender, rows in self._swap(call.name, told, blocks, whole.dtype).items():
+        for sender, rows in self.swap(call.name, told, _shapes(blocks), whole).items():
             blocks[sender].copy_(rows)
         return whole
 
@@ -69,7 +58,7 @@ class RankNeighbours:
         total = own_BSCW.to(torch.float32, copy=True)
         told = {piece.sender: route.cut(before_BPCW, first, piece) for piece in route.heard}
         blocks = {piece.receiver: route.cut(total, self._start, piece) for piece in route.sent}
-        for receiver, rows in self._swap(f"d{call.name}", told, blocks, own_BSCW.dtype).items():
+        for receiver, rows in self.swap(f"d{call.name}", told, _shapes(blocks), own_BSCW).items():
             blocks[receiver].add_(rows)
         return total.to(own_BSCW.dtype)
 
@@ -84,22 +73,6 @@ class RankNeighbours:
             )
         return self._routes[key]
 
-    def _swap(
-        self, name: str, told: Mapping[int, Tensor], due: Mapping[int, Tensor], dtype: torch.dtype
-    ) -> dict[int, Tensor]:
-        """Send by rank, and take what is to fit the tensors of `due`, in the order of ranks."""
-        wire = self._wire
-        if wire is None:
-            return {}
-        tag, self._counts[name] = Tag(name, self._step, self._counts[name]), self._counts[name] + 1
-        sent = self._pacer.pause() if self._pacer is not None else 0.0
-        for peer, values in told.items():
-            body = values.contiguous()
-            wire.post(peer, tag, as_buffer(body), NAMES[dtype], tuple(body.shape), sent)
-        came = {peer: wire.take(peer, tag, NAMES[dtype], tuple(due[peer].shape)) for peer in sorted(due)}
-        if self._pacer is not None:
-            self._pacer.resume(max((message.header.ready for message in came.values()), default=0.0))
-        found = {peer: as_tensor(message, next(iter(due.values())).device).clone() for peer, message in came.items()}
-        for message in came.values():
-            wire.recycle(message.body)
-        return found
+
+def _shapes(blocks: Mapping[int, Tensor]) -> dict[int, tuple[int, ...]]:
+    return {peer: tuple(block.shape) for peer, block in blocks.items()}

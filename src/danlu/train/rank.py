@@ -32,6 +32,7 @@ from danlu.model.load import load
 from danlu.model.net import Decoder, init
 from danlu.nouns import Stage
 from danlu.plan.cells import cells, share_of
+from danlu.plan.parts import deals
 from danlu.plan.schedule import Instruction
 from danlu.plan.seats import Seat, group, instructions_of, seats, shared
 from danlu.ready import ready
@@ -41,6 +42,7 @@ from danlu.train import optim
 from danlu.train.control import Line
 from danlu.train.group import TORCH, Group
 from danlu.train.job import TrainJob, digest
+from danlu.train.posting import RankPost
 from danlu.train.program import program
 from danlu.train.shared import SharedAdamW
 from danlu.train.snapshot import Place, Saver
@@ -91,7 +93,7 @@ def warm_up(job: TrainJob) -> None:
     model = replace(job.plan.model, layers=1, hidden=16, heads=1, kv_heads=1, head_dim=16, ffn=16, vocab=16)
     model = replace(model, experts=min(model.experts, 2), experts_used=min(model.experts_used, 1), shared_ffn=16)
     card = job.plan.stages[0].cards[:1]
-    plan = replace(job.plan, model=model, stages=(Stage(card, 0, len(model.units)),), replicas=())
+    plan = replace(job.plan, model=model, stages=(Stage(card, 0, len(model.units)),), replicas=(), context=0, experts=0)
     tiny = build(replace(job, plan=plan), 0)
     init(tiny.decoder, job.seed)
     tiny.warm()
@@ -250,13 +252,16 @@ def build(job: TrainJob, rank: int) -> Interpreter:
     seat, driver = every[rank], vendor(card)
     stage, ranks = stage_of(job, seat), group(every, seat)
     share, together = share_of(plan, seat.replica, seat.stage, seat.part), Group(ranks) if len(ranks) > 1 else None
+    deal = deals(plan)[seat.replica]
+    post = RankPost(plan, seat) if deal.stop - deal.start < plan.model.experts else None
     decoder = Decoder(plan.model, stage.start, stage.stop, dtype=TORCH[plan.dtype], device=driver.device(card),
-                      share=share, reduce=together)  # fmt: skip
+                      share=share, reduce=together, post=post)  # fmt: skip
     optimizer: optim.AdamW | SharedAdamW = (
         SharedAdamW(decoder, cells(plan), rank, weight_decay=job.weight_decay) if shared(plan)
         else optim.AdamW(decoder, weight_decay=job.weight_decay)
     )  # fmt: skip
-    return Interpreter(plan, rank, decoder, optimizer, driver.pace(card), Arena(card.name, card.mem_bytes), together)
+    arena = Arena(card.name, card.mem_bytes)
+    return Interpreter(plan, rank, decoder, optimizer, driver.pace(card), arena, together, post)
 
 
 def stage_of(job: TrainJob, seat: Seat) -> Stage:

@@ -38,6 +38,7 @@ from danlu.train.ending import Ending, tied_here
 from danlu.train.group import Group, as_buffer, as_tensor
 from danlu.train.neighbours import RankNeighbours
 from danlu.train.optim import AdamW
+from danlu.train.posting import RankPost
 from danlu.train.program import Work
 from danlu.train.result import Span
 from danlu.train.shared import SharedAdamW
@@ -80,12 +81,13 @@ class Interpreter:
     """Owns one stage's decoder and optimizer, and what is in flight; used by one thread.
 
     index  the rank, which in a plan that shares nothing is the stage's number
-    group  sums over the cards of the stage, where there are several; the decoder was built with it
+    group  sums over the cards of the stage, where there are several;  post  takes tokens to other cards' experts, where
+           there are such: the decoder was built with both
     """
 
     def __init__(
         self, plan: Plan, index: int, decoder: Decoder, optimizer: AdamW | SharedAdamW, pacer: Pacer, arena: Arena,
-        group: Group | None = None,
+        group: Group | None = None, post: RankPost | None = None,
     ) -> None:  # fmt: skip
         self.plan, self.index, self._group, self._seats = plan, index, group, seats(plan)
         self.seat = self._seats[index]
@@ -94,13 +96,14 @@ class Interpreter:
         self._device = next(decoder.parameters()).device
         part = parts(plan)[self.seat.replica]
         self._tokens_of = slice(part.start, part.stop)
-        self._neighbours = RankNeighbours(plan, self.seat) if part.stop - part.start < plan.seq else None
-        self._state = Causal(plan.micro_batch, plan.seq) if self._neighbours is None else CausalPart(
-            plan.micro_batch, part.start, part.stop, self._neighbours
+        around = RankNeighbours(plan, self.seat) if part.tokens < plan.seq else None
+        self._state = Causal(plan.micro_batch, plan.seq) if around is None else CausalPart(
+            plan.micro_batch, part.start, part.stop, around
         )  # fmt: skip
+        self._meets = [each for each in (group, around, post) if each is not None]  # in the middle of an instruction
         self._meta = self._state.meta(device=self._device)
         self._before = sequences_before(plan, self.seat.replica)
-        self._shape = (plan.micro_batch * (part.stop - part.start), plan.model.hidden)
+        self._shape = (plan.micro_batch * part.tokens, plan.model.hidden)
         self._again = plan.pipelines[self.seat.replica].stages[self.seat.stage].recompute == "full"
         self._ending = Ending(optimizer, self._device, tied=tied_here(plan, decoder), counts=self.seat.part == 0)
         self._activation_bytes = 0
@@ -131,7 +134,7 @@ class Interpreter:
         self._tokens = max(1, int((batch[:, 1:] >= 0).sum()))
         self._loss = torch.zeros((), device=self._device)
         self._ending.begin(wire, step)
-        for meet in self._meets():
+        for meet in self._meets:
             meet.begin(wire, step, self.pacer)
         self._live: dict[int, _Live] = {}
         self._left: dict[int, _Half] = {}
@@ -154,7 +157,7 @@ class Interpreter:
         What autograd keeps of a micro-batch is counted here.
         """
         tokens, width = self._shape
-        for meet in self._meets():
+        for meet in self._meets:
             meet.begin(None, 0)
         x = torch.zeros(tokens, dtype=torch.int64, device=self._device) if self.first else (
             torch.zeros(tokens, width, dtype=self.decoder.dtype, device=self._device).requires_grad_()
@@ -173,10 +176,6 @@ class Interpreter:
         self._halves.take()
         self.arena.release("activations", self.arena.held.get("activations", 0))
         self.pacer.restart()
-
-    def _meets(self) -> list[Group | RankNeighbours]:
-        """What exchanges in the middle of an instruction."""
-        return [each for each in (self._group, self._neighbours) if each is not None]
 
     def _collect(self, work: Work) -> float:
         """Wait for the messages of an instruction; returns when they were there."""
@@ -288,7 +287,7 @@ class Interpreter:
         """Run the step's micro-batches once more. Every rank has ended them, so their messages can go out again."""
         self.reset()
         self.optimizer.clear()
-        for meet in self._meets():
+        for meet in self._meets:
             meet.begin(self._wire, self._number)
         for each in self._work:
             if each.op in ("reduce", "step", "save"):

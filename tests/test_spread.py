@@ -1,0 +1,149 @@
+"""Experts spread over pipelines compute what one process computes with all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from provoke import provoke
+from test_context import cut
+from test_sharing import linked
+from test_train_together import DENSE, MOE, ONE, bench
+from train_jobs import ARGV, a_job, same, weights
+from train_world import fleet
+
+from danlu.fault.drill import Drill
+from danlu.launch.nursery import Nursery
+from danlu.nouns import ModelSpec, Plan
+from danlu.plan import text
+from danlu.plan.cells import cells
+from danlu.plan.forecast import forecast
+from danlu.plan.parts import in_step
+from danlu.plan.seats import seats
+from danlu.plan.spread import lanes
+from danlu.plan.spread_cost import dealt
+from danlu.store import checkpoint
+from danlu.train import owner, rank
+
+torch.set_num_threads(1)
+TWO = (6, (2, 2), ())
+DEALT = (6, (2, 2), (1, 2))
+PIPES = ((3, (), ()), (6, (), ()))
+
+
+def spread(spec: ModelSpec, pipes) -> Plan:
+    """A plan of pipelines (stages, micro-batches, tokens of each sequence, experts of each layer)."""
+    plan = cut(spec, [each[:3] for each in pipes])
+    rest = (replace(each, experts=pipe[3]) for each, pipe in zip(plan.replicas, pipes[1:], strict=True))
+    return replace(plan, experts=pipes[0][3], replicas=tuple(rest))
+
+
+CASES = {
+    "copies, 1 + 4": [((ONE,), 2, 0, 1), ((ONE,), 2, 0, 4)],
+    "2 + 1 + 2, x pp": [(PIPES, 3, 0, 2), (PIPES, 3, 0, 3)],
+    "x tp of one": [((TWO,), 2, 0, 3), ((ONE,), 2, 0, 2)],
+    "x tp of whole experts": [((DEALT,), 2, 0, 3), ((TWO,), 2, 0, 2)],
+    "x dp, uneven": [((ONE,), 2, 0, 3), ((ONE,), 2, 0, 2), ((ONE,), 3, 0, 0)],
+    "x cp": [((ONE,), 2, 3, 4), ((ONE,), 2, 2, 1)],
+    "over parts and a copy": [((ONE,), 2, 3, 2), ((ONE,), 2, 2, 1), ((ONE,), 2, 0, 2)],
+    "over two copies in parts": [((ONE,), 2, 3, 1), ((ONE,), 2, 2, 1), ((ONE,), 2, 4, 1), ((ONE,), 2, 1, 2)],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_one_process(case):
+    assert bench.gradient_error(bench.job_of(spread(MOE, CASES[case]))) < 1e-5
+
+
+def test_losses_of_many_steps_are_those_of_one_process_and_the_same_every_time():
+    job = bench.job_of(spread(MOE, CASES["over parts and a copy"]))
+    (told, again), (losses, _) = (bench.run(job, bench.started(job), 0, 8) for _ in range(2)), bench.alone(job, 8)
+    assert told == again
+    np.testing.assert_allclose([loss for loss, _ in told], losses, rtol=1e-5)
+
+
+def test_a_forward_that_runs_again_sends_its_tokens_again():
+    plan = spread(MOE, CASES["copies, 1 + 4"])
+
+    def again(stages):
+        return tuple(replace(stage, recompute="full") for stage in stages)
+
+    plan = replace(plan, stages=again(plan.stages),
+                   replicas=tuple(replace(each, stages=again(each.stages)) for each in plan.replicas))  # fmt: skip
+    assert bench.gradient_error(bench.job_of(plan)) < 1e-5
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_expert_is_held_once_in_a_group_and_reached_by_all(case):
+    plan = spread(MOE, CASES[case])
+    held = {seat.rank: rank.build(bench.job_of(plan), seat.rank).decoder.share.experts for seat in seats(plan)}
+    for seat in seats(plan):
+        near = [each.rank for each in seats(plan) if (each.replica, each.stage) == (seat.replica, seat.stage)]
+        sent = [(lane.receiver, lane.start, lane.stop) for at in near for lane in lanes(plan, seats(plan)[at])
+                if lane.sender in near and lane.sender == at]  # fmt: skip
+        assert all(held[to] == (start, stop) for to, start, stop in sent)
+        reached = {expert for at in near for expert in range(*held[at])}
+        reached |= {expert for _, start, stop in sent for expert in range(start, stop)}
+        assert reached == set(range(MOE.experts)) and len({to for to, *_ in sent}) == len(sent)
+    assert sum(dealt(plan, seat) for seat in seats(plan)) >= 1
+
+
+@pytest.mark.parametrize(("spec", "pipes"), [
+    (MOE, [((ONE,), 2, 0, 3), ((ONE,), 2, 0, 3)]), (MOE, [((ONE,), 2, 0, 2)]), (MOE, [((ONE,), 2, 0, -1)]),
+    (MOE, [((ONE,), 2, 0, 3), ((ONE,), 3, 0, 2)]), (MOE, [((ONE,), 2, 0, 3), (PIPES, 2, 0, 2)]),
+    (MOE, [((DEALT,), 2, 0, 2), ((ONE,), 2, 0, 3)]), (DENSE, [((ONE,), 2, 0, 1), ((ONE,), 2, 0, 1)]),
+])  # fmt: skip
+def test_experts_that_do_not_come_to_all_or_not_in_step_are_refused(spec, pipes):
+    with provoke("DL-CFG-020"):
+        cells(spread(spec, pipes))
+
+
+def test_a_plan_of_spread_experts_survives_its_text_and_owns_its_experts_once():
+    plan = spread(MOE, CASES["over parts and a copy"])
+    assert text.loads(text.dumps(plan)) == plan and in_step(plan) == (0, 0, 0)
+    alone = replace(plan, experts=0, replicas=tuple(replace(each, experts=0) for each in plan.replicas))
+    assert in_step(alone) == (0, 0, 1)
+    held, every = ([stage.decoder for stage in bench.started(bench.job_of(each))] for each in (plan, alone))
+    experts = [sum(p.numel() for n, p in d.named_parameters() if ".experts." in n) for d in held]
+    whole = sum(p.numel() for n, p in every[0].named_parameters() if ".experts." in n)
+    assert sum(experts) == whole and experts == [whole * 2 // 5, whole // 5, whole * 2 // 5]
+    told, usual = forecast(plan).forecast, forecast(alone).forecast
+    assert all(a < b for a, b in zip(told.stage_bytes, usual.stage_bytes, strict=True))
+
+
+def test_a_slow_link_is_waited_for_twice_a_layer_and_pass():
+    plan = spread(MOE, CASES["copies, 1 + 4"])
+    slow = forecast(linked(plan, 0.5)).forecast.step_s
+    assert slow == pytest.approx(0.5 * (2 * 2 * 2 * 2 + 3), rel=0.1)  # batches, layers, passes, there and back; the end
+
+
+def test_a_snapshot_goes_on_under_a_plan_that_spreads_otherwise(tmp_path):
+    first = bench.job_of(spread(MOE, CASES["x cp"]), tmp_path)
+    ranks = bench.started(first)
+    bench.run(first, ranks, 0, 2)
+    shards = [checkpoint.save_shard(first.checkpoints, 2, s.index, s.optimizer.copy(2).tensors()) for s in ranks]
+    checkpoint.commit(first.checkpoints, 2, shards)
+    rest = bench.run(first, ranks, 2, 4)
+    for pipes in ([((ONE,), 1, 0, 2), ((ONE,), 1, 0, 3)], [((TWO,), 2, 0, 0)]):
+        job = bench.job_of(spread(MOE, pipes), tmp_path)
+        again = bench.started(job)
+        for stage in again:
+            rank.restore(job, stage, 2)
+        np.testing.assert_allclose(bench.run(job, again, 2, 4), rest, rtol=1e-5)
+
+
+@pytest.mark.procs
+def test_parts_and_spread_experts_survive_a_kill_to_the_last_bit(tmp_path):
+    """Whole processes: one of two that compute parts of sequences and hold some experts each is killed."""
+    nursery = Nursery(["danlu.train.rank"])
+    plan = replace(spread(MOE, CASES["x cp"]), seq=5, fleet=fleet(0.4, 0.4))
+    try:
+        jobs = [a_job(tmp_path / name, plan, steps=4, save_every=2) for name in ("whole", "killed")]
+        owner.run(jobs[0], ARGV, nursery.spawn, spares=0)
+        broken = owner.run(jobs[1], ARGV, nursery.spawn, spares=1, drills=[Drill(1, 3, "kill")])
+    finally:
+        nursery.close()
+    assert [fault.stage for fault in broken.faults] == [1]
+    assert same(weights(jobs[0]), weights(jobs[1]))

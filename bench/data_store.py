@@ -1,7 +1,7 @@
 """Small files kept, found, read in order, killed and resumed: store and loader beside ext4 and WebDataset.
 
 A part is a file of bench/store/ with `measure(home, rounds, quick)`; its keys and its table come out here. --only takes
-the name of a part: ingest, reads, lookups, kills, resume.
+names of parts: ingest, reads, lookups, kills, resume (ingest,reads for two in one run).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def measure(rounds: int, quick: bool = False, only: str = "") -> dict[str, Any]:
     with ExitStack() as held:
         # On a disk: the folder for temporary files may be memory.
         home = Path(held.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd())))
-        chosen = (only,) if only else PARTS
+        chosen = tuple(only.split(",")) if only else PARTS
         if set(ON_DISK) & set(chosen):
             disk, words = held.enter_context(load("store/disk").fresh(home))
             print(f"files and packs are on {words}\n", flush=True)

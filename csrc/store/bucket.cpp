@@ -3,6 +3,19 @@
 
 #include "store/store.h"
 
+// How many records buckets say they have, damaged ones too: the room that their records need. edges as below.
+DANLU_API int64_t danlu_store_count(const uint8_t* data, int64_t data_count, const int64_t* edges, int64_t buckets) {
+    int64_t n = 0;
+    for (int64_t b = 0; b < buckets; b++) {
+        const int64_t size = edges[b + 1] - edges[b];
+        if (edges[b] < 0 || edges[b + 1] > data_count || size < kBucketHead) continue;
+        uint32_t records;
+        std::memcpy(&records, data + edges[b] + 4, 4);
+        if (records <= size / kHead) n += records;
+    }
+    return n;
+}
+
 // Find the records of `buckets` buckets; edges (buckets + 1) are their starts in in->data. Returns the number of records, or
 // -1 - b where bucket b is damaged, or -1 - buckets where in->count is too little room.
 DANLU_API int64_t danlu_store_parse(danlu_batch* in, const int64_t* edges, int64_t buckets) {

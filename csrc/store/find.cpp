@@ -50,3 +50,9 @@ DANLU_API int danlu_store_find(const danlu_table* table, const uint64_t* hashes,
     }
     return DANLU_OK;
 }
+
+// Where the buckets `first` .. `last` - 1 of a pack start and the last of them stops: last - first + 1 numbers.
+DANLU_API int danlu_store_between(const danlu_offsets* of, int64_t first, int64_t last, int64_t* out) {
+    offsets_run(*of, uint64_t(first), uint64_t(last), out);
+    return DANLU_OK;
+}

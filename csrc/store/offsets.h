@@ -32,3 +32,15 @@ inline void offsets_pair(const danlu_offsets& of, uint64_t number, uint64_t* sta
     one = word * 64 + uint64_t(__builtin_ctzll(bits));
     *stop = uint64_t(of.base) + ((one - number - 1) << of.shift | offsets_low(of, number + 1));
 }
+
+// Offsets `first` .. `last`, last included.
+inline void offsets_run(const danlu_offsets& of, uint64_t first, uint64_t last, int64_t* out) {
+    const uint64_t mark = of.marks[first / kMarkEvery];
+    uint64_t word = mark / 64, bits = of.high[word] & ~uint64_t(0) << mark % 64;
+    for (uint64_t number = first / kMarkEvery * kMarkEvery; number <= last; number++, bits &= bits - 1) {
+        while (!bits) bits = of.high[++word];
+        if (number < first) continue;
+        const uint64_t one = word * 64 + uint64_t(__builtin_ctzll(bits));
+        out[number - first] = of.base + int64_t((one - number) << of.shift | offsets_low(of, number));
+    }
+}

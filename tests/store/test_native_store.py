@@ -87,6 +87,9 @@ def test_offsets_come_back_by_any_reader(base, given_steps, draw):
     assert again is not None and again.between(0, len(truth) - 1).tolist() == truth.tolist()
     if given_steps:
         table = lookup.Lookup([Index(made, len(given_steps))])
+        found = np.empty(last + 1 - first, np.int64)
+        clib.library().danlu_store_between(ctypes.byref(clib.offsets_at(made)), first, last, clib.at(found))
+        assert found.tolist() == truth[first : last + 1].tolist()
         hashes = np.array([pack.lowest(n, len(given_steps)) for n in range(len(given_steps))], np.uint64)
         _, starts, stops = table.find(hashes)
         assert starts.tolist() == truth[:-1].tolist() and stops.tolist() == truth[1:].tolist()

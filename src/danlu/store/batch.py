@@ -67,7 +67,8 @@ class Batch:
         return int(self.key_count.sum(dtype=np.int64) + self._values().sum())
 
     def _values(self) -> npt.NDArray[np.int64]:
-        return np.where(self.value_count == REMOVED, 0, self.value_count).astype(np.int64)
+        gone = self.value_count == REMOVED
+        return np.where(gone, 0, self.value_count).astype(np.int64) if gone.any() else self.value_count.astype(np.int64)
 
     def key(self, n: int) -> bytes:
         """Key of record n."""
@@ -76,13 +77,16 @@ class Batch:
     def records(self) -> Iterator[Record]:
         """Each as an object; removals have an empty value. The buffer must be bytes."""
         assert isinstance(self.data, bytes)
-        data, keys, values = self.data, self.key_at.tolist(), self.value_at.tolist()
-        key_ends = (self.key_at + self.key_count).tolist()
-        value_ends = (self.value_at + self._values()).tolist()
-        found = [data[i:j] for i, j in zip(keys, key_ends, strict=True)]
+        data, keys, middles = (
+            self.data,
+            self.key_at.tolist(),
+            self.value_at.tolist(),
+        )  # a value begins where its key ends
+        ends = (self.value_at + self._values()).tolist()
+        found = [data[i:j] for i, j in zip(keys, middles, strict=True)]
         # Not Record(...): its __new__ is Python and costs a third of a scan.
         made = partial(tuple.__new__, Record)
-        every = [data[i:j] for i, j in zip(values, value_ends, strict=True)]
+        every = [data[i:j] for i, j in zip(middles, ends, strict=True)]
         return map(made, zip(self.hash.tolist(), found, every, strict=True))
 
 

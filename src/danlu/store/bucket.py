@@ -30,7 +30,8 @@ def parse(data: Bytes, edges: Edges) -> Batch:
     library = clib.library()
     if library is None:
         return parse_plain(data, edges)
-    room = int(edges[-1] - edges[0]) // HEAD.size
+    # As many as there are: arrays for as many as could be are memory that is given back and asked for again each time.
+    room = library.danlu_store_count(clib.start(data), len(data), clib.at(edges), len(edges) - 1)
     batch = Batch(data, np.empty(room, np.uint64), np.empty(room, np.int64), np.empty(room, np.uint32),
                   np.empty(room, np.int64), np.empty(room, np.uint32))  # fmt: skip
     count = library.danlu_store_parse(ctypes.byref(_c(batch)), clib.at(edges), len(edges) - 1)

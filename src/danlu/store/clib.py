@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from danlu import native
+
+if TYPE_CHECKING:
+    from danlu.store.offsets import Offsets
 
 
 class COffsets(ctypes.Structure):
@@ -43,6 +46,11 @@ class CBatch(ctypes.Structure):
                 ("value_count", ctypes.c_void_p), ("count", ctypes.c_int64)]  # fmt: skip
 
 
+def offsets_at(of: Offsets) -> COffsets:
+    """What native code knows an index by; it does not keep it alive."""
+    return COffsets(at(of.high), at(of.low), at(of.marks), of.base, of.shift)
+
+
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The native library with the signatures of the store's functions set; None where there is none."""
@@ -55,6 +63,8 @@ def library() -> ctypes.CDLL | None:
         ("get", status, [at, ctypes.c_char_p, count, at, count, at]),
         ("want", status, [at, at, count]),
         ("find", status, [at, at, count, at, at, at]),
+        ("between", status, [at, count, count, at]),
+        ("count", count, [at, count, at, count]),
         ("parse", count, [at, at, count]),
         ("lay", count, [at, count, count, count, status, at, count, at]),
     ):

@@ -121,8 +121,6 @@ def _unseen(pack: Pack | None) -> Hashes | None:
 def _c(pack: Pack | None, seen: Hashes | None) -> clib.CPack:
     if pack is None:
         return clib.CPack(clib.COffsets(None, None, None, 0, 0), 0, None, 0, -1, -1, 0)
-    of = pack.offsets
-    given = clib.COffsets(clib.at(of.high), clib.at(of.low), clib.at(of.marks), of.base, of.shift)
     marks = None if seen is None else clib.at(seen)
-    return clib.CPack(given, pack.buckets, marks, pack.bits, pack.reader.fd, pack.reader.direct,
-                      pack.prefix)  # fmt: skip
+    return clib.CPack(clib.offsets_at(pack.offsets), pack.buckets, marks, pack.bits, pack.reader.fd,
+                      pack.reader.direct, pack.prefix)  # fmt: skip

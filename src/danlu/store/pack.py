@@ -7,6 +7,7 @@ The layout is `pack` in docs/formats.md.
 
 from __future__ import annotations
 
+import ctypes
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from danlu.errors import DamagedPack, NewerFormat
-from danlu.store import bucket
+from danlu.store import bucket, clib
 from danlu.store.batch import REMOVED, Batch, Record
 from danlu.store.hashing import hash_of
 from danlu.store.home import Home, Reader, Sink
@@ -143,6 +144,7 @@ class Pack:
         if found_offsets is None:
             raise damaged(self.where, f"the index is not that of {self.buckets} buckets")
         self.offsets, self.index_bytes, self.data_bytes = found_offsets, found_offsets.nbytes, end - len(MAGIC)
+        self._offsets = clib.offsets_at(found_offsets)
         self.merged = ".m" in self.where.rsplit("/", 1)[-1]
         self.low, self.high = lowest(0, self.buckets, self.bits, self.prefix), self.prefix + 1 << 64 - self.bits
 
@@ -157,7 +159,7 @@ class Pack:
     def span(self, key_hash: int) -> tuple[int, int]:
         """Where the bucket of a hash starts and stops in the file."""
         number = self._bucket(key_hash)
-        start, stop = self.offsets.between(number, number + 1).tolist()
+        start, stop = self._edges(number, number + 1).tolist()
         return start, stop
 
     def look(self, key: bytes, key_hash: int) -> Batch | None:
@@ -172,12 +174,14 @@ class Pack:
         low, high = max(low, self.low), min(high, self.high)
         if low >= high or not self.buckets:
             return bucket.parse(b"", np.zeros(1, np.int64))
-        return self._parsed(self._bucket(low), self._bucket(high - 1) + 1).between(low, high)
+        found = self._parsed(self._bucket(low), self._bucket(high - 1) + 1)
+        inside = len(found) and low <= found.hash[0].item() and found.hash[-1].item() < high
+        return found if inside else found.between(low, high)
 
     def piece(self, low: int, high: int) -> Piece:
         """The buckets that hold low <= hash < high, a range of which the pack covers something."""
         first, last = self._bucket(max(low, self.low)), self._bucket(min(high, self.high) - 1) + 1
-        return Piece(self, first, self.offsets.between(first, last))
+        return Piece(self, first, self._edges(first, last))
 
     def weight(self, low: int, high: int) -> float:
         """About how many bytes the records with low <= hash < high have: of a bucket that reaches beyond, its share."""
@@ -188,8 +192,8 @@ class Pack:
         inside = (key_hash - self.low) * self.buckets
         number, rest = divmod(inside, self.high - self.low)
         if number == self.buckets:
-            return float(self.offsets.between(number, number)[0])
-        start, stop = self.offsets.between(number, number + 1).tolist()
+            return float(self._edges(number, number)[0])
+        start, stop = self._edges(number, number + 1).tolist()
         return float(start + (stop - start) * rest / (self.high - self.low))
 
     def take(self, start: int, view: memoryview) -> None:
@@ -206,7 +210,7 @@ class Pack:
 
     def damaged(self, number: int) -> DamagedPack:
         """The error for a bucket."""
-        at = int(self.offsets.between(number, number)[0])
+        at = int(self._edges(number, number)[0])
         return damaged(self.where, f"bucket {number} at byte {at} has another checksum than when it was written")
 
     def verify(self) -> Iterator[str]:
@@ -231,8 +235,16 @@ class Pack:
     def _bucket(self, key_hash: int) -> int:
         return (key_hash << self.bits & END - 1) * self.buckets >> 64
 
+    def _edges(self, first: int, last: int) -> bucket.Edges:
+        library = clib.library()
+        if library is None:
+            return self.offsets.between(first, last)
+        found = np.empty(last + 1 - first, np.int64)
+        library.danlu_store_between(ctypes.byref(self._offsets), first, last, clib.at(found))
+        return found
+
     def _parsed(self, first: int, last: int) -> Batch:
-        edges = self.offsets.between(first, last)
+        edges = self._edges(first, last)
         start = int(edges[0])
         data = self.reader.read(start, int(edges[-1]))
         if len(data) < edges[-1] - start:

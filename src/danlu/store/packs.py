@@ -26,7 +26,7 @@ from danlu.store.manifest import Manifest
 from danlu.store.pack import Pack
 
 MANIFEST = manifest.NAME
-RUN = 1 << 19  # bytes of a scan's batch: it stays in the cache while records are made of it; 8 MiB is 1.5 times slower
+RUN = 1 << 20  # bytes of a scan's batch: a half costs 8% of a scan in work for each, 8 MiB leave the cache
 AHEAD = 16  # batches the disk is asked for before they are read
 OWN = re.compile(r"\.?\d{6}\.pack(\.part)?")  # what a writer makes; a merge's packs have other names
 
@@ -86,7 +86,7 @@ class Store:
         return chain.from_iterable(batch.present().records() for batch in self.batches(start))
 
     def batches(self, start: int = 0) -> Iterator[Batch]:
-        """The same, half a megabyte at a time; removals are still in it. Raises DamagedPack."""
+        """The same, a megabyte at a time; removals are still in it. Raises DamagedPack."""
         runs = max(1, self.size // RUN)
         least, after = min((each.low for each in self._packs), default=0), max((p.high for p in self._packs), default=0)
         edges = [max(start, least + number * (after - least) // runs) for number in range(runs + 1)]

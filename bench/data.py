@@ -11,8 +11,9 @@ import sys
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 from danlu.cli.bench import load
 from danlu.cli.output import table
 from danlu.data import bpe, minhash, numbers, sign
-from danlu.data.document import Document
+from danlu.data.document import Document, Step
 from danlu.data.encoder import Encoder
 from danlu.data.packing import pack
 from danlu.data.read import Refused, default_text, listing, read
@@ -84,6 +85,8 @@ def corpus(longest: int = 1 << 20) -> list[Document]:
 def signing(documents: list[Document], _: Path, rounds: int) -> tuple[dict[str, Any], list[Row]]:
     """112 minima of word 5-grams, per CPU-second: sign_mb_s, sign_vs_numpy, sign_vs_rensa, sign_vs_datatrove.
 
+    sign_once_mb_s, sign_once_vs_permutations, sign_once_vs_datatrove: the same by one permutation, as near's default.
+
     The last is with datatrove's normal form on both sides: lower case; numbers, signs, diacritics alike or gone.
     sign_own_vs_datatrove: ours as the near step has it.
     """
@@ -91,19 +94,23 @@ def signing(documents: list[Document], _: Path, rounds: int) -> tuple[dict[str, 
     cases: dict[str, tuple[Callable[[list[str]], Any], list[str]]] = {
         f"native ({sign.best()})": (_signer(sign.sign), whole),
         "native, datatrove's normal form": (_signer(_simple_signed), whole),
+        "native, one permutation": (_signer(partial(sign.sign, once=True)), whole),
+        "native, one permutation, datatrove's normal form": (_signer(partial(_simple_signed, once=True)), whole),
         "numpy": (_signer(sign.with_numpy), whole),
         "rensa, words in Python": (_rensa(), whole[::10]),
         "datatrove": (_datatrove(), whole[::SLOW]),
     }  # fmt: skip
     rates, rows = _rates({name: case for name, case in cases.items() if case[0]}, rounds)
     rows += [[f"{name}: not in .peers", "", "", ""] for name, case in cases.items() if not case[0]]
-    ours, simple, *others = rates
+    ours, simple, once, simple_once, *others = rates
     values = {"sign_mb_s": rates[ours]} | {
         f"sign_vs_{name.split(',')[0]}": rates[ours] / rates[name] for name in others
     }
+    values |= {"sign_once_mb_s": rates[once], "sign_once_vs_permutations": rates[once] / rates[ours]}
     if "datatrove" in rates:
         values |= {"sign_own_vs_datatrove": rates[ours] / rates["datatrove"],
-                   "sign_vs_datatrove": rates[simple] / rates["datatrove"]}  # fmt: skip
+                   "sign_vs_datatrove": rates[simple] / rates["datatrove"],
+                   "sign_once_vs_datatrove": rates[simple_once] / rates["datatrove"]}  # fmt: skip
         some = whole[::SLOW]
         simplified = _peer("datatrove.utils.text").simplify_text
         equal = sum(_words(_simple(text.encode())) == _words(simplified(text).encode()) for text in some)
@@ -111,8 +118,8 @@ def signing(documents: list[Document], _: Path, rounds: int) -> tuple[dict[str, 
     return values, rows
 
 
-def _simple_signed(texts: list[bytes]) -> sign.Signed:
-    return sign.sign(numbers.same([_simple(text) for text in texts]))
+def _simple_signed(texts: list[bytes], once: bool = False) -> sign.Signed:
+    return sign.sign(numbers.same([_simple(text) for text in texts]), once=once)
 
 
 def _simple(raw: bytes) -> bytes:
@@ -231,20 +238,29 @@ def _spread(values: list[float]) -> tuple[float, float, float]:
 
 
 def near_duplicates(_: list[Document], __: Path, ___: int) -> tuple[dict[str, Any], list[Row]]:
-    """dedup_pairs, dedup_recall, dedup_precision: the near step against every pair's exact Jaccard similarity."""
-    documents, twins = corpus(SHORT), dict[str, str]()
-    kept = {
-        each.key for each in near.step(documents, lambda d, why: twins.update({d.key: why.split("same as ", 1)[1]}))
-    }
+    """dedup_pairs, dedup_recall, dedup_precision: the near step against every pair's exact Jaccard similarity.
+
+    dedup_recall_permutations, dedup_precision_permutations: with the signatures of `near: {signing: permutations}`.
+    """
+    documents = corpus(SHORT)
     pairs = dict(_alike(documents))
-    found = sum(not (a in kept and b in kept) for a, b in pairs)
-    right = sum((key, twin) in pairs or (twin, key) in pairs for key, twin in twins.items())
-    values = {"dedup_pairs": len(pairs), "dedup_recall": found / len(pairs) if pairs else 1.0,
-              "dedup_precision": right / len(twins) if twins else 1.0}  # fmt: skip
-    rows: list[Row] = [[f"pairs of Jaccard >= {near.LEAST}, every pair compared", len(pairs), "", ""],
-                       ["of which one went", found, "", ""], ["documents that went", len(twins), "", ""],
-                       ["of which rightly", right, "", ""]]  # fmt: skip
+    values: dict[str, Any] = {"dedup_pairs": len(pairs)}
+    rows: list[Row] = [[f"pairs of Jaccard >= {near.LEAST}, every pair compared", len(pairs), "", ""]]
+    for signing, end in (("onepass", ""), ("permutations", "_permutations")):
+        found, went, right = _went(documents, pairs, near.configured({"signing": signing}))
+        values |= {f"dedup_recall{end}": found / len(pairs) if pairs else 1.0,
+                   f"dedup_precision{end}": right / went if went else 1.0}  # fmt: skip
+        rows += [[f"{signing}: pairs of which one went", found, "", ""], ["documents that went", went, "", ""],
+                 ["of which rightly", right, "", ""]]  # fmt: skip
     return values, rows
+
+
+def _went(documents: list[Document], pairs: Collection[tuple[str, str]], step: Step) -> tuple[int, int, int]:
+    """Of a near step: pairs of which it drops one, documents it drops, and those that are in a pair with their twin."""
+    twins = dict[str, str]()
+    kept = {each.key for each in step(documents, lambda d, why: twins.update({d.key: why.split("same as ", 1)[1]}))}
+    right = sum((key, twin) in pairs or (twin, key) in pairs for key, twin in twins.items())
+    return sum(not (a in kept and b in kept) for a, b in pairs), len(twins), right
 
 
 def _alike(documents: list[Document]) -> Iterator[tuple[tuple[str, str], float]]:

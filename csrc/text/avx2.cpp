@@ -166,7 +166,10 @@ DANLU_SIGN(avx2) {
         const int64_t used = class_all(in->bytes + begin, in->ends[t] - begin, folded.get(), masks.get());
         const int64_t count = text_join(own, words(folded.get(), masks.get(), used, own), in->places);
         starts[t + 1] = starts[t] + count;
-        minima(*in, own, count, least + t * kMinima);
+        if (in->order)
+            text_once(own, count, in->order, least + t * kMinima);
+        else
+            minima(*in, own, count, least + t * kMinima);
     }
     return DANLU_OK;
 }

@@ -54,6 +54,10 @@ DANLU_SIGN(ref) {
         uint64_t* own = flat + starts[t];
         const int64_t count = text_join(own, words({in->bytes + begin, in->ends[t] - begin}, own), in->places);
         starts[t + 1] = starts[t] + count;
+        if (in->order) {
+            text_once(own, count, in->order, least + t * kMinima);
+            continue;
+        }
         for (int64_t k = 0; k < kMinima; k++) {
             uint32_t best = UINT32_MAX;
             for (int64_t i = 0; i < count; i++) {

@@ -19,6 +19,7 @@ struct danlu_texts {
     int64_t texts;
     const uint64_t* places;            // kShingle
     const uint32_t *factors, *addends;  // kMinima each
+    const uint8_t* order;  // (kMinima, kMinima): signatures are made by one permutation, see text_once; null: by kMinima of them
 };
 
 // flat: the shingles' hashes of all texts, room for bytes_count + texts; starts (texts + 1): where each text's begin, and
@@ -47,6 +48,22 @@ inline uint64_t text_mixed(uint64_t x) {
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
     return x ^ (x >> 31);
+}
+
+// One permutation of the shingles in kMinima bins (Li, Owen, Zhang 2012), the least value of each; a bin without any takes that
+// of the first bin with some in its row of `order`, which is the same for all texts (Shrivastava 2017, arXiv:1703.04664).
+inline void text_once(const uint64_t* flat, int64_t count, const uint8_t* order, uint32_t* best) {
+    uint32_t found[kMinima];
+    for (int64_t k = 0; k < kMinima; k++) found[k] = UINT32_MAX;
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t& least = found[(flat[i] & UINT32_MAX) * uint64_t(kMinima) >> 32];
+        const uint32_t value = uint32_t(flat[i] >> 32);
+        least = value < least ? value : least;
+    }
+    for (int64_t k = 0; k < kMinima; k++) {
+        best[k] = found[k];
+        for (int64_t j = 0; best[k] == UINT32_MAX && j < kMinima; j++) best[k] = found[order[k * kMinima + j]];
+    }
 }
 
 // Turn `count` words' hashes into their shingles' in place and return how many those are: at least one, since a text

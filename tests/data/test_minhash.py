@@ -6,6 +6,7 @@ import random
 import re
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,7 +37,8 @@ def test_shingles_are_those_of_plain_python(texts):
     assert len(set(names.values())) == len(names)  # one hash per gram, one gram per hash
 
 
-def test_the_share_of_equal_minima_is_the_similarity():
+@pytest.mark.parametrize("made", [minhash.signatures, minhash.once])
+def test_the_share_of_equal_minima_is_the_similarity(made):
     rng = random.Random(0)
     words = [f"w{number}" for number in range(3000)]
     for kept in (0.5, 0.8, 0.95):
@@ -46,7 +48,7 @@ def test_the_share_of_equal_minima_is_the_similarity():
             cut = int(400 * kept)
             pairs.append((" ".join(first), " ".join([*first[:cut], *(rng.choice(words) for _ in range(400 - cut))])))
         flat, starts = minhash.shingles([each.encode() for pair in pairs for each in pair])
-        signatures = minhash.signatures(flat, starts)
+        signatures = made(flat, starts)
         grams_of = [np.unique(part) for part in np.split(flat, starts[1:])]
         errors = []
         for a in range(0, len(signatures), 2):
@@ -75,10 +77,12 @@ def similarity(a: Document, b: Document) -> float:
     return len(one & two) / len(one | two)
 
 
-def test_near_duplicates_are_found_and_nothing_else_is_dropped():
+@pytest.mark.parametrize("signing", ["onepass", "permutations"])
+def test_near_duplicates_are_found_and_nothing_else_is_dropped(signing):
     documents = corpus(random.Random(3), 60)
     dropped: dict[str, str] = {}
-    kept = list(near.step(documents, lambda document, why: dropped.update({document.key: why})))
+    step = near.configured({"signing": signing})
+    kept = list(step(documents, lambda document, why: dropped.update({document.key: why})))
     assert len(kept) + len(dropped) == len(documents)
     by_key = {document.key: document for document in documents}
     order = [document.key for document in documents]
@@ -94,3 +98,42 @@ def test_chinese_near_duplicates_are_found():
     base = "".join(chr(rng.randrange(0x4E00, 0x9FA5)) for _ in range(300))
     documents = [Document("a", base), Document("b", base[:150] + "丹" + base[151:]), Document("c", base[::-1])]
     assert [document.key for document in near.step(documents, lambda document, why: None)] == ["a", "c"]
+
+
+def plain(shingles: list[int]) -> list[int]:
+    """One permutation in bins, in plain Python: the reference of `once`."""
+    count, none = minhash.BANDS * minhash.ROWS, 0xFFFFFFFF
+    least = [none] * count
+    for each in shingles:
+        place = (each & none) * count >> 32
+        least[place] = min(least[place], each >> 32)
+    return [next((least[b] for b in [k, *minhash.ORDER[k].tolist()] if least[b] != none), none) for k in range(count)]
+
+
+@given(st.lists(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=150), min_size=1, max_size=4))
+def test_one_permutation_is_that_of_plain_python(texts):
+    flat = np.array([each for text in texts for each in text], np.uint64)
+    starts = np.cumsum([0, *(len(text) for text in texts[:-1])])
+    assert minhash.once(flat, starts).tolist() == [plain(text) for text in texts]
+
+
+def test_every_bin_asks_every_other_one_before_it_gives_up():
+    assert (np.sort(minhash.ORDER, axis=1) == np.arange(minhash.BANDS * minhash.ROWS)).all()
+
+
+def test_pairs_at_the_limit_share_a_band_as_often_as_the_module_says():
+    rng = random.Random(4)
+    found = {"once": 0, "signatures": 0}
+    for number in range(300):
+        words = [f"w{number}x{each}" for each in range(200)]
+        other = list(words)
+        for place in rng.sample(range(8, 192, 10), 4):  # each word takes its five 5-grams along
+            other[place] = "other"
+        flat, starts = minhash.shingles([" ".join(each).encode() for each in (words, other)])
+        a, b = (set(part.tolist()) for part in np.split(flat, starts[1:]))
+        assert 0.80 < len(a & b) / len(a | b) < 0.83
+        for name in found:
+            shape = minhash.ONCE if name == "once" else (minhash.BANDS, minhash.ROWS)
+            one, two = minhash.bands(getattr(minhash, name)(flat, starts), shape)
+            found[name] += bool((one == two).any())
+    assert found["once"] > 0.97 * 300 and found["signatures"] > 0.87 * 300

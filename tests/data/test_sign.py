@@ -28,10 +28,11 @@ texts = st.lists(st.one_of(st.binary(max_size=200), pieces, st.text(max_size=100
 
 
 def same(isa: str, texts: list[bytes]) -> None:
-    ours, truth = sign.with_native(isa, texts), sign.with_numpy(texts)
-    np.testing.assert_array_equal(ours.starts, truth.starts)
-    np.testing.assert_array_equal(ours.flat, truth.flat)
-    np.testing.assert_array_equal(ours.signatures, truth.signatures)
+    for once in (False, True):
+        ours, truth = sign.with_native(isa, texts, once=once), sign.with_numpy(texts, once=once)
+        np.testing.assert_array_equal(ours.starts, truth.starts)
+        np.testing.assert_array_equal(ours.flat, truth.flat)
+        np.testing.assert_array_equal(ours.signatures, truth.signatures)
 
 
 @each_isa
@@ -49,8 +50,10 @@ def test_native_equals_numpy_on_long_texts(isa):
 
 @given(texts=texts.filter(lambda texts: len(texts) > 1))
 def test_a_signature_depends_on_its_text_alone(texts):
-    together = sign.with_numpy(texts).signatures
-    np.testing.assert_array_equal(together, np.concatenate([sign.with_numpy([text]).signatures for text in texts]))
+    for once in (False, True):
+        together = sign.with_numpy(texts, once=once).signatures
+        alone = [sign.with_numpy([text], once=once).signatures for text in texts]
+        np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
 @each_isa

@@ -35,25 +35,26 @@ class _Texts(ctypes.Structure):
     _fields_ = [
         ("bytes", ctypes.c_char_p), ("bytes_count", ctypes.c_int64), ("ends", ctypes.c_void_p),
         ("texts", ctypes.c_int64), ("places", ctypes.c_void_p), ("factors", ctypes.c_void_p),
-        ("addends", ctypes.c_void_p),
+        ("addends", ctypes.c_void_p), ("order", ctypes.c_void_p),
     ]  # fmt: skip
 
 
-def sign(texts: Sequence[bytes]) -> Signed:
+def sign(texts: Sequence[bytes], *, once: bool = False) -> Signed:
     """Shingle and sign texts (UTF-8) by the rules of minhash.py; the answer is the same whatever runs.
 
+    once  by one permutation, not by as many as a signature has values
     Cost: one pass; 8 bytes of memory for each shingle, 2 for each byte of the longest text.
     """
-    return with_native(isa, texts) if (isa := best()) else with_numpy(texts)
+    return with_native(isa, texts, once=once) if (isa := best()) else with_numpy(texts, once=once)
 
 
-def with_numpy(texts: Sequence[bytes]) -> Signed:
+def with_numpy(texts: Sequence[bytes], *, once: bool = False) -> Signed:
     """The same in numpy: the reference."""
     flat, starts = minhash.shingles(texts)
-    return Signed(flat, starts, minhash.signatures(flat, starts))
+    return Signed(flat, starts, (minhash.once if once else minhash.signatures)(flat, starts))
 
 
-def with_native(isa: str, texts: Sequence[bytes]) -> Signed:
+def with_native(isa: str, texts: Sequence[bytes], *, once: bool = False) -> Signed:
     """The same in the native code for that instruction set, which must be there."""
     function = implementation(isa)
     assert function is not None, isa
@@ -64,7 +65,7 @@ def with_native(isa: str, texts: Sequence[bytes]) -> Signed:
     signatures = np.empty((len(texts), minhash.BANDS * minhash.ROWS), np.uint32)
     given = _Texts(
         data, len(data), ends.ctypes.data, len(texts), minhash.PLACES.ctypes.data, minhash.FACTORS.ctypes.data,
-        minhash.ADDENDS.ctypes.data,
+        minhash.ADDENDS.ctypes.data, minhash.ORDER.ctypes.data if once else None,
     )  # fmt: skip
     status = function(
         ctypes.byref(given), ctypes.c_void_p(flat.ctypes.data), ctypes.c_int64(len(flat)),

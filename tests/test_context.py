@@ -16,7 +16,7 @@ from test_train_together import DENSE, MOE, ONE, TIED, YUAN, bench, plan_of
 from train_world import halved
 
 from danlu.nouns import Card, Fleet, ModelSpec, Plan
-from danlu.plan import context_search, text
+from danlu.plan import step_search, text
 from danlu.plan.candidates import Ask
 from danlu.plan.cells import cells
 from danlu.plan.context import held, pieces
@@ -26,6 +26,7 @@ from danlu.plan.memory import stage_bytes
 from danlu.plan.parts import Part, parts
 from danlu.plan.seats import seats
 from danlu.plan.sharing import part_of
+from danlu.plan.step_search import Ways
 
 torch.set_num_threads(1)
 PLAIN = replace(DENSE, qkv_bias=False, qk_norm=False)
@@ -146,7 +147,7 @@ def slowest(ask, cards, edges):
 def test_cards_get_the_tokens_that_end_together(speeds):
     ask = Ask(PLAIN, 2, 4, 24, "fp32")
     cards = tuple(Card(f"c{i}", "cpu", "", {"fp32": 1e9 * s}, 2**30, 1e9 * s, cores=s) for i, s in enumerate(speeds))
-    plan = context_search.best(ask, Fleet("f", cards), len(speeds))
+    plan = step_search.best(ask, Fleet("f", cards), Ways(len(speeds)))
     least = min(slowest(ask, order, edges) for order in itertools.permutations(cards)
                 for edges in itertools.combinations(range(1, 24), len(speeds) - 1))  # fmt: skip
     held = [plan.fleet.card(each.stages[0].cards[0]) for each in plan.pipelines]
@@ -159,7 +160,7 @@ def test_cards_get_the_tokens_that_end_together(speeds):
 
 def test_four_cards_are_two_stages_of_two_parts():
     cards = tuple(Card(f"c{i}", "cpu", "", {"fp32": s}, 2**30, s, cores=1) for i, s in enumerate((4e9, 2e9, 4e9, 2e9)))
-    plan = context_search.best(Ask(PLAIN, 2, 4, 24, "fp32"), Fleet("f", cards), 2)
+    plan = step_search.best(Ask(PLAIN, 2, 4, 24, "fp32"), Fleet("f", cards), Ways(2))
     assert [len(each.stages) for each in plan.pipelines] == [2, 2] and len({seat.card for seat in seats(plan)}) == 4
     assert bench.gradient_error(bench.job_of(plan)) < 1e-5
 
@@ -168,7 +169,7 @@ def test_parts_that_cards_cannot_take_are_refused():
     cards = tuple(Card(f"c{i}", "cpu", "", {"fp32": 1e9}, 2**16, 1e9, cores=1) for i in range(3))
     for count, code in ((2, "DL-CFG-021"), (4, "DL-CFG-021"), (3, "DL-MEM-001")):
         with provoke(code):
-            context_search.best(Ask(PLAIN, 2, 4, 24, "fp32"), Fleet("f", cards), count)
+            step_search.best(Ask(PLAIN, 2, 4, 24, "fp32"), Fleet("f", cards), Ways(count))
 
 
 def test_later_tokens_cost_more_and_a_slow_link_is_waited_for():

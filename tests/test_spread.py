@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from provoke import provoke
 from test_context import cut
 from test_sharing import linked
@@ -14,16 +17,21 @@ from test_train_together import DENSE, MOE, ONE, bench
 from train_jobs import ARGV, a_job, same, weights
 from train_world import fleet
 
+from danlu.cli import config, wiring
+from danlu.cli.train import placed
 from danlu.fault.drill import Drill
 from danlu.launch.nursery import Nursery
-from danlu.nouns import ModelSpec, Plan
-from danlu.plan import text
+from danlu.nouns import Card, Fleet, ModelSpec, Plan
+from danlu.plan import step_search, text
+from danlu.plan.candidates import Ask
 from danlu.plan.cells import cells
 from danlu.plan.forecast import forecast
 from danlu.plan.parts import in_step
 from danlu.plan.seats import seats
 from danlu.plan.spread import lanes
 from danlu.plan.spread_cost import dealt
+from danlu.plan.step_search import Ways
+from danlu.plan.step_split import dealt as dealt_by
 from danlu.store import checkpoint
 from danlu.train import owner, rank
 
@@ -113,6 +121,38 @@ def test_a_plan_of_spread_experts_survives_its_text_and_owns_its_experts_once():
     assert all(a < b for a, b in zip(told.stage_bytes, usual.stage_bytes, strict=True))
 
 
+def cards(*speeds):
+    """Cards of those speeds, not paced."""
+    return Fleet("f", tuple(Card(f"c{i}", "cpu", "", {"fp32": 1e9 * s}, 2**30, 1e9 * s, cores=s)
+                            for i, s in enumerate(speeds)))  # fmt: skip
+
+
+@pytest.mark.parametrize("parts", [True, False])
+def test_experts_are_dealt_as_cards_are_fast(parts):
+    ask = Ask(MOE, 2, 4, 24, "fp32")
+    plan = step_search.best(ask, cards(0.9, 0.3), Ways(2, parts=parts, spread=True))
+    held = {each.stages[0].cards[0]: (each.context, each.experts) for each in plan.pipelines}
+    assert held["c0"][1] > held["c1"][1] and sum(experts for _, experts in held.values()) == 5
+    assert plan.sequences == 8 and [each.context > 0 for each in plan.pipelines] == [parts, parts]
+    assert bench.gradient_error(bench.job_of(replace(plan, seq=24))) < 1e-5
+
+
+@given(st.integers(1, 60), st.lists(st.floats(0.1, 9), min_size=1, max_size=6))
+def test_things_are_dealt_in_proportion(count, speed):
+    if count < len(speed):
+        return
+    found = dealt_by(count, speed)
+    assert sum(found) == count and min(found) >= 1
+    assert all(many <= 1 or many <= count * each / sum(speed) + 1 for many, each in zip(found, speed, strict=True))
+
+
+@pytest.mark.parametrize(("count", "parts", "batches"), [(2, True, 4), (4, True, 4), (3, False, 4), (6, True, 4)])
+def test_pipelines_that_cannot_go_in_step_are_refused(count, parts, batches):
+    fleet = cards(1, 1, 1) if count < 6 else cards(1, 1, 1, 1, 1, 1)
+    with provoke("DL-CFG-021"):
+        step_search.best(Ask(MOE, 2, batches, 24, "fp32"), fleet, Ways(count, parts=parts, spread=True))
+
+
 def test_a_slow_link_is_waited_for_twice_a_layer_and_pass():
     plan = spread(MOE, CASES["copies, 1 + 4"])
     slow = forecast(linked(plan, 0.5)).forecast.step_s
@@ -147,3 +187,18 @@ def test_parts_and_spread_experts_survive_a_kill_to_the_last_bit(tmp_path):
         nursery.close()
     assert [fault.stage for fault in broken.faults] == [1]
     assert same(weights(jobs[0]), weights(jobs[1]))
+
+
+@pytest.mark.parametrize(("words", "code"), [
+    ("--plan.experts spread", "DL-CFG-002"), ("--plan.context 2 --plan.copies 2", "DL-CFG-002"),
+    ("--plan.context 2 --plan.split even", "DL-CFG-002"), ("--plan.context 3", "DL-CFG-021"),
+    ("--plan.context 2 --model.family llama --plan.experts spread", "DL-CFG-002"),
+    ("--plan.context 2 --plan.experts spread", ""), ("--plan.copies 2 --plan.experts spread", ""),
+])  # fmt: skip
+def test_a_run_says_how_its_cards_go_in_step(words, code):
+    run = config.load(None, ("--model.family qwen2_moe --model.layers 2 --data.seq 24 " + words).split(), {})
+    with provoke(code) if code else nullcontext():
+        plan = wiring.plan_of(run, wiring.spec_of(run), cards(0.9, 0.3))
+        assert not code and sum(each.experts for each in plan.pipelines) == 8
+        assert (" of tokens 0.." in placed(plan)) == ("context" in words) and ", experts 0.." in placed(plan)
+        assert text.loads(text.dumps(plan)) == plan and plan.sequences == 32

@@ -98,6 +98,9 @@ class PlanText(Section):
     context: int = Field(
         1, gt=0, description="parts that every sequence is cut into, each on cards of its own and as long as they can"
     )
+    experts: Literal["whole", "spread"] = Field(
+        "whole", description="spread: each part of a sequence, where there are parts, else each copy holds some of them"
+    )
     micro_batch: int = Field(4, gt=0, description="sequences per micro-batch")
     micro_batches: int = Field(8, gt=0, description="micro-batches per step")
 

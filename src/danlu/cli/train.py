@@ -134,14 +134,15 @@ def placed(plan: Plan) -> str:
 
     Parts of one copy's sequences are told as copies, with their tokens.
     """
-    from danlu.plan.parts import parts
+    from danlu.plan.parts import deals, parts
     from danlu.plan.seats import alone
 
-    found, known = [], parts(plan)
+    found, known, held = [], parts(plan), deals(plan)
     for number, each in enumerate(plan.pipelines):
         layers = " + ".join(f"{count:g}" for count in alone(plan, number).layers_per_stage)
         cards = " + ".join("|".join(stage.cards) for stage in each.stages)
-        found.append(f"{layers} layers on {cards}{known[number].words(plan.seq)}")
+        found.append(f"{layers} layers on {cards}{known[number].words(plan.seq)}"
+                     f"{held[number].words(plan.model.experts)}")  # fmt: skip
     return "; ".join(found)
 
 
@@ -358,9 +359,10 @@ def summary(plan: Plan, result: Result) -> str:
 
 
 def part(plan: Plan, seat: Seat) -> str:
-    """What share of its stage a card holds, where it is not alone, and of which tokens, where they are not all."""
-    from danlu.plan.parts import parts
+    """What share of its stage a card holds, where it is not alone, and of which tokens and experts, if not of all."""
+    from danlu.plan.parts import deals, parts
 
     shares = plan.pipelines[seat.replica].stages[seat.stage].shares
     held = f" x {shares[seat.part]}/{sum(shares)}" if len(shares) > 1 else ""
-    return held + parts(plan)[seat.replica].words(plan.seq)
+    known = parts(plan)[seat.replica].words(plan.seq) + deals(plan)[seat.replica].words(plan.model.experts)
+    return held + known

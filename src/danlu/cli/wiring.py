@@ -112,8 +112,8 @@ def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
         return forecast(replace(told, dtype=_trainable(run.train.dtype or told.dtype, told.fleet)))
     size, count, seq = run.plan.micro_batch, run.plan.micro_batches, run.data.seq
     dtype = _trainable(run.train.dtype or "fp32", fleet)
-    if run.plan.context > 1:
-        return _in_parts(run, Ask(spec, size, count, seq, dtype), fleet)
+    if run.plan.context > 1 or run.plan.experts == "spread":
+        return _in_step(run, Ask(spec, size, count, seq, dtype), fleet)
     if run.plan.split == "best":
         try:
             one = search.search(spec, fleet, micro_batch=size, micro_batches=count, seq=seq, dtype=dtype,
@@ -151,19 +151,26 @@ def _told(path: Path) -> Plan:
     return plan
 
 
-def _in_parts(run: Run, ask: Ask, fleet: Fleet) -> Plan:
-    """The plan of a run whose sequences are cut. Raises BadContext, DoesNotFit; BadValue for what is not searched."""
+def _in_step(run: Run, ask: Ask, fleet: Fleet) -> Plan:
+    """The plan of a run whose sequences are cut or experts spread. Raises BadContext, DoesNotFit, BadValue."""
     from danlu.errors import BadValue
-    from danlu.plan import context_search
+    from danlu.plan import step_search
 
-    said = {"split": run.plan.split, "schedule": run.plan.schedule, "copies": run.plan.copies}
-    for name, known in (("split", ("best",)), ("schedule", ("auto", "1f1b")), ("copies", (1,))):
-        if said[name] not in known:
-            raise BadValue(f"plan.{name} {said[name]} and plan.context {run.plan.context} together",
-                           where="plan.context",
-                           why="sequences in parts are planned as one copy of the model, the best split, under 1F1B",
+    plan, parts, spread = run.plan, run.plan.context > 1, run.plan.experts == "spread"
+    if spread and (not ask.spec.experts or not (parts or plan.copies > 1)):
+        raise BadValue("experts have nothing to spread over" if ask.spec.experts else "there are no experts to spread",
+                       where="plan.experts", why=f"the model has {ask.spec.experts} experts a layer; plan.context is "
+                       f"{plan.context}, plan.copies {plan.copies}",
+                       fix="leave plan.experts out, or give plan.context: 2")  # fmt: skip
+    asked: dict[str, tuple[str | int, tuple[str | int, ...]]]
+    asked = {"split": (plan.split, ("best",)), "schedule": (plan.schedule, ("auto", "1f1b"))}
+    asked |= {"copies": (plan.copies, (1,))} if parts else {}
+    for name, (said, known) in asked.items():
+        if said not in known:
+            raise BadValue(f"plan.{name} {said} and pipelines that go in step together", where=f"plan.{name}",
+                           why="they are planned as the best split under 1F1B; parts of sequences as one copy",
                            fix=f"leave plan.{name} out, or write the Plan JSON yourself: plan.path")  # fmt: skip
-    return context_search.best(ask, fleet, run.plan.context)
+    return step_search.best(ask, fleet, step_search.Ways(plan.context if parts else plan.copies, parts, spread))
 
 
 def _trainable(dtype: str, fleet: Fleet) -> str:

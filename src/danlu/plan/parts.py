@@ -40,6 +40,10 @@ class Deal:
     start: int
     stop: int
 
+    def words(self, experts: int) -> str:
+        """For people: "", or ", experts 0..2" where they are not all."""
+        return "" if self.stop - self.start == experts else f", experts {self.start}..{self.stop - 1}"
+
 
 def parts(plan: Plan) -> tuple[Part, ...]:
     """The part of every pipeline. Raises BadContext where parts do not come to sequences, or cannot go in step."""

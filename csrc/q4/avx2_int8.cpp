@@ -15,14 +15,13 @@ namespace q4 {
 namespace {
 
 // Groups of rows that one token walks at once, each a stream of its own: with one the memory waits for the next line,
-// as it does when it is only read. 19.9 GB/s with one, 23.1 with four, where a plain read of one gives 21.5 and of
-// four 29.1 (one thread of a shared Zen 3, large pages). Several tokens multiply for longer than they wait.
-constexpr int kStreams = 4;
+// as it does when it is only read. 19.1 GB/s with one, 23.5 with two, 22.4 with four (one thread of a shared Zen 3, large
+// pages, medians of one run; docs/kernels.md). Several tokens multiply for longer than they wait.
+constexpr int kStreams = 2;
 
-// Bytes to fetch ahead, over all streams; the hardware's own prefetch does not keep up with this loop. Of one stream:
-// 16 GB/s without, 18 at 512, 23.5 at 2048, 25 at 4096 and 8192; of four: 24.4 without, 26.5 at 4096 and 8192, 22.7 at
-// 16384, where they push each other out of the first-level cache.
-constexpr int64_t kAhead = 4096;
+// Bytes to fetch ahead, over all streams; the hardware's own prefetch does not keep up with this loop. 24.8 GB/s
+// without, 26.4 at 4096, 26.8 at 6144, 26.7 at 8192; fetching every second line only 13 beside 22.
+constexpr int64_t kAhead = 6144;
 
 AVX2 inline __m256i four(const int8_t* at) {
     int32_t bytes;

@@ -45,3 +45,21 @@ def test_what_is_no_plan_is_refused(bad, says):
     with provoke("DL-DATA-010") as caught:
         text.loads(bad, "runs/a/plan.json")
     assert says in str(caught.error) and "runs/a/plan.json" in str(caught.error)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"micro_batches": 2', '"micro_batches": 0'),
+        ('"seq": 8', '"seq": "eight"'),
+        ('"mem_bytes"', '"memory"'),
+        ('"1"', '"ghost"'),
+        ('"flops": {', '"flops": {{'),
+    ],
+)
+def test_a_plan_that_does_not_hold_names_its_line(old, new):
+    whole = text.dumps(plan_of(2, 2, "1f1b"))
+    at = whole.rindex(old)
+    with provoke("DL-DATA-010") as caught:
+        text.loads(whole[:at] + new + whole[at + len(old) :], "plan.json")
+    assert caught.error.where == f"plan.json:{whole[:at].count(chr(10)) + 1}", caught.error

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <thread>
 
+#include "shm/doze.h"
 #include "shm/peer.h"
 
 #if defined(__linux__)
@@ -37,27 +38,32 @@ bool crowded([[maybe_unused]] const danlu_shm& shm) {
 }
 
 // Waits until `rank` has published that turn. Spins, since peers of a step come within microseconds; then lets others
-// have the core, looks at the clock, and asks whether the peers still live. After a millisecond it sleeps in between:
-// a leader that waits for a slow link must not share its core with those who wait for it.
+// have the core, looks at the clock, and asks whether the peers still live. It dozes where ranks share cores, and after
+// a millisecond: a leader that waits for a slow link must not share its core with those who wait for it.
 int comes(danlu_shm& shm, int rank, uint64_t turn, Clock::time_point deadline, int* late) {
     constexpr int kSpins = 4000, kFew = 100;
-    const Line& theirs = *line(shm, rank);
-    for (int i = 0; i < kSpins; i++) {
+    constexpr std::chrono::milliseconds kSoon{1};
+    Line& theirs = *line(shm, rank);
+    bool doze = false;
+    for (int i = 0; i < kSpins && !doze; i++) {
         if (theirs.published.load(std::memory_order_acquire) >= turn) return DANLU_OK;
-        if (i == kFew && crowded(shm)) break;
+        doze = i == kFew && crowded(shm);
 #if defined(__x86_64__)
         __builtin_ia32_pause();
 #endif
     }
-    const Clock::time_point patient = Clock::now() + std::chrono::milliseconds(1);
-    for (Clock::time_point asked{}, now{};;) {
-        if (now > patient)
-            std::this_thread::sleep_for(std::chrono::microseconds(50));
-        else
+    const Clock::time_point began = Clock::now();
+    for (Clock::time_point asked{}, now{};; doze = doze || now - began > kSoon) {
+        if (doze) {
+            theirs.dozing.fetch_add(1);
+            if (const uint64_t seen = theirs.published.load(); seen < turn) shm_doze(theirs.published, seen, kSoon);
+            theirs.dozing.fetch_sub(1);
+        } else {
             std::this_thread::yield();
+        }
         if (theirs.published.load(std::memory_order_acquire) >= turn) return DANLU_OK;
         now = Clock::now();
-        if (now - asked >= std::chrono::milliseconds(1)) {
+        if (now - asked >= kSoon) {
             asked = now;
             if (const int gone = first_gone(shm, turn); gone >= 0) {
                 *late = gone;
@@ -82,7 +88,8 @@ int take_turn(danlu_shm& shm, const Said& said, const void* piece, int64_t bytes
         const uint64_t turn = ++shm.calls;
         if (bytes > 0) std::memcpy(slot(shm, shm.rank, turn), piece, bytes);
         mine.said[turn % 2] = said;
-        mine.published.store(turn, std::memory_order_release);
+        mine.published.store(turn);
+        if (mine.dozing.load()) shm_wake(mine.published);
         shm.waiting = 1;
     }
     const uint64_t turn = shm.calls;

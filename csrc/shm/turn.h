@@ -27,6 +27,7 @@ struct alignas(64) Line {
     std::atomic<uint64_t> published;
     std::atomic<int64_t> process;  // 0 before it opens its end, kClosed afterwards
     Said said[2];  // of the newest two turns
+    std::atomic<uint32_t> dozing;  // ranks that may have to be woken when `published` moves on
 };
 static_assert(sizeof(Line) == 64 && std::atomic<uint64_t>::is_always_lock_free, "counters must work between processes");
 

@@ -242,7 +242,7 @@ def load(
     path       run.yaml, or None for the defaults
     overrides  words of the command line that no command took for itself
     base       what a file would say, where there is no file
-    Raises UnreadableConfig, UnknownKey or BadValue, each naming file and line.
+    Raises UnreadableConfig, UnknownKey or BadValue, each naming file and line, the variable, or the command line.
     """
     text = ""
     tree: dict[str, Any] = copy.deepcopy(dict(base or {}))
@@ -258,15 +258,15 @@ def load(
             raise UnreadableConfig(
                 f"{path} is not a mapping", why=f"its top level is {type(tree).__name__}", fix="start it with: danlu: 1"
             )
-    for dotted, value in {
-        **from_environment(os.environ if environ is None else environ),
-        **parse_overrides(overrides),
-    }.items():
+    named = from_environment(os.environ if environ is None else environ)
+    given = parse_overrides(overrides)
+    for dotted, value in {**named, **given}.items():
         _set(tree, dotted, value)
     try:
         return Run.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise _explain(error, path, text) from error
+        said = {dotted: f"DANLU_{dotted.replace('.', '__').upper()}" for dotted in named}
+        raise _explain(error, path, text, said | dict.fromkeys(given, "command line")) from error
 
 
 def dump(run: Run) -> str:
@@ -360,11 +360,14 @@ def _unknown(key: str, where: str, flags: Sequence[str] = ()) -> UnknownKey:
     )
 
 
-def _explain(error: pydantic.ValidationError, path: Path | None, text: str) -> UnknownKey | BadValue:
+def _explain(
+    error: pydantic.ValidationError, path: Path | None, text: str, said: Mapping[str, str]
+) -> UnknownKey | BadValue:
+    """The first complaint of pydantic in our words; `said` by key: who said it, where that was not the file."""
     first = error.errors()[0]
     keys = [part for part in first["loc"]]
-    where = _where(path, text, keys)
     dotted = ".".join(map(str, keys))
+    where = next((who for key, who in said.items() if f"{dotted}.".startswith(f"{key}.")), _where(path, text, keys))
     if first["type"] == "extra_forbidden":
         return _unknown(dotted, where)
     section = first["type"] == "model_type"

@@ -17,7 +17,8 @@ from danlu.comm.numbers import Array, flat
 from danlu.comm.shm import bad_counts
 from danlu.comm.sockets import SocketGroup
 
-CHUNK_BYTES = 1 << 18  # one is summed inside the island while those before it cross
+CHUNKS = 16  # of a sum; one is summed inside the island while those before it cross
+CHUNK_BYTES = (1 << 16, 1 << 18)  # least and most of one: a message costs 0.2 ms, whatever it carries
 
 
 class IslandGroup:
@@ -38,7 +39,8 @@ class IslandGroup:
     def all_reduce(self, array: Array) -> None:
         """Array becomes the sum over ranks. Chunks cross while others are summed inside, or spread."""
         data = flat(array)
-        step = max(1, CHUNK_BYTES // data.itemsize)
+        least, most = CHUNK_BYTES
+        step = min(max(data.nbytes // CHUNKS, least), most) // data.itemsize
         chunks = [data[at : at + step] for at in range(0, data.size, step)] or [data]
         mine = (self._gather_sum(chunk) for chunk in chunks)
         if self._leaders is not None:

@@ -256,6 +256,7 @@ def main(argv: list[str]) -> None:
     torch.set_num_threads(1)
     reference = Reference()
     looks = deque[float](maxlen=LOOKS)
+    paced: list[float] = []  # looks as a pacer takes them: after an instruction that a sleep came before
 
     def say(op: str, shape: tuple[int, ...], per_s: float) -> None:
         looks.append(reference.seconds())
@@ -264,8 +265,10 @@ def main(argv: list[str]) -> None:
     for _ in range(grid.passes):
         for point in points(grid):
             say(point.op, point.shape, point.work / seconds(point, grid.spend_s))
-        for op, pause_us, more_s in after(grid.pauses):
+        for op, pause_us, more_s in after(grid.pauses, between=lambda: paced.append(reference.seconds())):
             say(op, (pause_us,), 1 / more_s)
+    for look in paced:
+        say("reference", (), 1 / look)
 
 
 if __name__ == "__main__":

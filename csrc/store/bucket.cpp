@@ -3,26 +3,27 @@
 
 #include "store/store.h"
 
-// How many records buckets say they have, damaged ones too: the room that their records need. edges as below.
-DANLU_API int64_t danlu_store_count(const uint8_t* data, int64_t data_count, const int64_t* edges, int64_t buckets) {
+// How many records buckets say they have, damaged ones too: the room that their records need. starts, stops as below.
+DANLU_API int64_t danlu_store_count(const uint8_t* data, int64_t data_count, const int64_t* starts, const int64_t* stops,
+                                    int64_t buckets) {
     int64_t n = 0;
     for (int64_t b = 0; b < buckets; b++) {
-        const int64_t size = edges[b + 1] - edges[b];
-        if (edges[b] < 0 || edges[b + 1] > data_count || size < kBucketHead) continue;
+        const int64_t size = stops[b] - starts[b];
+        if (starts[b] < 0 || stops[b] > data_count || size < kBucketHead) continue;
         uint32_t records;
-        std::memcpy(&records, data + edges[b] + 4, 4);
+        std::memcpy(&records, data + starts[b] + 4, 4);
         if (records <= size / kHead) n += records;
     }
     return n;
 }
 
-// Find the records of `buckets` buckets; edges (buckets + 1) are their starts in in->data. Returns the number of records, or
-// -1 - b where bucket b is damaged, or -1 - buckets where in->count is too little room.
-DANLU_API int64_t danlu_store_parse(danlu_batch* in, const int64_t* edges, int64_t buckets) {
+// Find the records of `buckets` buckets, which start and stop in in->data. Returns the number of records, or -1 - b where bucket b
+// is damaged, or -1 - buckets where in->count is too little room.
+DANLU_API int64_t danlu_store_parse(danlu_batch* in, const int64_t* starts, const int64_t* stops, int64_t buckets) {
     int64_t n = 0;
     for (int64_t b = 0; b < buckets; b++) {
-        const int64_t stop = edges[b + 1];
-        int64_t head = edges[b];
+        const int64_t stop = stops[b];
+        int64_t head = starts[b];
         if (stop == head) continue;
         if (head < 0 || stop > in->data_count || stop - head < kBucketHead) return -1 - b;
         uint32_t crc, records;

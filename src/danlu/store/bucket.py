@@ -25,25 +25,26 @@ class DamagedBucket(Exception):
     """The bytes of a bucket are not those that were written; its number is args[0]. Packs turn it into DamagedPack."""
 
 
-def parse(data: Bytes, edges: Edges) -> Batch:
-    """Records of the buckets data[edges[0] : edges[1]], ... in the order they stand. Raises DamagedBucket."""
+def parse(data: Bytes, starts: Edges, stops: Edges) -> Batch:
+    """Records of the buckets data[starts[0] : stops[0]], ... in the order they stand. Raises DamagedBucket."""
     library = clib.library()
     if library is None:
-        return parse_plain(data, edges)
+        return parse_plain(data, starts, stops)
+    where = clib.at(starts), clib.at(stops), len(starts)
     # As many as there are: arrays for as many as could be are memory that is given back and asked for again each time.
-    room = library.danlu_store_count(clib.start(data), len(data), clib.at(edges), len(edges) - 1)
+    room = library.danlu_store_count(clib.start(data), len(data), *where)
     batch = Batch(data, np.empty(room, np.uint64), np.empty(room, np.int64), np.empty(room, np.uint32),
                   np.empty(room, np.int64), np.empty(room, np.uint32))  # fmt: skip
-    count = library.danlu_store_parse(ctypes.byref(_c(batch)), clib.at(edges), len(edges) - 1)
+    count = library.danlu_store_parse(ctypes.byref(_c(batch)), *where)
     if count < 0:
         raise DamagedBucket(-1 - count)
     return batch.take(slice(0, count))
 
 
-def parse_plain(data: Bytes, edges: Edges) -> Batch:
+def parse_plain(data: Bytes, starts: Edges, stops: Edges) -> Batch:
     """The same in Python."""
     rows: list[tuple[int, int, int, int, int]] = []
-    for number, (start, stop) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
+    for number, (start, stop) in enumerate(zip(starts.tolist(), stops.tolist(), strict=True)):
         if start == stop:
             continue
         bucket = data[start:stop]

@@ -64,8 +64,8 @@ def library() -> ctypes.CDLL | None:
         ("want", status, [at, at, count]),
         ("find", status, [at, at, count, at, at, at]),
         ("between", status, [at, count, count, at]),
-        ("count", count, [at, count, at, count]),
-        ("parse", count, [at, at, count]),
+        ("count", count, [at, count, at, at, count]),
+        ("parse", count, [at, at, at, count]),
         ("lay", count, [at, count, count, count, status, at, count, at]),
     ):
         function = getattr(found, f"danlu_store_{name}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from danlu.store.cache import Cache
 
 
+PAGE = 4096  # bytes that a direct read is whole ones of, on every disk we know
 COPIED = 1 << 20  # bytes at a time
 
 
@@ -48,8 +49,11 @@ class Reader(Protocol):
     def read(self, start: int, stop: int) -> bytes:
         """Bytes start .. stop - 1; fewer at the end of the file."""
 
-    def take(self, start: int, view: memoryview) -> int:
-        """Fill `view` with the bytes from `start` on, which nobody will ask for again; returns how many there are."""
+    def take(self, start: int, stop: int, room: memoryview) -> int:
+        """Put bytes start .. stop - 1, which nobody will ask for again, at room[start % PAGE]; how many there are.
+
+        room  begins a page and is whole pages
+        """
 
     def want(self, start: int, stop: int) -> None:
         """Say that this range is read next."""
@@ -158,13 +162,14 @@ class LocalReader:
         """See Reader."""
         return os.pread(self.fd, stop - start, start)
 
-    def take(self, start: int, view: memoryview) -> int:
+    def take(self, start: int, stop: int, room: memoryview) -> int:
         """See Reader."""
-        done = 0
-        while done < len(view) and (count := os.preadv(self.fd, [view[done:]], start + done)):
-            done += count
-        os.posix_fadvise(self.fd, start, done, os.POSIX_FADV_DONTNEED)
-        return done
+        if self.direct >= 0:
+            with suppress(OSError):  # a disk that takes none after all, or the end of the file within the room
+                return min(_filled(self.direct, start - start % PAGE, room) - start % PAGE, stop - start)
+        count = _filled(self.fd, start, room[start % PAGE :][: stop - start])
+        os.posix_fadvise(self.fd, start, count, os.POSIX_FADV_DONTNEED)
+        return count
 
     def want(self, start: int, stop: int) -> None:
         """See Reader."""
@@ -174,6 +179,14 @@ class LocalReader:
         """See Reader."""
         self._closed()
         self.fd = self.direct = -1
+
+
+def _filled(file: int, start: int, room: memoryview) -> int:
+    """Read until the room is full or the file ends."""
+    done = 0
+    while done < len(room) and (count := os.preadv(file, [room[done:]], start + done)):
+        done += count
+    return done
 
 
 def _close(*files: int) -> None:

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from danlu.store import clib
 from danlu.store.batch import REMOVED
 from danlu.store.hashing import Hashes, hash_many, hash_of
+from danlu.store.home import PAGE
 from danlu.store.pack import Pack, damaged
 
 ROOM = 64 << 10  # bytes a bucket may have before the buffer of a thread grows
-PAGE = 4096
 
 
 class _Buffer(threading.local):

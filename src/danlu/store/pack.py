@@ -173,7 +173,7 @@ class Pack:
         """Records with low <= hash < high, in hash order. Reads whole buckets. Raises DamagedPack."""
         low, high = max(low, self.low), min(high, self.high)
         if low >= high or not self.buckets:
-            return bucket.parse(b"", np.zeros(1, np.int64))
+            return bucket.parse(b"", np.zeros(0, np.int64), np.zeros(0, np.int64))
         found = self._parsed(self._bucket(low), self._bucket(high - 1) + 1)
         inside = len(found) and low <= found.hash[0].item() and found.hash[-1].item() < high
         return found if inside else found.between(low, high)
@@ -196,10 +196,14 @@ class Pack:
         start, stop = self._edges(number, number + 1).tolist()
         return float(start + (stop - start) * rest / (self.high - self.low))
 
-    def take(self, start: int, view: memoryview) -> None:
-        """Fill `view` with the bytes from `start` on; they do not stay in the page cache. Raises DamagedPack."""
-        count = self.reader.take(start, view)
-        if count < len(view):
+    def take(self, piece: Piece, room: memoryview) -> None:
+        """Put a piece where the room begins, after as many bytes as it begins after a whole page of the file.
+
+        room  begins a page and is whole pages; the bytes do not stay in the page cache. Raises DamagedPack.
+        """
+        start, stop = int(piece.edges[0]), int(piece.edges[-1])
+        count = self.reader.take(start, stop, room)
+        if count < stop - start:
             raise damaged(self.where, f"it ends at byte {start + count}, before its last bucket")
 
     def want(self, low: int, high: int) -> None:
@@ -250,7 +254,7 @@ class Pack:
         if len(data) < edges[-1] - start:
             raise damaged(self.where, f"it ends at byte {start + len(data)}, before bucket {last - 1}")
         try:
-            return bucket.parse(data, edges - start)
+            return bucket.parse(data, edges[:-1] - start, edges[1:] - start)
         except bucket.DamagedBucket as error:
             raise self.damaged(first + error.args[0]) from error
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from danlu.errors import MissingPackage, StoreInUse, Unreachable
 from danlu.store.cache import Cache
-from danlu.store.home import Fill, Folder, Home, Reader, copied
+from danlu.store.home import PAGE, Fill, Folder, Home, Reader, copied
 
 MOMENT_S = 60.0  # a lock that is held for moments and older than this was left by a process that is gone
 TRY_S = 0.05
@@ -120,10 +120,10 @@ class RemoteReader:
             data: bytes = self._files.cat_file(self._path, start=start, end=stop)
             return data
 
-    def take(self, start: int, view: memoryview) -> int:
+    def take(self, start: int, stop: int, room: memoryview) -> int:
         """See Reader."""
-        data = self.read(start, start + len(view))
-        view[: len(data)] = data
+        data = self.read(start, stop)
+        room[start % PAGE : start % PAGE + len(data)] = data
         return len(data)
 
     def want(self, start: int, stop: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from danlu import families, native
-from danlu.kernels import nf4, q4
+from danlu.kernels import nf4, pages, q4
 from danlu.kernels.huge import together
 from danlu.kernels.interpret import Weight
 from danlu.kernels.linear import Precision
@@ -80,16 +80,18 @@ class Model:
                  ranks: Ranks | None = None) -> None:  # fmt: skip
         """shares, ranks  of all processes that share the model, and this one among them"""
         self.spec, self._each = spec, -(-tokens // PAGE)
-        pages, weights = sequences * self._each, random_weights(spec, distinct or spec.layers, recipe)
+        count, weights = sequences * self._each, random_weights(spec, distinct or spec.layers, recipe)
         heads, widths, share = spec.kv_heads, edge_widths(spec), None
         if ranks is not None:
             share = shares[ranks.rank]
             heads, widths = cache_widths(spec, share)
             weights = own(spec, weights, shares, ranks.rank)
-        kv = [tuple(torch.zeros(pages * PAGE, heads, spec.head_dim, dtype=torch.bfloat16) for _ in range(2))
+        kv = [tuple(torch.zeros(count * PAGE, heads, spec.head_dim, dtype=torch.bfloat16) for _ in range(2))
               for _ in range(spec.layers)]  # fmt: skip
-        edges = [[torch.zeros(pages, width, dtype=torch.bfloat16) for width in widths] for _ in range(spec.layers)]
+        edges = [[torch.zeros(count, width, dtype=torch.bfloat16) for width in widths] for _ in range(spec.layers)]
         self.weights = together(weights)
+        del weights
+        pages.give_back()  # as a model that is loaded from a folder does
         self.runner = Runner(lower(spec, share), self.weights, Cache(kv, PAGE, edges), precision=precision,
                              ranks=ranks)  # fmt: skip
         self.step = self.runner.run

@@ -12,7 +12,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,14 @@ def read(path: Path) -> dict[str, Entry]:
     return {
         name: Entry(dtype, shape, view[start + at : start + end]) for name, (dtype, shape, at, end) in layout.items()
     }
+
+
+def let_go(entries: Iterable[Entry]) -> None:
+    """Take the files' pages out of this process's memory; they are read again where somebody looks."""
+    owners = (entry.buffer.obj for entry in entries if isinstance(entry.buffer, memoryview))
+    for owner in {id(each): each for each in owners}.values():
+        if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            owner.madvise(mmap.MADV_DONTNEED)
 
 
 def read_folder(folder: Path) -> dict[str, Entry]:

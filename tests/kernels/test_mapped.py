@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from danlu.kernels.lower import lower
 from danlu.kernels.runner import Runner
 from danlu.model.export import export
 from danlu.model.load import load
-from danlu.model.mapped import mapped
+from danlu.model.mapped import mapped, moved
 from danlu.model.quantize import Recipe, quantize
 
 FAMILIES = ["llama3", "mixtral", "qwen2_moe", "qwen3", "yuan"]
@@ -73,3 +75,26 @@ def test_weights_of_a_folder_are_not_copied(tmp_path):
     run = Runner(lower(made.spec), weights, cache(made.spec))
     held = {name: run.weights[name].data_ptr() for name in run.weights if run.weights[name].dim() == 2}
     assert held == {name: weights[name].data_ptr() for name in held} and len(held) < len(before)
+
+
+def test_what_was_copied_leaves_the_file_behind(tmp_path):
+    """The pages of the file are in this process's memory before, not after, and what stays can still be read."""
+    made = decoder(replace(SPECS["qwen3"], hidden=64))
+    export(dict(made.named_parameters()), made.spec, tmp_path / "model")
+    smaps = Path("/proc/self/smaps")
+    if not smaps.exists():
+        pytest.skip("needs proc(5)")
+
+    def in_memory() -> int:
+        lines = iter(smaps.read_text().splitlines())
+        return sum(int(next(each for each in lines if each.startswith("Rss:")).split()[1])
+                   for line in lines if line.endswith(str(tmp_path / "model" / "model.safetensors")))  # fmt: skip
+
+    apart = mapped(tmp_path / "model", torch.float32)
+    want = {name: weight.clone() for name, weight in apart.items()}
+    assert in_memory() > 0
+    del apart
+    gc.collect()
+    close = moved(tmp_path / "model", torch.float32, stay=("embed.weight",))
+    assert in_memory() == 0 and close.keys() == want.keys()
+    assert all(torch.equal(close[name], want[name]) for name in want)

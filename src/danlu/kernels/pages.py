@@ -7,6 +7,7 @@ Of 4 KiB pages a core's look-ahead stops at every border, in large ones it does 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 
 import torch
@@ -25,3 +26,13 @@ def room(size: int) -> Tensor:
     whole = torch.frombuffer(pages, dtype=torch.uint8)
     start = -whole.data_ptr() % PAGE
     return whole[start : start + size]
+
+
+def give_back() -> None:
+    """Return memory that was freed to the system, which the C library would keep for the next request of its size.
+
+    A model that was just loaded leaves what its weights were made from: 27 of 600 MB at 1.1 B parameters.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone keeps so much, and alone has it
+    if trim is not None:
+        trim(ctypes.c_size_t(0))

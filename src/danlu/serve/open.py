@@ -15,12 +15,11 @@ from danlu.errors import BadValue, DanluError, DoesNotFit, NotShareable
 from danlu.events import fallback
 from danlu.fleet.cores import deal, nodes
 from danlu.kernels import ops
-from danlu.kernels.huge import together
 from danlu.kernels.linear import Precision
 from danlu.kernels.lower import NotLowered, lower
 from danlu.kernels.runner import Runner
 from danlu.model.load import load, spec_of
-from danlu.model.mapped import mapped
+from danlu.model.mapped import mapped, moved
 from danlu.model.quantized import Q4Linear
 from danlu.nouns import ModelSpec
 from danlu.serve.engine import Engine
@@ -199,8 +198,7 @@ def _forward(
             weights = mapped(folder, dtype)
             size = sum(weight.nbytes for weight in weights.values())
             if free_bytes is None or size + settings.kv_bytes < free_bytes:
-                table = {} if spec.tied else {"embed.weight": weights.pop("embed.weight")}
-                weights = {**together(weights), **table}
+                weights = moved(folder, dtype, stay=() if spec.tied else ("embed.weight",))
             runner = Runner(program, weights, kv.cache, precision=settings.precision)
             return Native(runner, spec), sum(weights[name].nbytes for name in program.weights)
         except NotLowered as error:

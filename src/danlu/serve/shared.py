@@ -17,13 +17,12 @@ import torch
 from danlu.comm.shm import GiveUp, Segment, ShmGroup
 from danlu.fleet.cores import nodes_near, prefer_memory_of
 from danlu.kernels import ops
-from danlu.kernels.huge import together
 from danlu.kernels.linear import Precision
 from danlu.kernels.lower import NotLowered, lower
 from danlu.kernels.ranks import Ranks
 from danlu.kernels.runner import Runner
 from danlu.model.load import spec_of
-from danlu.model.mapped import mapped
+from danlu.model.mapped import mapped, moved
 from danlu.model.shared import grain
 from danlu.serve.kv import Paged
 from danlu.shares import Share, cut
@@ -93,10 +92,10 @@ def open_rank(part: Part, ranks: Ranks) -> tuple[Runner, int]:
     folder = Path(part.folder)
     spec, shares, dtype = spec_of(folder), shares_of(folder, part.heads, part.experts), DTYPES[part.dtype]
     program = lower(spec, shares[part.rank])
-    weights = mapped(folder, dtype, shares, part.rank)
-    table = {"embed.weight": weights.pop("embed.weight")}
     if part.large:
-        weights = together(weights)
+        weights = moved(folder, dtype, shares, part.rank, stay=("embed.weight",))
+    else:
+        weights = mapped(folder, dtype, shares, part.rank)
     kv = Paged(spec, part.pages, dtype=KV_DTYPES[part.kv], share=shares[part.rank])
-    size = sum(weight.nbytes for weight in weights.values())
-    return Runner(program, {**weights, **table}, kv.cache, precision=part.precision, ranks=ranks), size
+    size = sum(weight.nbytes for name, weight in weights.items() if name != "embed.weight")
+    return Runner(program, weights, kv.cache, precision=part.precision, ranks=ranks), size

@@ -18,11 +18,13 @@ from train_jobs import ARGV, a_job, same, weights
 from train_world import fleet
 
 from danlu.cli import config, wiring
-from danlu.cli.train import placed
+from danlu.cli.plan import drawn
+from danlu.cli.train import placed, without
+from danlu.errors import CardAway
 from danlu.fault.drill import Drill
 from danlu.launch.nursery import Nursery
 from danlu.nouns import Card, Fleet, ModelSpec, Plan
-from danlu.plan import step_search, text
+from danlu.plan import search, step_search, text
 from danlu.plan.candidates import Ask
 from danlu.plan.cells import cells
 from danlu.plan.forecast import forecast
@@ -202,3 +204,21 @@ def test_a_run_says_how_its_cards_go_in_step(words, code):
         assert not code and sum(each.experts for each in plan.pipelines) == 8
         assert (" of tokens 0.." in placed(plan)) == ("context" in words) and ", experts 0.." in placed(plan)
         assert text.loads(text.dumps(plan)) == plan and plan.sequences == 32
+
+
+def test_a_run_whose_card_stays_away_stays_in_step_where_it_can(capsys):
+    """Of four cards two go: still two parts. One more goes, and the last one takes whole sequences, and says so."""
+    run = config.load(None, "--model.layers 2 --data.seq 24 --plan.context 2".split(), {})
+    plan = wiring.plan_of(run, wiring.spec_of(run), cards(0.9, 0.9, 0.3, 0.3))
+    gone = CardAway("c0, c2 stay away", why="a test", fix="wait", cards=("c0", "c2"))
+    two = without(run, plan, gone)
+    assert [bool(each.context) for each in two.pipelines] == [True, True] and two.sequences == plan.sequences
+    one = without(run, two, CardAway("c1 stays away", why="a test", fix="wait", cards=("c1",)))
+    assert len(one.pipelines) == 1 and not one.context and one.sequences == plan.sequences
+    assert "whole sequences" in capsys.readouterr().err
+
+
+def test_a_picture_has_a_row_for_each_stage_of_what_goes_in_step():
+    plan = forecast(spread(MOE, CASES["over parts and a copy"]))
+    found = drawn(plan, search.even(MOE, plan.fleet, micro_batch=2, micro_batches=4, seq=5))
+    assert "card0 &amp; card1 &amp; card2" in found

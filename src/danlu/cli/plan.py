@@ -16,6 +16,7 @@ example:
 from __future__ import annotations
 
 import argparse
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,8 +184,10 @@ def drawn(plan: Plan, even: Plan) -> str:
     """Both forecasts as a picture."""
     from danlu.cli import pictures
     from danlu.plan.forecast import timeline
+    from danlu.plan.sharing import nodes
 
-    names = ["|".join(stage.cards) for each in plan.pipelines for stage in each.stages]
+    names = [" & ".join("|".join(seat.card for seat in each) for _, each in groupby(mine, lambda seat: seat.replica))
+             for mine in nodes(plan)]  # fmt: skip
     rows = [("this plan", timeline(plan).spans)]
     if len(even.stages) == len(names):
         rows.append(("even split", timeline(even).spans))

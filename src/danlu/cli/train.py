@@ -104,12 +104,25 @@ def trained(run: Run, plan: Plan, *, drills: Sequence[Drill] = ()) -> tuple[Plan
 
 
 def without(run: Run, plan: Plan, error: CardAway) -> Plan:
-    """The best plan for the same batches over the cards that are left. Raises the error when there are none."""
+    """The best plan for the same batches over the cards that are left. Raises the error when there are none.
+
+    Sequences stay cut and experts spread while so few cards allow it.
+    """
+    from danlu.cli import wiring
+    from danlu.errors import BadContext
+    from danlu.events import fallback
     from danlu.plan import search
+    from danlu.plan.candidates import Ask
 
     left = plan.fleet.without(error.cards)
     if not left.cards or not error.cards:
         raise error
+    if wiring.goes_in_step(run):
+        ask = Ask(plan.model, plan.micro_batch, plan.sequences // plan.micro_batch, plan.seq, plan.dtype)
+        try:
+            return wiring.in_step(run, ask, left)
+        except BadContext as refused:
+            fallback("plan.context", f"whole sequences and experts from now on: {refused.why}")
     split = search.even if run.plan.split == "even" else search.search
     return split(plan.model, left, micro_batch=plan.micro_batch, micro_batches=plan.sequences // plan.micro_batch,
                  seq=plan.seq, dtype=plan.dtype)  # fmt: skip

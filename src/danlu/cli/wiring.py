@@ -112,8 +112,8 @@ def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
         return forecast(replace(told, dtype=_trainable(run.train.dtype or told.dtype, told.fleet)))
     size, count, seq = run.plan.micro_batch, run.plan.micro_batches, run.data.seq
     dtype = _trainable(run.train.dtype or "fp32", fleet)
-    if run.plan.context > 1 or run.plan.experts == "spread":
-        return _in_step(run, Ask(spec, size, count, seq, dtype), fleet)
+    if goes_in_step(run):
+        return in_step(run, Ask(spec, size, count, seq, dtype), fleet)
     if run.plan.split == "best":
         try:
             one = search.search(spec, fleet, micro_batch=size, micro_batches=count, seq=seq, dtype=dtype,
@@ -151,7 +151,12 @@ def _told(path: Path) -> Plan:
     return plan
 
 
-def _in_step(run: Run, ask: Ask, fleet: Fleet) -> Plan:
+def goes_in_step(run: Run) -> bool:
+    """True where a run asks for sequences in parts or for experts spread."""
+    return run.plan.context > 1 or run.plan.experts == "spread"
+
+
+def in_step(run: Run, ask: Ask, fleet: Fleet) -> Plan:
     """The plan of a run whose sequences are cut or experts spread. Raises BadContext, DoesNotFit, BadValue."""
     from danlu.errors import BadValue
     from danlu.plan import step_search

@@ -41,7 +41,7 @@ class History:
     @property
     def tokens_per_s(self) -> float:
         """Trained tokens per second at that speed."""
-        step = self.plan.micro_batch * self.plan.micro_batches * self.plan.seq
+        step = self.plan.sequences * self.plan.seq
         return step / self.step_s if self.step_s else 0.0
 
     @property

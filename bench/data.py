@@ -1,4 +1,4 @@
-"""Signing, encoding, de-duplicating on this machine's own documents, beside the peers; and all of data_store."""
+"""Signing, encoding, de-duplicating on this machine's own documents, beside the peers; and all of AREAS."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from danlu.data.read import Refused, default_text, listing, read
 from danlu.data.steps import near, normalise
 
 PEER_PACKAGES = ("rensa", "datatrove[io,processing]", "spacy", "webdataset")
+AREAS = ("data_rules", "data_other", "data_scale", "data_store")
 PEERS = Path(__file__).parents[1] / ".peers"
 CORPUS = 16_000_000  # bytes: enough for stable rates, few enough for the slow peers' sample
 SLOW = 30  # a peer that is hundreds of times slower signs every so-manyth document
@@ -46,9 +47,9 @@ Row = list[Any]
 
 
 def measure(rounds: int, quick: bool = False, only: str = "") -> dict[str, Any]:
-    """Keys: those of the functions below, of data_rules and of data_store; a peer that is not installed has no key.
+    """Keys: those of the functions below and of AREAS; a peer that is not installed has no key.
 
-    only  signing, encoding, packing, near_duplicates (own: these four), data_rules, data_store, or a part of them
+    only  signing, encoding, packing, near_duplicates (own: these four), one of AREAS, or a part of it
     """
     own = {part.__name__: part for part in (signing, encoding, packing, near_duplicates)}
     found: dict[str, Any] = {}
@@ -63,7 +64,7 @@ def measure(rounds: int, quick: bool = False, only: str = "") -> dict[str, Any]:
                 values, rows = part(documents, Path(name), rounds)
                 print(table([part.__name__.replace("_", " "), "median", "least", "most"], rows) + "\n", flush=True)
                 found |= values
-    for area in ("data_rules", "data_store"):
+    for area in AREAS:
         other = load(area)
         if only in ("", area, *other.PARTS):
             found |= other.measure(rounds, quick, only if only in other.PARTS else "")
@@ -243,19 +244,19 @@ def near_duplicates(_: list[Document], __: Path, ___: int) -> tuple[dict[str, An
     dedup_recall_permutations, dedup_precision_permutations: with the signatures of `near: {signing: permutations}`.
     """
     documents = corpus(SHORT)
-    pairs = dict(_alike(documents))
+    pairs = dict(alike(documents))
     values: dict[str, Any] = {"dedup_pairs": len(pairs)}
     rows: list[Row] = [[f"pairs of Jaccard >= {near.LEAST}, every pair compared", len(pairs), "", ""]]
     for signing, end in (("onepass", ""), ("permutations", "_permutations")):
-        found, went, right = _went(documents, pairs, near.configured({"signing": signing}))
+        found, dropped, right = went(documents, pairs, near.configured({"signing": signing}))
         values |= {f"dedup_recall{end}": found / len(pairs) if pairs else 1.0,
-                   f"dedup_precision{end}": right / went if went else 1.0}  # fmt: skip
-        rows += [[f"{signing}: pairs of which one went", found, "", ""], ["documents that went", went, "", ""],
+                   f"dedup_precision{end}": right / dropped if dropped else 1.0}  # fmt: skip
+        rows += [[f"{signing}: pairs of which one went", found, "", ""], ["documents that went", dropped, "", ""],
                  ["of which rightly", right, "", ""]]  # fmt: skip
     return values, rows
 
 
-def _went(documents: list[Document], pairs: Collection[tuple[str, str]], step: Step) -> tuple[int, int, int]:
+def went(documents: list[Document], pairs: Collection[tuple[str, str]], step: Step) -> tuple[int, int, int]:
     """Of a near step: pairs of which it drops one, documents it drops, and those that are in a pair with their twin."""
     twins = dict[str, str]()
     kept = {each.key for each in step(documents, lambda d, why: twins.update({d.key: why.split("same as ", 1)[1]}))}
@@ -263,7 +264,7 @@ def _went(documents: list[Document], pairs: Collection[tuple[str, str]], step: S
     return sum(not (a in kept and b in kept) for a, b in pairs), len(twins), right
 
 
-def _alike(documents: list[Document]) -> Iterator[tuple[tuple[str, str], float]]:
+def alike(documents: list[Document]) -> Iterator[tuple[tuple[str, str], float]]:
     """Every pair of at least LEAST, by counting shared 5-grams over all pairs; words by a regular expression."""
     sets = []
     for document in documents:

@@ -1,4 +1,4 @@
-"""Quality rules, cleaning in parts, and the whole of prep, beside datatrove on the same documents.
+"""Quality rules and the whole of prep, beside datatrove on the same documents.
 
 datatrove with its word tokenizer goes into .peers:
   pip install --target .peers "datatrove[processing]" spacy "xxhash<3.6"
@@ -7,21 +7,18 @@ datatrove with its word tokenizer goes into .peers:
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from danlu.cli import spread
 from danlu.cli.bench import load
 from danlu.cli.output import table
-from danlu.data import clean, rules
+from danlu.data import rules
 from danlu.data.document import Document
 from danlu.data.measure import FIELDS
 from danlu.data.measure import measure as measured
@@ -34,14 +31,13 @@ STEPS = [
     "gopher_repetition",
     "near",
 ]  # the sets that leave most of these documents, which are no web pages
-BIG = 96_000_000  # bytes that one and two workers prepare
 
 Row = list[Any]
 Part = Callable[[list[Document], Path, int], tuple[dict[str, Any], list[Row]]]
 
 
 def measure(rounds: int, quick: bool = False, only: str = "") -> dict[str, Any]:
-    """Keys of the parts: quality_rules, text_to_tokens, two_processes; only one of them; quick: half of the text."""
+    """Keys of the parts: quality_rules, text_to_tokens; only one of them; quick: half of the text."""
     documents: list[Document] = _data().corpus()[:: 2 if quick else 1]
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as home:
@@ -56,8 +52,8 @@ def _data() -> ModuleType:
     return load("data")
 
 
-def _peers() -> dict[str, Any] | None:
-    """datatrove's four filters, their word tokenizer loaded; None where it is not installed."""
+def peers() -> dict[str, Any] | None:
+    """datatrove's four filters by the name of our set, their word tokenizer loaded; None where it is not installed."""
     data = _data()
     if data._peer("datatrove.pipeline.filters") is None or importlib.util.find_spec("spacy") is None:
         return None
@@ -75,23 +71,32 @@ def quality_rules(documents: list[Document], _: Path, rounds: int) -> tuple[dict
     ours = [_rate(texts, _judge_all) for _ in range(rounds)]
     values: dict[str, Any] = {"rules_mb_s": statistics.median(ours)}
     rows: list[Row] = [["ours, MB/CPU-s", *_spread(ours)]]
-    peers = _peers()
-    if peers is None:
+    theirs = peers()
+    if theirs is None:
         return values, [*rows, ["datatrove: not in .peers", "", "", ""]]
     some = documents[::EVERY]
-    theirs: list[tuple[bool, ...]] = []
-    rate = _rate([each.text.encode() for each in some], lambda _: theirs.extend(_asked(peers, each) for each in some))
-    counts = [dict(zip(FIELDS, row, strict=True)) for row in measured([d.text.encode() for d in some]).counts.tolist()]
-    # Chinese has limits of its own here, and none there.
-    pairs = [
-        (rules.verdict(name, count) is None, kept)
-        for count, decided in zip(counts, theirs, strict=True) if not rules.is_chinese(count)
-        for name, kept in zip(peers, decided, strict=True)
-    ]  # fmt: skip
-    equal = sum(mine == other for mine, other in pairs)
-    values |= {"rules_vs_datatrove": values["rules_mb_s"] / rate, "rules_equal": equal / len(pairs)}
+    found: list[tuple[int, int]] = []
+    rate = _rate([each.text.encode() for each in some], lambda _: found.append(decisions(some, theirs)))
+    equal, count = found[0]
+    values |= {"rules_vs_datatrove": values["rules_mb_s"] / rate, "rules_equal": equal / count}
     return values, [*rows, ["datatrove, MB/CPU-s", f"{rate:.3f}", "", ""],
-                    [f"equal decisions of {len(pairs)}", equal, "", ""]]  # fmt: skip
+                    [f"equal decisions of {count}", equal, "", ""]]  # fmt: skip
+
+
+def decisions(documents: list[Document], theirs: dict[str, Any]) -> tuple[int, int]:
+    """Decisions of the four sets equal to datatrove's, and of how many, each with its own words.
+
+    Chinese has limits of its own here, and none there. Ours cost a hundredth of the time of theirs.
+    """
+    counts = measured([each.text.encode() for each in documents]).counts.tolist()
+    equal = count = 0
+    for document, row in zip(documents, counts, strict=True):
+        own = dict(zip(FIELDS, row, strict=True))
+        decided = _asked(theirs, document)
+        if not rules.is_chinese(own):
+            equal += sum((rules.verdict(name, own) is None) == kept for name, kept in zip(theirs, decided, strict=True))
+            count += len(decided)
+    return equal, count
 
 
 def _judge_all(texts: list[bytes]) -> None:
@@ -140,7 +145,7 @@ def text_to_tokens(documents: list[Document], home: Path, rounds: int) -> tuple[
         ours.append(size / (time.process_time() - began))
     values: dict[str, Any] = {"prep_mb_s": statistics.median(ours)}
     rows: list[Row] = [["ours, MB/CPU-s", *_spread(ours)]]
-    if _peers() is None:
+    if peers() is None:
         return values, [*rows, ["datatrove: not in .peers", "", "", ""]]
     some = documents[::WHOLE]
     began = time.process_time()
@@ -173,49 +178,4 @@ def _theirs(documents: list[Document], home: Path, tokenizer: Path) -> None:
     writer.run(rest, 0, 1)
 
 
-def two_processes(_: list[Document], home: Path, rounds: int) -> tuple[dict[str, Any], list[Row]]:
-    """scale_2_workers, scale_2_prep: wall time of cleaning, and of prep from files to tokens, one worker and two.
-
-    scale_others: cores that other processes used meanwhile; with any, the ratios say little of an idle machine.
-
-    This machine's own files; cleaning reads the store, de-duplicates exactly and nearly, and writes what is left.
-    """
-    cleaning: dict[int, list[float]] = {1: [], 2: []}
-    whole: dict[int, list[float]] = {1: [], 2: []}
-    before = _used()
-    for _ in range(min(rounds, 3)):
-        for workers in whole:
-            stages: list[tuple[str, float]] = []
-            shutil.rmtree(home / "out", ignore_errors=True)
-            began = time.perf_counter()
-            with spread.local(workers) as execute:
-                prep([], home / "out", vocab=4096, limit_bytes=BIG, steps=clean.STEPS, execute=execute,
-                     reads=True, tell=partial(_noted, stages))  # fmt: skip
-            whole[workers].append(time.perf_counter() - began)
-            times = dict(stages)
-            cleaning[workers].append(times["vocab"] - times["clean"])
-    rows: list[Row] = []
-    for what, seconds in (("cleaning", cleaning), ("files to tokens", whole)):
-        rows += [
-            [f"{what}, {workers} worker{'s' * (workers > 1)}, s", *_spread(each)] for workers, each in seconds.items()
-        ]
-    ratio = {name: statistics.median(each[1]) / statistics.median(each[2])
-             for name, each in (("scale_2_workers", cleaning), ("scale_2_prep", whole))}  # fmt: skip
-    (wall, busy, own), (wall_0, busy_0, own_0) = _used(), before
-    ratio["scale_others"] = (busy - busy_0 - own + own_0) / (wall - wall_0)
-    return ratio, [*rows, *([name, f"{value:.2f}", "", ""] for name, value in ratio.items())]
-
-
-def _used() -> tuple[float, float, float]:
-    """Seconds since some moment: by the clock, of all cores' work, of this process's and its children's."""
-    ticks = list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]))
-    idle = ticks[3] + ticks[4]
-    return time.perf_counter(), (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
-
-
-def _noted(stages: list[tuple[str, float]], stage: str) -> Callable[[str, float], None]:
-    stages.append((stage, time.perf_counter()))
-    return lambda words, share: None
-
-
-PARTS: dict[str, Part] = {each.__name__: each for each in (quality_rules, text_to_tokens, two_processes)}
+PARTS: dict[str, Part] = {each.__name__: each for each in (quality_rules, text_to_tokens)}

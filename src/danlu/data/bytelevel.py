@@ -19,8 +19,8 @@ _LAST = 0x33480  # no letter or number lies beyond; private and special characte
 @functools.cache
 def classes() -> npt.NDArray[np.uint8]:
     """What GPT-2's expression sees in each character: letter, number, blank, or none of them. Cost: 30 ms, once."""
-    kinds = {"L": _LETTER, "N": _NUMBER}
-    found = [unicodedata.category(chr(each)) for each in range(_LAST)]
-    table = np.array([_UNKNOWN if each in ("Cn", "Cs") else kinds.get(each[0], 0) for each in found], np.uint8)
+    categories = list(map(unicodedata.category, map(chr, range(_LAST))))
+    kinds = {each: {"L": _LETTER, "N": _NUMBER}.get(each[0], 0) for each in set(categories)}
+    table = np.array(list(map({**kinds, "Cn": _UNKNOWN, "Cs": _UNKNOWN}.__getitem__, categories)), np.uint8)
     table[[ord(each) for each in _BLANKS]] = _SPACE
     return table

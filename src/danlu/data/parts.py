@@ -21,6 +21,8 @@ from danlu import atomic
 from danlu.data.document import Document, from_record
 from danlu.data.ingest import Tell
 from danlu.errors import PartFailed
+from danlu.store import manifest
+from danlu.store.home import home_of
 from danlu.store.packs import Store
 
 JOB = "job.json"
@@ -140,11 +142,7 @@ def documents(store: Store, job: Job, number: int) -> Iterator[Document]:
 
 def is_done_store(where: Path) -> bool:
     """Whether a part that is a store is done."""
-    if not (where / "manifest.json").exists():
-        return False
-    store = Store(where)
-    store.close()
-    return store.done
+    return manifest.load(home_of(where)).done
 
 
 def _kind(job: Job) -> Kind:

@@ -113,7 +113,7 @@ def _encoded(clean_store: Path, folder: Path, made_by: dict[str, Any], vocab: in
     tell("vocab")(f"learning {vocab:,} tokens", 0.0)
     tokenizer = bpe.train(_sample(store, SAMPLE * vocab), vocab)
     bpe.save(tokenizer, folder)
-    held, told = held_out(_sizes(store)), tell("encode")
+    held, told = held_out(_Sizes(store)), tell("encode")
     if run is not None and _kept(store) > 1:
         made = run(clean_store, folder, held, told)
     else:
@@ -128,11 +128,28 @@ def _kept(store: Store) -> int:
     return int(store.cursor["funnel"]["docs_kept"])
 
 
-def _sizes(store: Store) -> dict[str, int]:
-    """Bytes of every document's text, by name."""
-    if _kept(store) == 1:
-        return {document.key: len(document.text.encode()) for document in _documents(store)}
-    return {record.key.decode(): len(record.value) - record.value.index(b"\n") - 1 for record in store.scan()}
+class _Sizes(Mapping[str, int]):
+    """Bytes of every document's text, by name; only that of a document whose size is asked for is looked at."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._few = store, {}
+        if _kept(store) == 1:
+            self._few = {document.key: len(document.text.encode()) for document in _documents(store)}
+
+    def __iter__(self) -> Iterator[str]:
+        if self._few:
+            yield from self._few
+            return
+        for batch in self._store.batches():
+            found = batch.present()
+            yield from (found.key(number).decode() for number in range(len(found)))
+
+    def __len__(self) -> int:
+        return len(self._few) or _kept(self._store)
+
+    def __getitem__(self, name: str) -> int:
+        value = None if self._few else self._store.get(name.encode())
+        return self._few[name] if value is None else len(value) - value.index(b"\n") - 1
 
 
 def _documents(store: Store) -> Iterator[Document]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import astuple
 from pathlib import Path
 
 from danlu import atomic
@@ -98,6 +97,6 @@ def _more(groups: Sequence[Sequence[Source]], done: int, funnel: Funnel, want: W
 def _make(folder: Path, groups: Sequence[Sequence[Source]], numbers: Sequence[int], execute: parts.Run,
           tell: Tell) -> None:  # fmt: skip
     for number in numbers:
-        text = json.dumps([astuple(each) for each in groups[number]])
+        text = json.dumps([[each.key, each.path, each.size, each.modified_ns] for each in groups[number]])
         atomic.write(parts.place(folder, number) / SOURCES, text.encode())
     parts.run(folder, execute, tell, numbers)

@@ -148,7 +148,8 @@ def test_rates_are_met_at_their_points_and_lie_between_them_elsewhere():
 def test_every_operator_is_measured_and_every_measured_one_is_used():
     torch.set_num_threads(1)
     tiny = measure.Grid((16,), (16, 32), (16,), (16,), (1024,), 1e9, (), 1, 0.0)
-    found = tuple(Rate(p.op, "fp32", p.shape, p.work / measure.seconds(p, 0.0)) for p in measure.points(tiny))
+    found = tuple(Rate(p.op, dtype, p.shape, p.work / measure.seconds(p, 0.0))
+                  for dtype in ("fp32", "bf16") for p in measure.points(tiny, dtype))  # fmt: skip
     spec = replace(SPEC, qk_norm=True)
     used = {
         op.op
@@ -157,6 +158,7 @@ def test_every_operator_is_measured_and_every_measured_one_is_used():
         for op in both(spec, unit, 2, 8)
     }
     used |= {op.op for op in (*operators.entry(spec, spec.units, 2, 8), *operators.norm(9, 9), *operators.step(9, 9))}
-    assert used == {rate.op for rate in found} - {"read"}
     card = replace(PLAIN, rates=found, flops={"fp32": 1.0}, mem_bw=1e-9)  # a rate that is missed costs an age
-    assert sum(cost.forward_s + cost.backward_s for cost in unit_costs(SPEC, card, 2, 8)) < 1.0
+    for dtype in ("fp32", "bf16"):
+        assert used == {rate.op for rate in found if rate.dtype == dtype} - {"read"}
+        assert sum(cost.forward_s + cost.backward_s for cost in unit_costs(SPEC, card, 2, 8, dtype)) < 1.0

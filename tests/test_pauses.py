@@ -27,7 +27,7 @@ seconds = st.floats(1e-5, 1.0)
 
 @given(seconds, seconds)
 def test_a_longer_sleep_costs_no_less_and_at_most_what_was_measured(a, b):
-    short, long = (Pauses(PACED, "fp32").paid(StageCost(each, each)) for each in sorted((a, b)))
+    short, long = (Pauses(PACED).paid(StageCost(each, each)) for each in sorted((a, b)))
     more = [each.forward_s - tight for each, tight in zip((short, long), sorted((a, b)), strict=True)]
     assert 1e-4 * 0.999 <= more[0] <= more[1] * 1.001 + 1e-12
     assert more[1] <= 9e-4 * 1.001
@@ -35,7 +35,7 @@ def test_a_longer_sleep_costs_no_less_and_at_most_what_was_measured(a, b):
 
 @given(st.lists(seconds, min_size=1, max_size=5))
 def test_many_splits_pay_what_each_of_them_pays(every):
-    pauses = Pauses(PACED, "fp32")
+    pauses = Pauses(PACED)
     together = pauses.paid(StageCost(np.array(every), 2 * np.array(every), weight_s=np.array(every)))
     for at, one in enumerate(every):
         alone = pauses.paid(StageCost(one, 2 * one, weight_s=one))
@@ -47,13 +47,12 @@ def test_many_splits_pay_what_each_of_them_pays(every):
 def test_a_card_that_is_not_paced_or_not_measured_pays_nothing():
     cost = StageCost(1.0, 2.0, 0.1, 0.1, 0.1, 0.5, 0.1)
     for card in (replace(PACED, vendor="cpu"), replace(PACED, rates=())):
-        assert Pauses(card, "fp32").paid(cost) == cost
-    assert Pauses(PACED, "bf16").paid(cost) == cost
+        assert Pauses(card).paid(cost) == cost
 
 
 def test_halves_wake_once_more_than_the_whole():
     tight = StageCost(1.0, 2.0, weight_s=0.8, split_s=0.1)
-    paid = Pauses(PACED, "fp32").paid(tight)
+    paid = Pauses(PACED).paid(tight)
     assert paid.input_s - tight.input_s == pytest.approx(paid.backward_s - tight.backward_s)
     assert paid.weight_s > tight.weight_s
 

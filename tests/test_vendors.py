@@ -79,13 +79,13 @@ def test_an_interrupted_look_at_the_machine_changes_no_charge():
 
 def test_rates_are_told_at_the_machines_usual_speed():
     """A point measured while the reference took twice as long counts as measured at its usual speed."""
-    rates = probe.settled([("a", [1], 10.0, 1.0), ("a", [1], 5.0, 2.0), ("b", [1], 3.0, 1.0)])
+    rates = probe.settled([("a", "fp32", [1], 10.0, 1.0), ("a", "fp32", [1], 5.0, 2.0), ("b", "bf16", [1], 3.0, 1.0)])
     assert {(rate.op, rate.per_s) for rate in rates} == {("reference", 1.0), ("a", 10.0), ("b", 3.0)}
 
 
 def test_pacers_compare_with_the_reference_as_they_look_at_it():
     """Beside the points it took a second, after a pause half of one."""
-    rates = probe.settled([("a", [1], 10.0, 1.0), *[("reference", [], 2.0, 1.0)] * 3])
+    rates = probe.settled([("a", "fp32", [1], 10.0, 1.0), *[("reference", "fp32", [], 2.0, 1.0)] * 3])
     assert {(rate.op, rate.per_s) for rate in rates} == {("reference", 2.0), ("a", 10.0)}
 
 

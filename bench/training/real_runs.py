@@ -1,7 +1,7 @@
 """How near the forecast of a step comes to real runs of `danlu train`: three unlike fleets, three models each.
 
-Pipelines, and of one model copies over parts of the cards, on emulated (paced) cards, planned from this machine's probe
-and the model's numbers alone: nothing of a run is known when its forecast is made.
+Pipelines, of one model also copies over parts of the cards and a run in bf16, on emulated (paced) cards, planned from
+this machine's probe and the model's numbers alone: nothing of a run is known when its forecast is made.
 """
 
 from __future__ import annotations
@@ -56,9 +56,14 @@ def measure(rounds: int) -> dict[str, Any]:
 
 
 def plans(spec: ModelSpec, cards: Fleet, model: str) -> Iterator[tuple[str, Plan]]:
-    """One pipeline; of the first model also copies, data-parallel over parts of the cards."""
+    """One pipeline; of the first model also copies, data-parallel over parts of the cards, and on two cards in bf16."""
     yield model, search.search(spec, cards, micro_batch=1, micro_batches=COUNT, seq=SEQ)
     if model == next(iter(MODELS)):
         several = copies.best(Ask(spec, 1, COUNT, SEQ, "fp32"), cards, len(cards.cards))
         assert several is not None
         yield f"{model}, copies", several
+        if len(cards.cards) == 2:  # without instructions for bf16 a step takes ten times as long: once is enough
+            yield (
+                f"{model}, bf16",
+                search.search(spec, cards, micro_batch=1, micro_batches=COUNT, seq=SEQ, dtype="bf16"),
+            )

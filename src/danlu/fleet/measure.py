@@ -1,5 +1,5 @@
 """Times the operators a decoder is made of on one core, in a process of its own: one JSON line a point
-(operator, shape, work per second, seconds of the reference work beside it).
+(operator, dtype, shape, work per second, seconds of the reference work beside it).
 
     python -m danlu.fleet.measure quick|full
 
@@ -59,6 +59,9 @@ GRIDS = {
                  (32, 64, 128, 256, 512, 1024), (16, 32, 64, 128), (2**10, 2**14, 2**18, 2**20, 2**22), 2e9,
                  (0.001, 0.003, 0.01, 0.03, 0.1), 3, 0.004),
 }  # fmt: skip
+# What a training in bf16 runs, at few sizes: where the CPU has no instructions for it a product is as slow at any.
+BF16 = Grid((64, 256), (64, 512), (128,), (32, 64), (2**15, 2**18), 6e7, (), 1, 0.001)
+STATE = {"dot", "adamw"}  # always fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +78,11 @@ class Point:
 class Pool:
     """Random numbers to take operands from, each time others, without making new ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: Any) -> None:
         import torch
 
-        self._all, self._at = torch.randn(POOL), 0
+        self.dtype = dtype
+        self._all, self._at = torch.randn(POOL).to(dtype), 0
 
     def take(self, *shape: int) -> Any:
         """A tensor of this shape that shares the pool's memory."""
@@ -112,9 +116,11 @@ def seconds(point: Point, spend_s: float) -> float:
     return statistics.median(found)
 
 
-def points(grid: Grid) -> Iterator[Point]:
-    """Every point of the grid."""
-    pool = Pool()
+def points(grid: Grid, dtype: str = "fp32") -> Iterator[Point]:
+    """Every point of the grid, on numbers of a dtype."""
+    import torch
+
+    pool = Pool({"fp32": torch.float32, "bf16": torch.bfloat16}[dtype])
     for rows, inner, columns in itertools.product(grid.rows, grid.widths, grid.widths):
         if 2.0 * rows * inner * columns <= grid.most_flop:
             yield from products(pool, rows, inner, columns)
@@ -174,13 +180,13 @@ def rowwise(pool: Pool, rows: int, columns: int) -> Iterator[Point]:
     import torch.nn.functional as F
 
     shape, work = (rows, columns), float(rows * columns)
-    for name, (given, run) in passes(rows, columns).items():
+    for name, (given, run) in passes(rows, columns, pool.dtype).items():
         yield Point(name, shape, work, lambda given=given: [pool.take(*each) for each in given], run)  # type: ignore[misc]
     ids, labels = torch.randint(0, TABLE, (rows,)), torch.randint(0, columns, (rows,))
     yield Point("gather", shape, work, lambda: pool.learn(TABLE, columns), lambda table: F.embedding(ids, table))
 
     def loss(logits: Any) -> Any:
-        return F.cross_entropy(logits, labels)
+        return F.cross_entropy(logits.float(), labels)
 
     yield Point("loss", shape, work, lambda: pool.learn(rows, columns), loss)
     yield Point("loss_back", shape, work, lambda: loss(pool.learn(rows, columns)), lambda out: out.backward())
@@ -213,7 +219,7 @@ def flat(pool: Pool, count: int) -> Iterator[Point]:
         return torch.ops.aten.embedding_dense_backward(table.view(-1, 64)[: len(ids)], ids, count // 64, -1, False)
 
     ids = torch.randint(0, count // 64, (min(64, count // 64),))
-    spare = [torch.empty(count) for _ in range(times)]
+    spare = [torch.empty(count, dtype=pool.dtype) for _ in range(times)]
     work = float(count * times)
     yield Point("add", (count,), work, draw, lambda given: [a + b for a, b in given])
     yield Point("add_", (count,), work, draw, lambda given: [torch.add(a, b, alpha=0.0, out=a) for a, b in given])
@@ -231,7 +237,7 @@ def calls(pool: Pool) -> Iterator[Point]:
     """What calling itself costs, and how fast memory is read."""
     import torch
 
-    layer, one = torch.nn.Linear(1, 1, bias=False), torch.ones(1, 1)
+    layer, one = torch.nn.Linear(1, 1, bias=False).to(pool.dtype), torch.ones(1, 1, dtype=pool.dtype)
 
     def chain() -> Any:
         x = one
@@ -258,15 +264,18 @@ def main(argv: list[str]) -> None:
     looks = deque[float](maxlen=LOOKS)
     paced: list[float] = []  # looks as a pacer takes them: after an instruction that a sleep came before
 
-    def say(op: str, shape: tuple[int, ...], per_s: float) -> None:
+    def say(op: str, shape: tuple[int, ...], per_s: float, dtype: str = "fp32") -> None:
         looks.append(reference.seconds())
-        print(json.dumps([op, list(shape), per_s, statistics.median(looks)]), flush=True)
+        print(json.dumps([op, dtype, list(shape), per_s, statistics.median(looks)]), flush=True)
 
     for _ in range(grid.passes):
         for point in points(grid):
             say(point.op, point.shape, point.work / seconds(point, grid.spend_s))
         for op, pause_us, more_s in after(grid.pauses, between=lambda: paced.append(reference.seconds())):
             say(op, (pause_us,), 1 / more_s)
+    for point in points(BF16, "bf16"):
+        if point.op not in STATE:
+            say(point.op, point.shape, point.work / seconds(point, BF16.spend_s), "bf16")
     for look in paced:
         say("reference", (), 1 / look)
 

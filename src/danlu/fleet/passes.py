@@ -15,11 +15,17 @@ Shape = tuple[int, ...]
 Pass = tuple[tuple[Shape, ...], Callable[[Any], Any]]  # shapes of its operands; what to run on them
 
 
-def passes(rows: int, columns: int) -> dict[str, Pass]:
-    """By operator (docs/formats.md), what it needs and how it is run, on tensors of (rows, columns)."""
+def passes(rows: int, columns: int, dtype: Any) -> dict[str, Pass]:
+    """By operator (docs/formats.md), what it needs and how it is run, on tensors of (rows, columns) and that dtype.
+
+    The library has them for fp32.
+    """
+    import torch
+
     isa = next((each for each in ("avx2", "ref") if native.runs(each)), None)
     one, two = (rows, columns), (rows, 2 * columns)
-    ways = _torch(columns) if isa is None or columns % 8 else _native(isa, rows, columns)
+    plain = isa is None or columns % 8 or dtype != torch.float32
+    ways = _torch() if plain else _native(str(isa), rows, columns)
     needs = {"norm": (one, (columns,)), "norm_back": (one, one, (columns,)), "gate": (two,), "gate_back": (two, one),
              "rotate": (one, one)}  # fmt: skip
     return {name: (needs[name], way) for name, way in ways.items()}
@@ -68,15 +74,21 @@ def _native(isa: str, rows: int, columns: int) -> dict[str, Callable[[Any], Any]
     return {"norm": norm, "norm_back": norm_back, "gate": gate, "gate_back": gate_back, "rotate": rotate}
 
 
-def _torch(columns: int) -> dict[str, Callable[[Any], Any]]:
+def _torch() -> dict[str, Callable[[Any], Any]]:
     """What kernels/rows.py does without a library."""
     import torch
     import torch.nn.functional as F
 
+    def norm(given: Any) -> Any:
+        x, w = given
+        scale = torch.rsqrt(x.float().square().mean(-1) + 1e-5)
+        return (x.float() * scale[:, None]).to(x.dtype) * w
+
     def norm_back(given: Any) -> Any:
         x, g, w = given
-        scaled = g * w
-        return g + scaled - x * (scaled * x).mean(-1, keepdim=True), (g * x).sum(0)
+        unit, scaled = x.float(), g.float() * w.float()
+        sums = (g.float() * unit).sum(0).to(w.dtype)
+        return g + (scaled - unit * (scaled * unit).mean(-1, keepdim=True)).to(x.dtype), sums
 
     def gate_back(given: Any) -> Any:
         (a, b), g = given[0].chunk(2, 1), given[1]
@@ -88,7 +100,7 @@ def _torch(columns: int) -> dict[str, Callable[[Any], Any]]:
         return F.silu(a) * b
 
     return {
-        "norm": lambda given: F.rms_norm(given[0], (columns,), given[1]),
+        "norm": norm,
         "norm_back": norm_back,
         "gate": gate,
         "gate_back": gate_back,

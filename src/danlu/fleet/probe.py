@@ -64,13 +64,12 @@ def cpu_cards(say: Progress = _silent, grid: str = "quick") -> tuple[Card, ...]:
     """One card per core that this process may use, an even share of the memory each; all have the same rates."""
     cores = len(os.sched_getaffinity(0))
     rates = measured(min(cores, MOST_CHILDREN), grid, say)
-    flops = max(rate.per_s for rate in rates if rate.op == "matmul")
+    products = [rate for rate in rates if rate.op == "matmul"]
+    flops = {dtype: max(rate.per_s for rate in products if rate.dtype == dtype) for dtype in ("fp32", "bf16")}
     read = max(rate.per_s for rate in rates if rate.op == "read")
     kept = tuple(rate for rate in rates if rate.op != "read")
     share = memory_bytes() // cores
-    return tuple(
-        Card(f"cpu:{i}", "cpu", processor(), {"fp32": flops}, share, read, cores=1.0, rates=kept) for i in range(cores)
-    )
+    return tuple(Card(f"cpu:{i}", "cpu", processor(), flops, share, read, cores=1.0, rates=kept) for i in range(cores))
 
 
 def measured(children: int, grid: str, say: Progress) -> tuple[Rate, ...]:
@@ -102,23 +101,21 @@ def measured(children: int, grid: str, say: Progress) -> tuple[Rate, ...]:
     return settled(json.loads(line) for text in texts for line in text.splitlines())
 
 
-def settled(lines: Iterable[tuple[str, list[int], float, float]]) -> tuple[Rate, ...]:
+def settled(lines: Iterable[tuple[str, str, list[int], float, float]]) -> tuple[Rate, ...]:
     """Median rates at one speed of the machine: that of the median reference beside them.
 
-    lines  (operator, shape, work per second, seconds of the reference work beside it)
+    lines  (operator, dtype, shape, work per second, seconds of the reference work beside it)
     The rate "reference" is what pacers compare with. Its own lines are looks as a pacer takes them: beside operators
     that sweep through memory the same work took 5% longer than beside a layer that a sleep came before.
     """
     measured = list(lines)
     usual_s = statistics.median(reference_s for op, *_, reference_s in measured if op != "reference")
-    paced = [per_s for op, _, per_s, _ in measured if op == "reference"] or [1 / usual_s]
-    found: dict[tuple[str, tuple[int, ...]], list[float]] = {("reference", ()): paced}
-    for op, shape, per_s, reference_s in measured:
+    paced = [per_s for op, _, _, per_s, _ in measured if op == "reference"] or [1 / usual_s]
+    found: dict[tuple[str, str, tuple[int, ...]], list[float]] = {("reference", "fp32", ()): paced}
+    for op, dtype, shape, per_s, reference_s in measured:
         if op != "reference":
-            found.setdefault((op, tuple(shape)), []).append(per_s * reference_s / usual_s)
-    return tuple(
-        Rate(op, "fp32", shape, float(f"{statistics.median(each):.4g}")) for (op, shape), each in found.items()
-    )
+            found.setdefault((op, dtype, tuple(shape)), []).append(per_s * reference_s / usual_s)
+    return tuple(Rate(*point, float(f"{statistics.median(each):.4g}")) for point, each in found.items())
 
 
 def _drain(texts: list[str], index: int, child: subprocess.Popen[str]) -> None:

@@ -52,7 +52,7 @@ class Sums:
         self._start, self._attention = entry_s(ask.spec, card, ask.micro_batch, ask.seq, ask.dtype)
         self._tied = tied_s(ask.spec, card, ask.dtype)
         self._copy = costs[0] if ask.spec.tied else None
-        self.units, self._pauses = len(costs), Pauses(card, ask.dtype)
+        self.units, self._pauses = len(costs), Pauses(card)
         self._forward, self._backward, self._norm, self._step, self._attends, self._weight, self._split = (
             np.concatenate(([0.0], np.cumsum(each)))
             for each in (

@@ -36,8 +36,16 @@ def summed_alone(plan: Plan) -> float:
     whole, count = len(plan.model.units), plan.sequences // plan.micro_batch
     names = [name for each in plan.pipelines for stage in each.stages for name in stage.cards]
     plans = (
-        replace(plan, stages=(Stage((name,), 0, whole),), schedule="1f1b", micro_batches=count, orders=(), replicas=(),
-                context=0, experts=0)
+        replace(
+            plan,
+            stages=(Stage((name,), 0, whole),),
+            schedule="1f1b",
+            micro_batches=count,
+            orders=(),
+            replicas=(),
+            context=0,
+            experts=0,
+        )
         for name in names
     )
     return sum(plan.sequences * plan.seq / timeline(each).step_s for each in plans)
@@ -85,7 +93,7 @@ def stage_cost(plan: Plan, index: int) -> StageCost:
         weight_s=sum(cost.weight_s for cost in held),
         split_s=sum(cost.split_s for cost in held),
     )
-    return Pauses(card, plan.dtype).paid(tight)
+    return Pauses(card).paid(tight)
 
 
 def links(plan: Plan) -> dict[tuple[int, int], Link]:

@@ -16,13 +16,16 @@ from danlu.plan.simulate import Seconds, StageCost
 
 
 class Pauses:
-    """What waking costs one card; nothing on a card that is not paced or has not been measured."""
+    """What waking costs one card; nothing on a card that is not paced or has not been measured.
 
-    def __init__(self, card: Card, dtype: str) -> None:
+    It is measured in fp32 and is nearly the same in any dtype: most of what is cold is code.
+    """
+
+    def __init__(self, card: Card) -> None:
         self._asleep = 1.0 - card.cores
         self._points: dict[str, list[tuple[float, float]]] = {}
         for rate in card.rates if card.emulated else ():
-            if rate.op.startswith("wake") and rate.dtype == dtype:
+            if rate.op.startswith("wake"):
                 point = (math.log(rate.shape[0] * 1e-6), 1.0 / rate.per_s)
                 self._points.setdefault(rate.op, []).append(point)
         for each in self._points.values():

@@ -116,7 +116,7 @@ def _cost(plan: Plan, mine: Sequence[Seat], moved: Exchange) -> StageCost:
         weights_s=max(end.weights_s for end in ends) + _within(plan, mine, moved.weights),
     )
     slowest_card = min((plan.fleet.card(seat.card) for seat in mine), key=lambda card: card.cores)
-    return Pauses(slowest_card, plan.dtype).paid(tight)
+    return Pauses(slowest_card).paid(tight)
 
 
 def _units(plan: Plan, seat: Seat) -> tuple[UnitCost, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -95,7 +96,7 @@ def test_every_flipped_bit_is_found(tmp_path):
     fill(tmp_path, 60, 40).close()
     path = tmp_path / "000000.pack"
     whole, rng = path.read_bytes(), random.Random(1)
-    for at in [*range(60), *rng.sample(range(len(whole)), 150)]:
+    for at in [*range(60), *range(len(whole) - pack.FOOTER.itemsize, len(whole)), *rng.sample(range(len(whole)), 100)]:
         path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << rng.randrange(8))]) + whole[at + 1 :])
         with provoke("DL-DATA-063"):
             if problems := Store(tmp_path).verify():
@@ -134,6 +135,25 @@ def test_two_writers_cannot_have_one_store(tmp_path):
         Writer(tmp_path)
     assert str(os.getpid()) in caught.error.why
     Writer(tmp_path).close()
+
+
+def test_a_store_of_more_packs_than_files_may_be_open_is_read(tmp_path):
+    """The limit that a process has is often 1,024; it may raise it as far as the host lets it."""
+    with Writer(tmp_path) as writer:
+        for number in range(60):
+            writer.add(b"%d" % number, b"value")
+            writer.commit({})
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    if limits[1] < used + 200:
+        pytest.skip(f"this host lets a process open {limits[1]} files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, limits[1]))
+    try:
+        store = Store(tmp_path)
+        assert all(store.get(b"%d" % number) == b"value" for number in range(60))
+        store.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_full_disk_keeps_what_was_committed_and_the_next_try_goes_on(tmp_path):

@@ -36,6 +36,8 @@ def test_it_says_what_is_there(folder, capsysbinary, tmp_path):
     assert run("ls", folder) == 0
     assert sorted(capsysbinary.readouterr().out.decode().splitlines()) == ["a", "two\\nlines", "丹炉"]
     assert run("ls", folder, "--limit", 1) == 0 and len(capsysbinary.readouterr().out.splitlines()) == 1
+    for name in ("two\nlines", "two\\nlines"):  # as it is, and as ls prints it
+        assert run("get", folder, name) == 0 and capsysbinary.readouterr().out == b"value of two\nlines"
     assert run("get", folder, "a") == 0 and capsysbinary.readouterr().out == b"value of a"
     assert run("verify", folder) == 0 and b"4 records" in capsysbinary.readouterr().out
     assert run("stat", folder, "--json", tmp_path / "s.json") == 0 and b"to its end" in capsysbinary.readouterr().out

@@ -2,9 +2,9 @@
 
 `add` takes files, folders and archives (tar, zip, WARC, Parquet, JSON lines, lists of addresses in a .urls file) and
 goes on where a stopped `add` of the same paths was. `get` writes one record's bytes to standard output, `ls` prints
-keys in the store's own (shuffled) order, `keys` in theirs. `rm` takes keys out, `merge` makes few packs of many,
-`stat` says what there is, `verify` reads everything. prep keeps two stores, OUT/store/raw and OUT/store/clean. A
-store is a folder, or an address such as s3://bucket/prefix.
+keys in the store's own (shuffled) order, `keys` in theirs; a line end in a key is printed as \\n, and taken so. `rm`
+takes keys out, `merge` makes few packs of many, `stat` says what there is, `verify` reads everything. prep keeps two
+stores, OUT/store/raw and OUT/store/clean. A store is a folder, or an address such as s3://bucket/prefix.
 
 example:
   danlu store add ~/crawl ~/pages.tar.gz --into crawl.store
@@ -14,6 +14,7 @@ example:
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from itertools import islice
@@ -138,14 +139,12 @@ def _rm(args: argparse.Namespace) -> Figures:
         raise _usage("store rm was given no key", f"danlu store rm {where} KEY; danlu store ls {where}")
     store = _open(where, args)
     try:
-        absent = [key for key in keys if store.get(_bytes(key)) is None]
-        if absent:
-            raise _no_record(store, where, absent[0])
+        known = [_found(store, where, key)[0] for key in keys]
     finally:
         store.close()
     with Writer(where) as writer:
-        for key in keys:
-            writer.remove(_bytes(key))
+        for each in known:
+            writer.remove(each)
         writer.commit(writer.cursor, done=writer.done)
     print(f"{len(keys):,} removed; their bytes go with the next merge: danlu store merge {where}")
     return {"store.removed": len(keys)}
@@ -207,13 +206,19 @@ def _bytes(key: str) -> bytes:
 
 
 def _get(store: Store, args: argparse.Namespace) -> Figures:
-    key = args.names[1] if len(args.names) > 1 else ""
-    value = store.get(_bytes(key))
-    if value is None:
-        raise _no_record(store, _named(args), key)
+    _, value = _found(store, _named(args), args.names[1] if len(args.names) > 1 else "")
     sys.stdout.buffer.write(value)
     sys.stdout.flush()
     return {"store.bytes": len(value)}
+
+
+def _found(store: Store, where: str, key: str) -> tuple[bytes, bytes]:
+    """Key and value of a record, named as it is or as `ls` prints it."""
+    printed = re.sub(r"\\(.)", lambda found: "\n" if found[1] == "n" else found[1], key)
+    for each in (key, printed):
+        if (value := store.get(_bytes(each))) is not None:
+            return _bytes(each), value
+    raise _no_record(store, where, key)
 
 
 def _no_record(store: Store, where: str, key: str) -> Exception:

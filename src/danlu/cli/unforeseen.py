@@ -17,7 +17,7 @@ from danlu.errors import BadPath, Bug, DanluError, DiskFull, DoesNotFit, Missing
 FULL = {errno.ENOSPC, errno.EDQUOT}
 REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP,
-    errno.ENAMETOOLONG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EFBIG,
+    errno.ENAMETOOLONG, errno.EIO, errno.EFBIG,
 }  # fmt: skip
 
 
@@ -43,6 +43,9 @@ def entry_of(error: Exception, words: Sequence[str]) -> DanluError:
         _drop_output()
         return DiskFull("no room to write", where=_path(error), why=str(error),
                         fix="df -h; free some space, then run the same command again")  # fmt: skip
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return BadPath("too many files are open", where=_path(error), why=error.strerror or str(error),
+                       fix="ulimit -n 65536, then run it again; danlu store merge makes few packs of many")  # fmt: skip
     if isinstance(error, OSError) and error.errno in REFUSED and _path(error):
         return BadPath(f"cannot use {_path(error)}", why=error.strerror or str(error),
                        fix=f"ls -ld {_path(error)}; check the path, its owner and its mode")  # fmt: skip

@@ -17,6 +17,7 @@ from danlu.store.packs import Writer
 
 LARGEST = 1 << 30  # bytes of a record; small files are what a store is for
 EXAMPLES = 3  # refused files remembered per rule
+TOLD = 1000  # records between two words on how far it is
 
 
 @dataclass
@@ -44,8 +45,8 @@ def gather(roots: Sequence[Path], where: str, *, tell: Tell, pack_bytes: int = 6
     """Add every file under the roots to the store; goes on where a killed call of the same roots was.
 
     keep  which keys this store takes: of a store spread over nodes, those of its own shards
-    A file added again replaces its record; a finished call
-    of the same files, unchanged, is not done again. Raises BadPath, StoreInUse, DiskFull.
+    A file added again replaces its record; a finished call of the same files, unchanged, is not done again.
+    Raises BadPath, StoreInUse, DiskFull.
     """
     try:
         sources, bad = listing(roots)
@@ -72,6 +73,8 @@ def gather(roots: Sequence[Path], where: str, *, tell: Tell, pack_bytes: int = 6
                 if not keep(found[0]):
                     continue
                 done.records += 1
+                if done.records % TOLD == 0:  # an archive may hold millions
+                    tell(f"{done.records:,} records", passed / size)
                 if writer.add(*found):
                     writer.commit({"source": fingerprint, "file": number, "item": place, **done.as_dict()}, wait=False)
             passed += sources[number].size

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import resource
 import socket
 import weakref
 from collections.abc import Callable
@@ -151,9 +153,12 @@ class LocalReader:
 
     def __init__(self, path: Path) -> None:
         self.where = str(path)
-        self.fd, self.direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC), -1
-        with suppress(OSError):  # a disk that knows no direct reads, or too many open files: reads go by the page cache
-            self.direct = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+        self.fd, self.direct = _opened(path, os.O_RDONLY), -1
+        if (
+            self.fd < resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 4
+        ):  # a large store needs what may be open for packs
+            with suppress(OSError):  # a disk that knows no direct reads: all go by the page cache
+                self.direct = _opened(path, os.O_RDONLY | os.O_DIRECT)
         self._closed = weakref.finalize(self, _close, self.fd, self.direct)
         self.size = os.fstat(self.fd).st_size
         os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_RANDOM)
@@ -179,6 +184,18 @@ class LocalReader:
         """See Reader."""
         self._closed()
         self.fd = self.direct = -1
+
+
+def _opened(path: Path, flags: int) -> int:
+    """A descriptor. A process that has as many as it may open raises that limit to the host's."""
+    try:
+        return os.open(path, flags | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        return os.open(path, flags | os.O_CLOEXEC)
 
 
 def _filled(file: int, start: int, room: memoryview) -> int:

@@ -123,15 +123,15 @@ class Pack:
             raise damaged(self.where, f"it has {size} bytes, fewer than its own footer")
         footer = np.frombuffer(reader.read(size - FOOTER.itemsize, size), FOOTER).copy()
         found, footer["crc"] = int(footer["crc"][0]), 0
-        magic = bytes(footer["magic"][0])
-        if magic[:7] == MAGIC[:7] and magic > MAGIC:
+        magic, first = bytes(footer["magic"][0]), reader.read(0, len(MAGIC))
+        if magic[:7] == MAGIC[:7] and magic > MAGIC and first == magic:  # both ends: a flipped bit is in one
             raise NewerFormat(
                 f"{self.where} is a pack of version {magic[7:].decode()}",
                 where=self.where,
                 why=f"this danlu reads version {MAGIC[7:].decode()}",
                 fix="update danlu (git pull), or make the store again: danlu prep",
             )
-        if magic not in (MAGIC, OLDER) or reader.read(0, len(MAGIC)) != magic or zlib.crc32(footer.tobytes()) != found:
+        if magic not in (MAGIC, OLDER) or first != magic or zlib.crc32(footer.tobytes()) != found:
             raise damaged(self.where, f"the last {FOOTER.itemsize} bytes are no footer: the file was cut or changed")
         self.bits, self.prefix, self.removed, self.records, self.buckets, end = (
             int(footer[name][0]) for name in ("bits", "prefix", "removed", "records", "buckets", "index")

@@ -22,7 +22,7 @@ from danlu.launch import local
 from danlu.launch.nursery import Nursery
 from danlu.nouns import Replica
 from danlu.store import checkpoint
-from danlu.train import owner
+from danlu.train import owner, snapshot
 from danlu.train.job import TrainJob, dumps, loads
 from danlu.train.rank import build, saved_tensors
 from danlu.train.result import Result
@@ -93,8 +93,8 @@ def test_a_run_resumes_on_another_number_of_cards(unbroken, tmp_path):
     there = checkpoint.latest(early.checkpoints)
     assert there in (4, 8)
     with provoke("DL-CFG-081"):
-        owner.start_of(tmp_path, resume=False)
-    assert owner.start_of(tmp_path, resume=True) == there
+        snapshot.start_of(tmp_path, resume=False)
+    assert snapshot.start_of(tmp_path, resume=True) == there
     result = train(a_job(tmp_path, plan(SPEC, (4,), cards=SLOW), start=there))
     assert [each.step for each in result.steps] == list(range(there + 1, 13)) and result.began_at == there
     found, expected = weights(early), weights(unbroken[0])

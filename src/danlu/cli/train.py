@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from danlu.cli import config, output, wiring
     from danlu.fault import drill
     from danlu.plan.seats import seats
-    from danlu.train.owner import start_of
+    from danlu.train.snapshot import start_of
 
     run = config.load(args.config, args.overrides)
     # What is sure to be refused is refused before minutes of work.
@@ -258,7 +258,7 @@ def job_of(run: Run, plan: Plan) -> TrainJob:
     from danlu.plan.seats import shared
     from danlu.store import checkpoint
     from danlu.train.job import TrainJob
-    from danlu.train.owner import start_of
+    from danlu.train.snapshot import start_of
 
     tokens, train = tokens_of(run).resolve(), run.train
     loader = Loader(tokens, seq=plan.seq, batch=plan.sequences, seed=train.seed, packing=run.data.packing)

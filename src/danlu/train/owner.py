@@ -7,16 +7,13 @@ death: `halt` to all, a warm spare takes the empty place, a new spare is started
 from __future__ import annotations
 
 import errno
-import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from danlu import atomic, errors
-from danlu.errors import DanluError, RankLost
+from danlu.errors import RankLost
 from danlu.events import EventLog
 from danlu.fault import suspect
 from danlu.fault.drill import SIGNALS, Drill
@@ -24,8 +21,12 @@ from danlu.plan.seats import seats
 from danlu.store import checkpoint
 from danlu.train import job as job_text
 from danlu.train.crew import Crew, Member, Spawn, tail
+from danlu.train.faults import Faults, as_error
 from danlu.train.job import TrainJob
 from danlu.train.result import Fault, Result, Step, StepLog, step_seconds
+from danlu.train.snapshot import sweep
+from danlu.train.strikes import Strikes
+from danlu.train.tally import Tally
 
 TURN_S = 0.05
 DEATHS = 5  # deaths in a row, beyond one of every rank, without one good step after which the job gives up
@@ -51,7 +52,7 @@ def run(
     not come back, from whose newest snapshot a plan over the others can go on.
     """
     job_text.check(job.plan)
-    _sweep(job.checkpoints)
+    sweep(job.checkpoints)
     path = job.out / "job.json"
     atomic.write(path, job_text.dumps(job).encode())
     log = EventLog(job.out / "events.jsonl", room="train")
@@ -82,23 +83,7 @@ def run(
         crew.stop(kindly=kindly)
         steps.close()
         log.close()
-        _sweep(job.checkpoints)
-
-
-def start_of(out: Path, resume: bool) -> int:
-    """The step a run in `out` starts from: that of its newest snapshot, or 0.
-
-    Raises RunExists when there are snapshots and nothing was said about going on from them.
-    """
-    if resume:
-        return checkpoint.latest(out / "checkpoints") or 0
-    if there := checkpoint.steps(out / "checkpoints"):
-        raise errors.RunExists(
-            f"{out} already holds a run",
-            why=f"its newest snapshot is of step {there[-1]}",
-            fix="--train.resume true to go on from it, or another --out",
-        )
-    return 0
+        sweep(job.checkpoints)
 
 
 class _Owner:
@@ -108,23 +93,14 @@ class _Owner:
         self, job: TrainJob, homes: Sequence[str], crew: Crew, log: EventLog, steps: StepLog, start: int,
         on_step: Callable[[Step], None], drills: list[Drill],
     ) -> None:  # fmt: skip
-        self._job, self._crew, self._log, self._steps, self._on_step, self._drills = (
-            job,
-            crew,
-            log,
-            steps,
-            on_step,
-            drills,
-        )
+        self._job, self._crew, self._log, self._steps, self._on_step = job, crew, log, steps, on_step
+        self._strikes = Strikes(drills)
         self._ranks, self._homes = range(len(seats(job.plan))), homes
         self._start = self._committed = start
         self._epoch, self._running = 1, False
         self._curve: list[Step] = []
-        self._faults: list[Fault] = []
-        self._struck: list[float] = []  # when each fault happened
-        self._drilled: float | None = None  # when the newest drill struck, until its effect is seen
-        self._strike_at: tuple[float, Drill] | None = None
-        self._reports: defaultdict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
+        self._faults = Faults()
+        self._tally = Tally(self._ranks)
         self._shards: defaultdict[int, dict[int, checkpoint.Shard]] = defaultdict(dict)
         self._ended = 0.0  # end of the newest step, or the start of the epoch
         self._deaths = self._snapshots = 0
@@ -132,9 +108,6 @@ class _Owner:
         self._hearsay: float | None = None
         self._watch = suspect.Watch()
         self._slow: set[int] = set()
-        self._spans: dict[int, list[Any]] = {}
-        self._busy: dict[int, list[float]] = {rank: [] for rank in self._ranks}
-        self._peaks: dict[int, int] = {}
 
     @property
     def _at(self) -> int:
@@ -146,8 +119,7 @@ class _Owner:
         answers = {"idle": self._idle, "step": self._step, "shard": self._shard, "lost": self._lost,
                    "late": self._late, "error": self._error}  # fmt: skip
         while not (self._at >= self._job.steps and self._committed >= self._job.steps):
-            limit = TURN_S if self._strike_at is None else min(TURN_S, self._strike_at[0] - time.monotonic())
-            said, dead = self._crew.listen(limit)
+            said, dead = self._crew.listen(self._strikes.wait_s(TURN_S))
             for member, message in said:
                 answers[message["say"]](member, message)
             for member in dead:
@@ -157,8 +129,8 @@ class _Owner:
                 self._break(None)
             if not self._running:
                 self._gather()
-            elif self._strike_at is not None and time.monotonic() >= self._strike_at[0]:
-                self._strike()
+            elif (drill := self._strikes.due()) is not None:
+                self._strike(drill)
         return self._result()
 
     def _gather(self) -> None:
@@ -188,26 +160,20 @@ class _Owner:
         number = message["step"]
         if message["epoch"] != self._epoch or member.rank is None:
             return
-        reports = self._reports[number]
-        reports[member.rank] = message
-        if len(reports) < len(self._ranks):
+        reports = self._tally.add(member.rank, message)
+        if reports is None:
             return
-        del self._reports[number]
         ended = max(each["end"] for each in reports.values())
         for rank, each in reports.items():
-            self._busy[rank].append(each["busy"])
             self._watch = suspect.stepped(self._watch, rank, each["busy"])
-            self._peaks[rank] = max(each["peak"], self._peaks.get(rank, 0))
-            if "spans" in each:
-                self._spans[rank] = each["spans"]
         done = Step(
             number, message["loss"], message["norm"], message["lr"], ended - self._ended, ended, self._epoch,
-            self._committed, tuple(self._peaks[rank] for rank in self._ranks),
+            self._committed, self._tally.peaks,
             sum(each["host"] for each in reports.values()),
         )  # fmt: skip
         self._ended, self._deaths = ended, 0
         self._fallen.clear()
-        self._note_recovery(number, ended)
+        self._faults.stepped(number, ended)
         self._curve.append(done)
         self._steps.add(done)
         self._on_step(done)
@@ -224,15 +190,6 @@ class _Owner:
             self._log.emit("train.slow", stage=rank, card=self._job.card(rank).name, times=found[rank])
         self._slow = set(found)
 
-    def _note_recovery(self, number: int, ended: float) -> None:
-        """Fill in what the faults so far have cost, as it becomes known."""
-        for index, (fault, struck) in enumerate(zip(self._faults, self._struck, strict=True)):
-            if not fault.recovery_s:
-                fault = replace(fault, recovery_s=ended - struck)
-            if not fault.caught_up_s and number > fault.restored + fault.recomputed:
-                fault = replace(fault, caught_up_s=ended - struck)
-            self._faults[index] = fault
-
     def _shard(self, member: Member, message: dict[str, Any]) -> None:
         """A stage's part of a snapshot is on disk; the snapshot is whole when all are."""
         step = message["step"]
@@ -242,12 +199,8 @@ class _Owner:
         if len(self._shards[step]) < len(self._ranks):
             return
         found = self._shards.pop(step)
-        meta = {
-            "seed": self._job.seed,
-            "batch": self._job.batch,
-            "seq": self._job.plan.seq,
-            "loader": dict(self._job.loader),
-        }
+        job = self._job
+        meta = {"seed": job.seed, "batch": job.batch, "seq": job.plan.seq, "loader": dict(job.loader)}
         checkpoint.commit(self._job.checkpoints, step, [found[rank] for rank in self._ranks], meta)
         self._committed = step
         self._snapshots += 1
@@ -272,7 +225,7 @@ class _Owner:
         if message["code"] == errors.NotFinite.code and self._committed == self._at > 0:
             dead = checkpoint.folder_of(self._job.checkpoints, self._committed)
             message = {**message, "fix": f"rm -r {dead}, which leads straight here; then {message['fix']}"}
-        raise _said(message, who)
+        raise as_error(message, who)
 
     def _died(self, member: Member) -> None:
         """A process ended that should not have: someone else takes its place, and a new spare is started."""
@@ -317,64 +270,29 @@ class _Owner:
                 member.say("halt", epoch=broken)
         stage = -1 if dead is None else dead
         card = "" if dead is None else self._job.card(dead).name
-        struck, self._drilled = self._drilled or now, None
-        self._struck.append(struck)
-        self._faults.append(Fault(stage, card, during, self._committed, now - struck, recomputed=recomputed))
+        struck = self._strikes.seen(now)
+        self._faults.add(Fault(stage, card, during, self._committed, now - struck, recomputed=recomputed), struck)
         gone = [each for each in self._curve if each.step > self._committed]
         self._log.emit("train.fault", stage=stage, card=card, during=during, restored=self._committed,
                        rewound=[[each.step, each.loss] for each in gone])  # fmt: skip
         self._curve = [each for each in self._curve if each.step <= self._committed]
         self._steps.rewind(self._committed)
-        self._reports.clear()
+        self._tally.clear()
         self._shards.clear()
-        self._strike_at = None
 
     def _plan_strike(self) -> None:
-        """Set the moment of the next drill: the middle of its step."""
-        if self._drills and self._strike_at is None and self._at + 1 >= self._drills[0].step:
-            typical = min((each.seconds for each in self._curve), default=0.0)
-            self._strike_at = (time.monotonic() + typical / 2, self._drills.pop(0))
+        self._strikes.plan(self._at + 1, min((each.seconds for each in self._curve), default=0.0))
 
-    def _strike(self) -> None:
-        assert self._strike_at is not None
-        _, drill = self._strike_at
-        self._strike_at = None
+    def _strike(self, drill: Drill) -> None:
         member = next(m for m in self._crew.members if m.rank == drill.stage)
-        self._drilled = time.monotonic()
         self._log.emit("train.drill", stage=drill.stage, step=drill.step, kind=drill.kind)
         member.process.signal(SIGNALS[drill.kind])
 
     def _result(self) -> Result:
         job, curve = self._job, tuple(self._curve)
         seconds = step_seconds(curve, job.save_every) if curve else 0.0
-        begun = min((span[2] for spans in self._spans.values() for span in spans), default=0.0)
-        spans = tuple(
-            tuple((op, mb, start - begun, end - begun) for op, mb, start, end in self._spans.get(rank, []))
-            for rank in self._ranks
-        )
         self._log.emit("train.end", step=self._at, step_s=seconds)
         return Result(
-            curve, tuple(self._faults), seconds, job.tokens_per_step / seconds if seconds else 0.0,
-            tuple(sorted(busy)[len(busy) // 2] if busy else 0.0 for busy in self._busy.values()), spans,
-            tuple(self._peaks.get(rank, 0) for rank in self._ranks), self._snapshots, self._start,
+            curve, self._faults.found, seconds, job.tokens_per_step / seconds if seconds else 0.0,
+            self._tally.busy_s, self._tally.spans, self._tally.peaks, self._snapshots, self._start,
         )  # fmt: skip
-
-
-def _said(message: dict[str, Any], who: str) -> DanluError:
-    """The error a rank reported, as the entry of the catalogue that it is."""
-    todo = [DanluError]
-    while todo:
-        kind = todo.pop()
-        todo += kind.__subclasses__()
-        if kind.code == message["code"]:
-            where = f"{who}: {message['where']}" if message["where"] else who
-            return kind(message["what"], why=message["why"], fix=message["fix"], where=where)
-    return RankLost(message["what"], where=who, why=message["why"], fix=message["fix"])
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a snapshot that was broken off has left."""
-    whole = {checkpoint.folder_of(folder, step) for step in checkpoint.steps(folder)}
-    for place in folder.glob("step-*"):
-        if place not in whole:
-            shutil.rmtree(place, ignore_errors=True)

@@ -6,13 +6,14 @@ is committed, so that two are never half-written at once. The last copies stay i
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from danlu.errors import DanluError
+from danlu.errors import DanluError, RunExists
 from danlu.store import checkpoint
 from danlu.train.optim import Copy
 
@@ -103,3 +104,27 @@ class Saver:
                 with self._change:
                     self._writing = False
                     self._change.notify_all()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a snapshot that was broken off has left."""
+    whole = {checkpoint.folder_of(folder, step) for step in checkpoint.steps(folder)}
+    for place in folder.glob("step-*"):
+        if place not in whole:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def start_of(out: Path, resume: bool) -> int:
+    """The step a run in `out` starts from: that of its newest snapshot, or 0.
+
+    Raises RunExists when there are snapshots and nothing was said about going on from them.
+    """
+    if resume:
+        return checkpoint.latest(out / "checkpoints") or 0
+    if there := checkpoint.steps(out / "checkpoints"):
+        raise RunExists(
+            f"{out} already holds a run",
+            why=f"its newest snapshot is of step {there[-1]}",
+            fix="--train.resume true to go on from it, or another --out",
+        )
+    return 0

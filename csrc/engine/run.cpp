@@ -133,7 +133,8 @@ DANLU_API int danlu_engine_run_avx2(const danlu_program* p, const danlu_step* st
     const danlu_q4_kernels* q4 = danlu_q4_best();
     const Scratch s = scratch_of(*p, step->rows, threads, *q4);
     char* ready = p->scratch + rounded(step->rows * int64_t(sizeof(int32_t)));
-    Task task{{p, step, q4, reinterpret_cast<int32_t*>(p->scratch), ready, ready + s.ready, s.own}, {}, first, stop, first};
+    Task task{{p, step, q4, reinterpret_cast<int32_t*>(p->scratch), ready, ready + s.ready, s.own, nullptr}, {}, first, stop, first};
+    task.run.barrier = &task.barrier;
     if (p->stop) *p->stop = {DANLU_OK, -1};
     for (int32_t i = 0; i < step->piece_count; i++)
         for (int32_t j = 0; j < step->pieces[i].count; j++) task.run.piece_of[step->pieces[i].row + j] = i;

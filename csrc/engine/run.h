@@ -39,6 +39,7 @@ struct Run {
     char* ready;        // the input of 4-bit products, prepared once for all threads
     char* own;          // own_bytes for every thread
     int64_t own_bytes;
+    Barrier* barrier;   // for operators whose threads meet
 
     int64_t rows(const danlu_buffer& b) const {
         return int64_t(b.rows == ROWS_TOKENS ? step->rows : step->wanted_rows) * b.times;

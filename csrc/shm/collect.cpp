@@ -6,8 +6,6 @@
 
 namespace {
 
-constexpr uint32_t kReduce = 1, kMove = 2;
-
 Clock::time_point after(int64_t timeout_ns) { return Clock::now() + std::chrono::nanoseconds(timeout_ns); }
 
 }  // namespace

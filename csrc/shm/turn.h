@@ -20,6 +20,7 @@ struct Said {
     int64_t count;
 };
 
+constexpr uint32_t kReduce = 1, kMove = 2;  // operations
 constexpr int64_t kClosed = -1;
 
 // A rank's counter has a cache line of its own, so that waiting for one rank does not slow another's writes.

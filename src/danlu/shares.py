@@ -112,11 +112,13 @@ def in_proportion(spec: ModelSpec, parts: Sequence[int]) -> tuple[int, ...]:
     group, groups, total = spec.heads // spec.kv_heads, spec.kv_heads, sum(parts)
     even = len(set(parts)) == 1
     if min(parts) < 1 or len(parts) > groups or (not even and any(groups * part % total for part in parts)):
-        said = ":".join(map(str, parts))
+        many = len(parts) > groups
+        said = f"by {len(parts)}" if many else ":".join(map(str, parts))
+        each = "is less than one group each" if many else "would be " + ", ".join(
+            f"{groups * part / total:.3g}" for part in parts) + " groups"
         raise BadShares(
             f"{spec.heads} heads cannot be shared {said}",
-            why=f"they come in {groups} groups of {group} that share keys and values; {said} would be "
-            + ", ".join(f"{groups * part / total:.3g}" for part in parts) + " groups",
+            why=f"they come in {groups} groups of {group} that share keys and values; {said} {each}",
             fix=f"give parts that sum to a divisor of {groups}, at most {groups} of them, such as "
             + ":".join(map(str, _even(groups, min(len(parts), groups)))),
         )  # fmt: skip

@@ -9,6 +9,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,11 +28,13 @@ from danlu.cli.serve import parts_of, serving, starter
 from danlu.comm.shm import usable
 from danlu.fleet.cores import deal, nodes, nodes_near, prefer_memory_of
 from danlu.kernels.step import Piece, Step
+from danlu.model.load import spec_of
 from danlu.nouns import Card, Fleet, ModelSpec, Plan, Stage
 from danlu.plan import text as plans
+from danlu.serve.lead import Lead
 from danlu.serve.open import Settings, open_engine
-from danlu.serve.shared import bind
-from danlu.serve.steps import dumps, loads
+from danlu.serve.shared import Part, bind
+from danlu.serve.steps import dumps, loads, say
 
 EVERY = range(os.cpu_count() or 1)
 shared = pytest.mark.skipif(not usable() or len(EVERY) < 2, reason="needs shared memory and two cores")
@@ -226,6 +229,26 @@ def test_what_another_rank_cannot_load_is_said_here(tiny, cores, monkeypatch):
     with provoke("DL-RUN-012") as caught:
         open_engine(path, Settings(card="cpu", parts=(1, 1)), spawn=breaks)
     assert "code 9" in caught.error.why
+
+
+@shared
+def test_a_long_sum_is_the_same_on_many_threads(tiny, cores):
+    """600 tokens are two slots of the segment. A rank that comes late, to a turn that is published, changes nothing."""
+    path, *_ = tiny
+    step = Step([i * 7 % 300 for i in range(600)], [Piece(range(38), 0, 600)], range(600))
+    found = []
+    for each in (tuple(EVERY[:1]), tuple(EVERY[:2])):
+        part = Part(0, str(path), (2, 2), (), each, "fp32", "fp32", "fp32", 38, False)
+        lead = Lead(spec_of(path), part, (each, each), starter, 20.0)
+        try:
+            with torch.inference_mode():
+                found.append(lead(step).clone())
+                for line in lead._lines.values():
+                    threading.Timer(0.2, say, (line, dumps(step))).start()
+                found.append(lead._runner.run(step).clone())
+        finally:
+            lead.close()
+    assert len(found[0]) == 600 and all(torch.equal(found[0], each) for each in found)
 
 
 def test_more_processes_than_cores_are_refused(tiny):

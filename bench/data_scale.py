@@ -58,23 +58,30 @@ def two_processes(home: Path, rounds: int, size: int) -> tuple[dict[str, Any], l
 
     scale_2_workers  of cleaning, exact and near de-duplication included; scale_2_prep  of files to tokens
     scale_limit      of two processes that share nothing; scale_others  cores that other processes used meanwhile
+    scale_by_cpu     the most that prep could reach by CPU time, of what its workers do and what is left to one process
     scale_s.STAGE.N  seconds of each stage with N workers
     """
     seconds: dict[tuple[str, int], list[float]] = {(stage, n): [] for stage in (*STAGES, "prep") for n in (1, 2)}
     limits: list[float] = []
+    shares: list[float] = []
     before = _used()
     with _pair() as pair:
         for _ in range(rounds):
             limits.append(_limit(pair))
             for workers in (1, 2):
+                own, theirs = os.times()[:2], os.times()[2:4]
                 for stage, took in _stages(home / "out", workers, size).items():
                     seconds[stage, workers].append(took)
+                if workers == 1:
+                    alone, parted = sum(os.times()[:2]) - sum(own), sum(os.times()[2:4]) - sum(theirs)
+                    shares.append((alone + parted) / (alone + parted / 2))
     (wall, busy, own), (wall_0, busy_0, own_0) = _used(), before
     medians = {each: statistics.median(found) for each, found in seconds.items()}
     values = {
         "scale_2_workers": medians["clean", 1] / medians["clean", 2],
         "scale_2_prep": medians["prep", 1] / medians["prep", 2],
         "scale_limit": statistics.median(limits),
+        "scale_by_cpu": statistics.median(shares),
         "scale_others": (busy - busy_0 - own + own_0) / (wall - wall_0),
     }
     rows: list[Row] = [[f"{stage}, {n} worker{'s' * (n > 1)}, s", *_spread(found)]
@@ -110,6 +117,7 @@ def _pair() -> Iterator[list[subprocess.Popen[str]]]:
     try:
         for each in started:
             _out(each).readline()
+        _took(started)  # the first time pages come in and code is met
         yield started
     finally:
         for each in started:

@@ -72,6 +72,7 @@ def test_ten_times_the_cards_are_less_than_ten_times_as_fast(capsys, tmp_path):
         ("groups:\n  - {card: H100, count: 8, link: 900}\n", 3, "bytes/s"),
         ("groups:\n  - {card: H100, count: 8, network: -1}\n", 3, "network"),
         ("groups:\n  - {card: H100, count: 8, mem_bytes: 80}\n", 3, "bytes"),
+        ("groups:\n  - {card: H100, count: 8, disk_link: 1e9}\n", 3, "disk_bytes"),
         ("cards:\n  - {name: a, vendor: cuda, flops: {bf16: 0}, mem_bytes: 8GiB, mem_bw: 1e12}\n", 3, "flops"),
         ("cards:\n  - {name: a, vendor: cuda, flops: {bf16: 1e14}, mem_bytes: 8GiB, mem_bw: 1e12, host: h1}\n"
          "  - {name: b, vendor: cuda, flops: {bf16: 1e14}, mem_bytes: 8GiB, mem_bw: 1e12, host: h2}\n", 0, "h2"),

@@ -140,7 +140,7 @@ def test_states_in_the_hosts_memory_make_a_model_fit_as_far_as_the_host_holds_th
     for stage in (stage for each in plan.replicas for stage in each.stages if stage.way.offload):
         held = sum(model.unit_params(unit) for unit in model.units[stage.start : stage.stop]) / stage.tp
         assert 12 * held / plan.pipelines / stage.way.cp <= 128 << 30
-    whole = (replace(plan.replicas[0].stages[0], way=Way(8, offload=True), start=0, stop=len(model.units)),)
+    whole = (replace(plan.replicas[0].stages[0], way=Way(8, offload="host"), start=0, stop=len(model.units)),)
     found = emit.megatron(replace(plan, replicas=(replace(plan.replicas[0], stages=whole),)), model)
     assert "--optimizer-cpu-offload" in found.files["megatron.sh"]
 
@@ -148,8 +148,57 @@ def test_states_in_the_hosts_memory_make_a_model_fit_as_far_as_the_host_holds_th
 @given(st.integers(1, 64), st.integers(1, 1000))
 def test_a_host_is_never_asked_for_more_than_it_has(ranks, gib):
     group = Group("card", 8, 3e14, 80 << 30, 2e12, 2e11, 2.5e10, host_link=2.5e10, host_mem_bytes=gib << 30)
-    room, way = 0.95 * group.mem_bytes, Way(offload=True)
-    held, seconds = zero.on_host(group, way, ranks, state_bytes(Stack(), ranks), room)
+    room, way = 0.95 * group.mem_bytes, Way(offload="host")
+    held, seconds = zero.away(group, way, ranks, state_bytes(Stack(), ranks), room)
     most = room / held  # parameters that a card can have
     assert 12 / ranks * most <= group.host_mem_bytes * (1 + 1e-9) and seconds == pytest.approx(24 / ranks / 2.5e10)
     assert held >= 6
+
+
+def test_activations_wait_in_the_hosts_memory_where_that_is_faster_than_making_them_anew():
+    (group,) = shorthand("8xRTX-4090").groups
+    host = replace(group, host_link=6e10, host_mem_bytes=128 << 30)
+    found = large.search(LLAMA, GroupedFleet("eight", (host,)), batch=32, seq=8192)
+    complete(found.plan)
+    spilled = [stage for each in found.plan.replicas for stage in each.stages if stage.way.spill]
+    assert spilled and all(stage.recompute == "none" for stage in spilled)
+    slow = replace(host, host_link=1e9)
+    slower = large.search(LLAMA, GroupedFleet("eight", (slow,)), batch=32, seq=8192).plan
+    assert slower.seconds > found.plan.seconds
+    proved = certificate.prove_gap(found)
+    assert verify.checked(certificate.as_dict(proved)) == pytest.approx(proved.gap, rel=1e-6)
+
+
+def test_states_on_disk_make_a_model_fit_that_fits_no_other_way():
+    model = replace(LLAMA, layers=96)
+    (group,) = shorthand("8xA100-40").groups
+    with provoke("DL-MEM-001"):
+        large.search(model, GroupedFleet("eight", (group,)), batch=32, seq=4096)
+    disks = replace(group, disk_link=1e9, disk_bytes=1 << 40)
+    plan = large.search(model, GroupedFleet("eight", (disks,)), batch=32, seq=4096).plan
+    complete(plan)
+    assert any(stage.way.offload == "disk" for each in plan.replicas for stage in each.stages)
+    said = emit.megatron(replace(plan, replicas=(replace(plan.replicas[0], stages=(
+        replace(plan.replicas[0].stages[0], way=Way(8, offload="disk", spill=True), start=0, stop=len(model.units)),
+    )),)), model)  # fmt: skip
+    assert any("on host or disk" in each for each in said.cannot)
+    assert "--cpu-offloading-num-layers 95" in said.files["megatron.sh"]
+
+
+@given(st.floats(1e3, 1e12), st.integers(1, 1000))
+def test_what_waits_in_a_hosts_memory_fits_it_and_takes_the_links_time(kept, gib):
+    group = Group("card", 8, 3e14, 80 << 30, 2e12, 2e11, 2.5e10, host_link=2.5e10, host_mem_bytes=gib << 30)
+    room = 0.95 * group.mem_bytes
+    counted, seconds = zero.spilled(group, kept, room)
+    assert room / counted * kept == pytest.approx(group.host_mem_bytes) and seconds == kept / 2.5e10
+
+
+@pytest.mark.skipif(native.library() is None, reason="without a compiler only smaller fleets are looked at whole")
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 10**9), st.integers(2, 6))
+def test_no_plan_with_states_and_activations_elsewhere_beats_the_search(seed, cards):
+    rng = random.Random(seed)
+    ask = random_ask(rng, cards, 3, 5)
+    groups = tuple(replace(group, host_link=rng.choice([1e9, 6e10]), host_mem_bytes=rng.choice([1, 64]) << 30,
+                           disk_link=2e9, disk_bytes=1 << 36) for group in ask.fleet.groups)  # fmt: skip
+    assert is_best(replace(ask, fleet=replace(ask.fleet, groups=groups)))

@@ -133,6 +133,7 @@ class Group:
     price      of one card for one hour, in any currency; 0 where nobody said
     host_link  bytes/s of one card to its host's memory, one way; 0 where nobody said: nothing is kept there
     host_mem_bytes  of the host's memory that one card may fill
+    disk_link, disk_bytes  the same of the host's disks: bytes/s of one card, read or written, and bytes for one card
     """
 
     card: str
@@ -148,6 +149,8 @@ class Group:
     price: float = 0.0
     host_link: float = 0.0
     host_mem_bytes: int = 0
+    disk_link: float = 0.0
+    disk_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

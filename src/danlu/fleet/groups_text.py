@@ -22,7 +22,8 @@ SANE = {
     "flops": (1e9, 1e17, "FLOP/s", 1e12), "mem_bytes": (1 << 20, 1e14, "bytes", 1e9),
     "mem_bw": (1e7, 1e15, "bytes/s", 1e9), "link": (1e6, 1e14, "bytes/s", 1e9),
     "network": (1e4, 1e14, "bytes/s", 1e9), "host_link": (1e6, 1e14, "bytes/s", 1e9),
-    "host_mem_bytes": (1 << 20, 1e14, "bytes", 1e9),
+    "host_mem_bytes": (1 << 20, 1e14, "bytes", 1e9), "disk_link": (1e6, 1e14, "bytes/s", 1e9),
+    "disk_bytes": (1 << 20, 1e15, "bytes", 1e9),
 }  # fmt: skip
 
 
@@ -64,12 +65,15 @@ class GroupText(pydantic.BaseModel, extra="forbid"):
     price: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     host_link: Positive | None = None
     host_mem_bytes: Annotated[pydantic.ByteSize, Field(gt=0)] | None = None
+    disk_link: Positive | None = None
+    disk_bytes: Annotated[pydantic.ByteSize, Field(gt=0)] | None = None
 
     @pydantic.model_validator(mode="after")
     def _host(self) -> GroupText:
-        """A host's memory is of use with the link to it, and the other way round."""
-        if (self.host_link is None) != (self.host_mem_bytes is None):
-            raise ValueError("host_link and host_mem_bytes go together: say both, or neither")
+        """A host's memory, or its disk, is of use with the link to it, and the other way round."""
+        for link, size in (("host_link", "host_mem_bytes"), ("disk_link", "disk_bytes")):
+            if (getattr(self, link) is None) != (getattr(self, size) is None):
+                raise ValueError(f"{link} and {size} go together: say both, or neither")
         return self
 
     @pydantic.field_validator(*SANE)
@@ -91,7 +95,7 @@ class GroupText(pydantic.BaseModel, extra="forbid"):
         return Group(entry.name if entry else self.card, self.count, found["bf16"], int(found["memory"]),
                      found["bandwidth"], found["link"], self.network / self.oversubscription, self.per_host,
                      self.site, watts or 0.0, self.price, self.host_link or 0.0,
-                     int(self.host_mem_bytes or 0))  # fmt: skip
+                     int(self.host_mem_bytes or 0), self.disk_link or 0.0, int(self.disk_bytes or 0))  # fmt: skip
 
 
 class LineText(pydantic.BaseModel, extra="forbid"):

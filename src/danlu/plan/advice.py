@@ -31,7 +31,9 @@ def _memory(chosen: Chosen) -> list[str]:
     for what, count in (
         ("share gradients too (ZeRO-2)", sum(n for n, stage in stages if stage.way.zero == 2)),
         ("share gradients and weights too (ZeRO-3)", sum(n for n, stage in stages if stage.way.zero == 3)),
-        ("keep the optimizer's states in the host's memory", sum(n for n, stage in stages if stage.way.offload)),
+        ("keep the optimizer's states in the host's memory", sum(n for n, s in stages if s.way.offload == "host")),
+        ("keep the optimizer's states on disk", sum(n for n, stage in stages if stage.way.offload == "disk")),
+        ("keep activations in the host's memory", sum(n for n, stage in stages if stage.way.spill)),
     ):
         if count:
             said.append(f"{count:,} of {sum(n for n, _ in stages):,} stages {what}")

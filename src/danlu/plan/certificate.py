@@ -123,7 +123,7 @@ def _table(spec: ModelSpec, ways: StageWays) -> dict[str, Any]:
     return {
         "micro_batch": ways.micro_batch, "kinds": list(first), "group": ways.group.tolist(),
         "cards": ways.cards.tolist(), "hop": ways.hop.tolist(), "room": ways.room.tolist(), **figures,
-        "way": [[way.tp, way.recompute, way.cp, way.ep, way.zero, way.offload] for way in ways.ways],
+        "way": [[way.tp, way.recompute, way.cp, way.ep, way.zero, way.offload, way.spill] for way in ways.ways],
     }  # fmt: skip
 
 

@@ -74,8 +74,8 @@ def _cut_otherwise(plan: GroupedPlan) -> list[str]:
                      "keeps more activations and sends more")  # fmt: skip
     if any(way.zero > 1 for way in ways):
         found.append("gradients or weights shared by the replicas (ZeRO-2, 3): danlu train keeps them whole")
-    if any(way.offload for way in ways):
-        found.append("optimizer's states in the host's memory: danlu train keeps them on the cards")
+    if any(way.offload or way.spill for way in ways):
+        found.append("states or activations in the host's memory or on disk: danlu train keeps them on the cards")
     return found
 
 
@@ -96,7 +96,11 @@ def megatron(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
         cannot.append("ZeRO-2 and 3: Megatron-LM's distributed optimizer is ZeRO-1, which keeps more")
     offload = any(stage.way.offload for stage in each.stages)
     if offload:
-        cannot.append("optimizer's states on the host: Megatron-LM steps there too, with --optimizer-cpu-offload")
+        cannot.append("optimizer's states on host or disk: Megatron-LM keeps them on the host and steps there, with "
+                      "--optimizer-cpu-offload")  # fmt: skip
+    spill = any(stage.way.spill for stage in each.stages)
+    if spill and len(layers) > 1:
+        cannot.append("activations on the host: Megatron-LM does that without pipeline stages only")
     layout = "|".join(("E" if at == 0 else "") + "t" * n + ("L" if at == len(layers) - 1 else "")
                       for at, n in enumerate(layers))  # fmt: skip
     cannot += _one_recompute(each, "Megatron-LM")
@@ -119,6 +123,7 @@ def megatron(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
         f"--micro-batch-size {each.micro_batch}", f"--global-batch-size {each.sequences}", *_recompute(each, spec),
         "--bf16", "--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather",
         *["--optimizer-cpu-offload", "--use-precision-aware-optimizer"] * offload,
+        *[f"--cpu-offloading-num-layers {spec.layers - 1}"] * (spill and len(layers) == 1),
     ]  # fmt: skip
     world = copies * way.cards * len(layers)
     order = "the launcher must give rank blocks to cards in the order of the stages: " + ", ".join(
@@ -155,8 +160,8 @@ def torchtitan(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
     if mode == "selective" and "mlp" in kinds:
         cannot.append("recomputation of the MLP: torchtitan's selective keeps every second matmul instead")
     way = each.stages[0].way
-    if any(stage.way.offload for stage in each.stages):
-        cannot.append("optimizer's states on the host: torchtitan keeps them on the cards, unless all goes to the host")
+    if any(stage.way.offload or stage.way.spill for stage in each.stages):
+        cannot.append("states or activations on host or disk: torchtitan keeps them on the cards, or all on the host")
     level = {stage.way.zero for stage in each.stages}
     if level == {2}:
         cannot.append("ZeRO-2: torchtitan reduces gradients of its FSDP after every micro-batch or at the step's end")

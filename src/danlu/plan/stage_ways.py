@@ -135,11 +135,16 @@ def _figures(
     for at, way in enumerate(ways):
         for part, alike in enumerate((way, replace(way, cp=way.cp // way.ep))):
             if way.offload:
-                of = sharded.on_host(group, alike, replicas[1], float(held[at, part]), USABLE * group.mem_bytes)
+                of = sharded.away(group, alike, replicas[1], float(held[at, part]), USABLE * group.mem_bytes)
                 held[at, part], once[at, part] = of[0], once[at, part] + of[1]
     both = np.stack([table.params - table.routed, table.routed], axis=2)  # (ways, kinds, 2)
     hidden = known.contended if here.overlap_dp else 1.0
     sent = np.einsum("wkp,wpd->dwk", both, each)
+    kept = table.kept_bytes.copy()
+    for at in np.flatnonzero([way.spill for way in ways]):
+        for kind in (ATTN, MLP):
+            kept[at, kind], seconds = sharded.spilled(group, float(kept[at, kind]), USABLE * group.mem_bytes)
+            sent[:, at, kind] += seconds
     forward, backward = (np.maximum(own, moved) + hidden * np.minimum(own, moved)
                          for own, moved in zip((table.forward_s, table.backward_s), sent, strict=True))  # fmt: skip
     time = forward + backward
@@ -150,7 +155,7 @@ def _figures(
 
     return (ways, np.array([way.cards for way in ways]), summed(time), summed(fill), table.sent_s,
             summed(np.einsum("wkp,wp->wk", both, once)), summed(np.einsum("wkp,wp->wk", both, held)),
-            summed(table.kept_bytes), _room(group, ways, table))  # fmt: skip
+            summed(kept), _room(group, ways, table))  # fmt: skip
 
 
 def _shared(
@@ -182,8 +187,10 @@ def _room(group: Group, ways: Sequence[Way], table: UnitTable) -> Floats:
     """(ways, 2) bytes for states and activations, beside what lives for a moment: without and with the head."""
     moment = table.moment_bytes
     passing = np.array([sharded.PASSING[way.zero] for way in ways])
+    # Of spilled activations those of one layer leave while the next one makes its own.
+    leaving = np.array([sharded.LAYERS * way.spill for way in ways]) * table.kept_bytes[:, [ATTN, MLP]].sum(axis=1)
     layers = sharded.LAYERS * table.params[:, [ATTN, MLP]].sum(axis=1)
-    body = moment[:, [ATTN, MLP]].max(axis=1) + passing * layers
+    body = moment[:, [ATTN, MLP]].max(axis=1) + passing * layers + leaving
     head = np.maximum(body, moment[:, HEAD] + passing * np.maximum(layers, table.params[:, HEAD]))
     return np.asarray(USABLE * group.mem_bytes - CONTEXT_BYTES - np.stack([body, head], axis=1))
 

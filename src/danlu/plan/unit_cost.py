@@ -39,7 +39,8 @@ class Way:
     cp         parts that a sequence is cut into, each on `tp` cards of its own
     ep         parts that the experts are cut into, over the cards among which a sequence is cut: at most `cp` of them
     zero       what replicas share: 1 the optimizer's states, 2 gradients too, 3 weights too
-    offload    the optimizer's states lie in the host's memory and pass through the card once a step
+    offload    where the optimizer's states lie, to pass through the card once a step: "", "host" or "disk"
+    spill      what attention and MLP keep for their backward waits in the host's memory
     """
 
     tp: int = 1
@@ -48,7 +49,8 @@ class Way:
     cp: int = 1
     ep: int = 1
     zero: int = 1
-    offload: bool = False
+    offload: str = ""
+    spill: bool = False
 
     @property
     def cards(self) -> int:
@@ -59,7 +61,8 @@ class Way:
     def words(self) -> str:
         """What is not the habit, for people: "", or as in "cp 4, ep 4, ZeRO-3"."""
         parts = [f"cp {self.cp}"] * (self.cp > 1) + [f"ep {self.ep}"] * (self.ep > 1)
-        parts += [f"ZeRO-{self.zero}"] * (self.zero != 1) + ["optimizer on host"] * self.offload
+        parts += [f"ZeRO-{self.zero}"] * (self.zero != 1) + [f"optimizer on {self.offload}"] * bool(self.offload)
+        parts += ["activations on host"] * self.spill
         return ", ".join(parts)
 
 

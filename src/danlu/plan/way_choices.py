@@ -5,8 +5,9 @@ than its work. A mixture's experts are cut over the cards that a sequence is cut
 its part of the tokens and its part of the experts, and no pipeline waits for another. ZeRO-0 is in no search: ZeRO-1
 sends as much and keeps less. Two and three pay with messages for every micro-batch, so that they are asked for: they
 seldom win, and what they keep with many replicas makes a bound loose. Where a fleet says what joins a card to its
-host's memory, the optimizer's states may lie there. What is computed again is chosen for each stage: between nothing
-and whole layers lies the MLP alone, which keeps most and is made anew for less than half of a layer's forward.
+host's memory or disk, the optimizer's states may lie there, and activations in the memory. What is computed again is
+chosen for each stage: between nothing and whole layers lies the MLP alone, which keeps most and is made anew for less
+than half of a layer's forward.
 """
 
 from __future__ import annotations
@@ -34,13 +35,22 @@ def choices(
 ) -> tuple[Way, ...]:  # fmt: skip
     """All of them up to a level of ZeRO, for micro-batches of so many sequences of `seq` tokens."""
     return tuple(
-        Way(tp, micro_batch, recompute, cp, ep, level, offload)
+        Way(tp, micro_batch, recompute, cp, ep, level, offload, spill)
         for tp in splits(spec, group)
         for cp, ep in parts(spec, group, seq, tp)
         for recompute in recomputed(stack or Stack())
         for level in range(1, zero + 1)
-        for offload in ((False, True) if group.host_link and group.host_mem_bytes else (False,))
+        for offload, spill in places(group, recompute)
     )
+
+
+def places(group: Group, recompute: str) -> Iterator[tuple[str, bool]]:
+    """(where the optimizer's states lie, whether activations wait in the host's memory)."""
+    host = bool(group.host_link and group.host_mem_bytes)
+    for offload in ("", *["host"] * host, *["disk"] * bool(group.disk_link and group.disk_bytes)):
+        yield offload, False
+        if host and offload != "disk" and recompute in ("none", "full"):
+            yield offload, True
 
 
 def splits(spec: ModelSpec, group: Group) -> tuple[int, ...]:

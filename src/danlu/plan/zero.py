@@ -31,15 +31,27 @@ def once(
     return once_seconds(run, COUNT * sent, COUNT * 34.0 / everyone, card, constants) / COUNT
 
 
-def on_host(group: Group, way: Way, ranks: int, held: float, room: float) -> tuple[float, float]:
-    """(bytes of a card, seconds once a step) of one parameter whose optimizer states lie in the host's memory.
+def away(group: Group, way: Way, ranks: int, held: float, room: float) -> tuple[float, float]:
+    """(bytes of a card, seconds once a step) of one parameter whose optimizer states lie where `way.offload` says.
 
     held   bytes of a card if they did not; room  bytes that a card has
-    States come and go once a step, one after the other. Where the host's memory ends first, a parameter counts as so
-    many more bytes of the card that no card can have more of them than the host holds.
+    States come and go once a step, one after the other. Where host or disk ends first, a parameter counts as so many
+    more bytes of the card that no card can have more of them than the place holds.
     """
     states = STATES / (ranks * way.cp)
-    return max(held - states, states * room / group.host_mem_bytes), 2 * states / group.host_link
+    link, place = ((group.host_link, group.host_mem_bytes) if way.offload == "host" else
+                   (group.disk_link, group.disk_bytes))  # fmt: skip
+    return max(held - states, states * room / place), 2 * states / link
+
+
+def spilled(group: Group, kept: float, room: float) -> tuple[float, float]:
+    """(bytes of a card, seconds each way) of `kept` bytes of activations that wait in the host's memory.
+
+    They go while the forward of the next unit runs and come back while the backward of the one behind does (vDNN, Rhu
+    et al., arXiv 1602.08124, section 3), at bytes over the link's rate. As in `away`, they count as so many bytes of
+    the card that the host is never asked for more than it has.
+    """
+    return kept * room / group.host_mem_bytes, kept / group.host_link
 
 
 def each(

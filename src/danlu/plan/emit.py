@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from danlu.errors import BadValue
 from danlu.nouns import Fleet, ModelSpec, Plan, Replica, Stage
-from danlu.plan import text
+from danlu.plan import interleaved, text
 from danlu.plan.grouped import GroupedPlan, GroupStage, Replicas
 
 TITAN = {  # flavors that torchtitan has: (family, layers, hidden)
@@ -101,11 +101,12 @@ def megatron(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
     spill = any(stage.way.spill for stage in each.stages)
     if spill and len(layers) > 1:
         cannot.append("activations on the host: Megatron-LM does that without pipeline stages only")
-    layout = "|".join(("E" if at == 0 else "") + "t" * n + ("L" if at == len(layers) - 1 else "")
-                      for at, n in enumerate(layers))  # fmt: skip
+    woven = interleaved.best(plan, each, layers)
+    layout = "|".join(("E" if at == 0 else "") + "t" * n + ("L" if at == len(woven.layers) - 1 else "")
+                      for at, n in enumerate(woven.layers))  # fmt: skip
     cannot += _one_recompute(each, "Megatron-LM")
     if plan.schedule != "1f1b":
-        cannot.append(f"schedule {plan.schedule}: Megatron-LM runs 1F1B")
+        cannot.append(f"schedule {plan.schedule}: Megatron-LM runs {_woven(woven)}")
     arguments = [
         f"--num-layers {spec.layers}", f"--hidden-size {spec.hidden}", f"--ffn-hidden-size {spec.ffn}",
         f"--num-attention-heads {spec.heads}", "--group-query-attention", f"--num-query-groups {spec.kv_heads}",
@@ -147,13 +148,14 @@ def torchtitan(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
     each, cannot = _even(plan, "torchtitan")
     layers, moved = _whole_layers(each, spec)
     cannot += [*moved, *_one_recompute(each, "torchtitan")]
+    woven = interleaved.best(plan, each, layers)
     if plan.schedule != "1f1b":
-        cannot.append(f"schedule {plan.schedule}: torchtitan's zero-bubble order wants two chunks a stage; 1F1B is set")
+        cannot.append(f"schedule {plan.schedule}: set is {_woven(woven)}")
     at, parts = 0, []
-    for number, count in enumerate(layers):
+    for number, count in enumerate(woven.layers):
         names = [f"layers.{i}" for i in range(at, at + count)]
         parts.append([*(["tok_embeddings"] if number == 0 else []), *names,
-                      *(["norm", "output"] if number == len(layers) - 1 else [])])  # fmt: skip
+                      *(["norm", "output"] if number == len(woven.layers) - 1 else [])])  # fmt: skip
         at += count
     kinds = {stage.recompute for stage in each.stages}
     mode = next((mode for mode in ("full", "selective") if mode in kinds), "selective" if "mlp" in kinds else "none")
@@ -173,10 +175,19 @@ def torchtitan(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
         f"tensor_parallel_degree = {way.tp}", f"context_parallel_degree = {way.cp}",
         f"expert_parallel_degree = {way.ep}", f'fsdp_reshard_after_forward = "{"always" if 3 in level else "never"}"',
         f"pipeline_parallel_degree = {len(layers)}",
-        'pipeline_parallel_schedule = "1F1B"', f"pipeline_parallel_microbatch_size = {each.micro_batch}",
+        f'pipeline_parallel_schedule = "{"Interleaved1F1B" if woven.chunks > 1 else "1F1B"}"',
+        f"pipeline_parallel_microbatch_size = {each.micro_batch}",
         f"module_fqns_per_model_part = {json.dumps(parts)}", "", "[activation_checkpoint]", f'mode = "{mode}"', "",
     ])  # fmt: skip
     return Emitted({"torchtitan.toml": toml}, "CONFIG_FILE=torchtitan.toml ./run_train.sh", tuple(cannot))
+
+
+def _woven(found: interleaved.Interleaved) -> str:
+    """The order that stands in for a zero-bubble one, with the seconds of a simulated step."""
+    if found.chunks == 1:
+        return f"1F1B, {found.seconds:.4g} s by simulation; no number of chunks that fits is faster"
+    return (f"1F1B with {found.chunks} chunks of layers a stage, {found.seconds:.4g} s by simulation; plain 1F1B takes "
+            f"{found.plain:.4g} s")  # fmt: skip
 
 
 def _even(plan: GroupedPlan, framework: str) -> tuple[Replicas, list[str]]:

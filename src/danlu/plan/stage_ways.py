@@ -141,7 +141,7 @@ def _figures(
     hidden = known.contended if here.overlap_dp else 1.0
     sent = np.einsum("wkp,wpd->dwk", both, each)
     kept = table.kept_bytes.copy()
-    for at in np.flatnonzero([way.spill for way in ways]):
+    for at in [at for at, way in enumerate(ways) if way.spill]:
         for kind in (ATTN, MLP):
             kept[at, kind], seconds = sharded.spilled(group, float(kept[at, kind]), USABLE * group.mem_bytes)
             sent[:, at, kind] += seconds

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from danlu.plan.grouped import GroupedPlan, GroupStage, Replicas
 from danlu.plan.outlook import on_hosts
@@ -69,19 +72,32 @@ def bars(plan: GroupedPlan, each: Replicas) -> list[list[Bar]]:
 
 def parts_of(plan: GroupedPlan, each: Replicas, stage: GroupStage) -> Parts:
     """The stage's seconds, cut into forward, backward and messages as its units' amounts say."""
-    group = plan.fleet.groups[stage.group]
-    run = setup_of(plan.model, rated(group), stage.way, plan.seq, on_hosts(Stack(), group))
-    price = prices(run, rated(group), published())
-    forward = backward = 0.0
-    for kind in KINDS:
-        count = sum(name.rsplit(".", 1)[-1] == kind for name in plan.model.units[stage.start : stage.stop])
-        seconds = unit(run, kind) @ price * count
-        forward, backward = forward + float(seconds[0]), backward + float(seconds[1])
+    kinds = [name.rsplit(".", 1)[-1] for name in plan.model.units[stage.start : stage.stop]]
+    forward, backward, message = _seconds(plan, stage, {kind: kinds.count(kind) for kind in KINDS})
     hops = (stage.start > 0) + (stage.stop < len(plan.model.units))
-    message = sent(run) * float(price[AMOUNTS.index("pp_bytes")]) if hops else 0.0
+    message = message if hops else 0.0
     busy = max(0.0, stage.time_s - hops * message)
     share = forward / (forward + backward)
     return Parts(busy * share, busy * (1 - share), message, stage.step_s)
+
+
+def chunk_of(plan: GroupedPlan, stage: GroupStage, layers: int, *, last: bool, once: float, alone: bool) -> Parts:
+    """Seconds of some whole layers, the head behind them if they are the model's `last`, run as the stage runs its own.
+
+    alone  no message is sent: the pipeline has one stage
+    """
+    parts = plan.model.recipe
+    forward, backward, message = _seconds(plan, stage, {**{part: layers for part in parts}, "head": int(last)})
+    return Parts(forward, backward, 0.0 if alone else message, once)
+
+
+def _seconds(plan: GroupedPlan, stage: GroupStage, counts: Mapping[str, int]) -> tuple[float, float, float]:
+    """Seconds forward and backward of so many units of each kind, and of one message, as the stage runs them."""
+    group = plan.fleet.groups[stage.group]
+    run = setup_of(plan.model, rated(group), stage.way, plan.seq, on_hosts(Stack(), group))
+    price = prices(run, rated(group), published())
+    both = sum((unit(run, kind) @ price * count for kind, count in counts.items()), start=np.zeros(2))
+    return float(both[0]), float(both[1]), sent(run) * float(price[AMOUNTS.index("pp_bytes")])
 
 
 def _order(many: int, ahead: int) -> list[tuple[str, int]]:

@@ -103,7 +103,6 @@ def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
 
     Raises UnreadablePlan, BadShares, DoesNotFit, ShortBatch.
     """
-    from danlu.errors import ShortBatch
     from danlu.plan import copies, room, search
     from danlu.plan.forecast import forecast
 
@@ -115,14 +114,11 @@ def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
     if goes_in_step(run):
         return in_step(run, Ask(spec, size, count, seq, dtype), fleet)
     if run.plan.split == "best":
-        try:
-            one = search.search(spec, fleet, micro_batch=size, micro_batches=count, seq=seq, dtype=dtype,
-                                schedule=run.plan.schedule)  # fmt: skip
-        except ShortBatch as error:
-            raise error.at("plan.micro_batches") from error
+        ask = Ask(spec, size, count, seq, dtype)
+        one = _one_copy(run, ask, fleet)
         if run.plan.copies == 1 or run.plan.schedule == "zero-bubble":
             return one
-        return copies.faster(one, copies.best(Ask(spec, size, count, seq, dtype), fleet, run.plan.copies))
+        return copies.faster(one, copies.best(ask, fleet, run.plan.copies))
     even = search.even(spec, fleet, micro_batch=size, micro_batches=count, seq=seq, dtype=dtype)
     room.check_length(even, lambda copy: "plan.micro_batches", "--plan.micro_batches {stages}, or --plan.split best")
     if run.plan.schedule != "zero-bubble" or len(even.stages) == 1:
@@ -151,6 +147,28 @@ def _told(path: Path) -> Plan:
     return plan
 
 
+def _one_copy(run: Run, ask: Ask, fleet: Fleet) -> Plan:
+    """The best pipeline; cards may share its stages where `plan.tensor` says so. Raises DoesNotFit, ShortBatch."""
+    from danlu.errors import DoesNotFit, ShortBatch
+    from danlu.plan import copies, search, tensor_search
+
+    cut = None
+    if run.plan.tensor > 1 and run.plan.schedule != "zero-bubble":
+        cut = tensor_search.best(ask, fleet, run.plan.tensor)
+    try:
+        one = search.search(ask.spec, fleet, micro_batch=ask.micro_batch, micro_batches=ask.micro_batches, seq=ask.seq,
+                            dtype=ask.dtype, schedule=run.plan.schedule)  # fmt: skip
+    except DoesNotFit:
+        if cut is None:
+            raise
+        return cut
+    except ShortBatch as error:
+        if cut is None:
+            raise error.at("plan.micro_batches") from error
+        return cut
+    return copies.faster(one, cut)
+
+
 def goes_in_step(run: Run) -> bool:
     """True where a run asks for sequences in parts or for experts spread."""
     return run.plan.context > 1 or run.plan.experts == "spread"
@@ -169,6 +187,7 @@ def in_step(run: Run, ask: Ask, fleet: Fleet) -> Plan:
                        fix="leave plan.experts out, or give plan.context: 2")  # fmt: skip
     asked: dict[str, tuple[str | int, tuple[str | int, ...]]]
     asked = {"split": (plan.split, ("best",)), "schedule": (plan.schedule, ("auto", "1f1b"))}
+    asked |= {"tensor": (plan.tensor, (1,))}
     asked |= {"copies": (plan.copies, (1,))} if parts else {}
     for name, (said, known) in asked.items():
         if said not in known:

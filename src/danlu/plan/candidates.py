@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from danlu import recipe
 from danlu.nouns import Card, Fleet, ModelSpec
-from danlu.plan.cost import entry_s, tied_s, unit_costs
+from danlu.plan.cost import UnitCost, entry_s, tied_s, unit_costs
 from danlu.plan.pauses import Pauses
 from danlu.plan.simulate import StageCost
 
@@ -47,9 +47,14 @@ class Ask:
 class Sums:
     """Costs and bytes of every range of units on one card, as differences of sums over the first k units."""
 
-    def __init__(self, ask: Ask, card: Card) -> None:
-        costs = unit_costs(ask.spec, card, ask.micro_batch, ask.seq, ask.dtype)
-        self._start, self._attention = entry_s(ask.spec, card, ask.micro_batch, ask.seq, ask.dtype)
+    def __init__(
+        self, ask: Ask, card: Card, costs: Sequence[UnitCost] = (), entry: tuple[float, float] = (0, 0)
+    ) -> None:
+        """`costs` of units and of a stage's `entry` are the card's own, unless others are given."""
+        if not costs:
+            costs = unit_costs(ask.spec, card, ask.micro_batch, ask.seq, ask.dtype)
+            entry = entry_s(ask.spec, card, ask.micro_batch, ask.seq, ask.dtype)
+        self._start, self._attention = entry
         self._tied = tied_s(ask.spec, card, ask.dtype)
         self._copy = costs[0] if ask.spec.tied else None
         self.units, self._pauses = len(costs), Pauses(card)

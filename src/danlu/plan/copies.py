@@ -46,8 +46,8 @@ def best(ask: Ask, fleet: Fleet, most: int) -> Plan | None:
                 known[name] = copy_of(ask, fleet, part)
         copies = [copy for name in names if (copy := known[name]) is not None]
         if len(copies) == len(parts):
-            fits = filter(_fits, joined(ask, fleet, copies))
-            found = min((*fits, *([found] if found else [])), key=_step_s, default=None)
+            plans = filter(fits, joined(ask, fleet, copies))
+            found = min((*plans, *([found] if found else [])), key=_step_s, default=None)
     return found
 
 
@@ -113,7 +113,8 @@ def _step_s(plan: Plan) -> float:
     return plan.forecast.step_s
 
 
-def _fits(plan: Plan) -> bool:
+def fits(plan: Plan) -> bool:
+    """Whether every card has the memory that the forecast says it needs."""
     assert plan.forecast is not None
     held = zip(seats(plan), plan.forecast.stage_bytes, strict=True)
     return all(size <= plan.fleet.card(seat.card).mem_bytes for seat, size in held)

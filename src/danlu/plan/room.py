@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -21,30 +22,38 @@ GIB = 2**30
 def holds(ask: Ask, cards: Sequence[Card], schedule: str) -> tuple[Holds, ...]:
     """For every stage, the question how its card has the memory for a range of units."""
     flights = in_flight(len(cards), ask.micro_batches, depth_of(schedule))
-    return tuple(_hold(ask, card.mem_bytes, flight) for card, flight in zip(cards, flights, strict=True))
+    return tuple(hold(levels(ask, card.mem_bytes, flight)) for card, flight in zip(cards, flights, strict=True))
 
 
-def _hold(ask: Ask, room: int, flight: int) -> Holds:
+def hold(found: Levels) -> Holds:
+    """The question whose answers stand in a table by start and stop."""
+
+    def how(start: Cuts, stop: Cuts) -> Levels:
+        return np.asarray(found[start, stop], dtype=np.int8)
+
+    return how
+
+
+def levels(ask: Ask, room: int, flight: int, beside: int = 0) -> Levels:
+    """How `room` bytes hold every range [start, stop) of units; `beside` bytes more are kept of each parameter."""
     # What is kept costs no time: forwards run again only where nothing else fits.
-    plain = _table(ask, flight, None)
-    levels = np.where(plain <= room, WHOLE, NOT)
+    plain = _table(ask, flight, None, beside)
+    found = np.where(plain <= room, WHOLE, NOT).astype(np.int8)
     if plain[0, -1] > room:
-        levels[(levels == NOT) & (_table(ask, flight, 1) <= room)] = AGAIN
-
-    def hold(start: Cuts, stop: Cuts) -> Levels:
-        return np.asarray(levels[start, stop], dtype=np.int8)
-
-    return hold
+        found[(found == NOT) & (_table(ask, flight, 1, beside) <= room)] = AGAIN
+    return found
 
 
 @lru_cache(maxsize=256)
-def _table(ask: Ask, flight: int, recomputed: int | None) -> npt.NDArray[np.int64]:
+def _table(ask: Ask, flight: int, recomputed: int | None, beside: int) -> npt.NDArray[np.int64]:
     """Bytes of every range [start, stop) of units; as many as nothing has where the range is empty."""
     units = len(ask.spec.units)
     found = np.full((units + 1, units + 1), np.iinfo(np.int64).max)
+    params = [0, *accumulate(ask.spec.unit_params(unit) for unit in ask.spec.units)]
     for start in range(units):
         for stop in range(start + 1, units + 1):
-            found[start, stop] = _bytes(ask, start, stop, flight, recomputed)
+            more = beside * (params[stop] - params[start])
+            found[start, stop] = _bytes(ask, start, stop, flight, recomputed) + more
     return found
 
 

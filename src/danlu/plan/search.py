@@ -171,14 +171,21 @@ def _rows(ask: Ask, fleet: Fleet) -> Iterator[Row]:
     for cards in orders(fleet, ask.longest):
         chosen = tuple(sums[card.name] for card in cards)
         for schedule in SCHEDULES if len(cards) > 1 else SCHEDULES[:1]:
-            rooms = holds(ask, cards, schedule)
-            cuts = promising(chosen, rooms)
-            if len(cuts):
-                stages = tuple(Stage((card.name,), 0, 0) for card in cards)
-                plan = Plan(ask.spec, fleet, stages, schedule, ask.micro_batches, ask.micro_batch, ask.seq, ask.dtype)
-                bounds = _bounds(ask, _costs(chosen, rooms, cuts), plan)
-                order = np.argsort(bounds, kind="stable")
-                yield Row(plan, cuts[order], bounds[order], chosen, rooms)
+            stages = tuple(Stage((card.name,), 0, 0) for card in cards)
+            plan = Plan(ask.spec, fleet, stages, schedule, ask.micro_batches, ask.micro_batch, ask.seq, ask.dtype)
+            row = row_of(ask, plan, chosen, holds(ask, cards, schedule))
+            if row is not None:
+                yield row
+
+
+def row_of(ask: Ask, plan: Plan, sums: tuple[Sums, ...], rooms: tuple[Holds, ...]) -> Row | None:
+    """The row of a plan whose stages are yet to be cut; None where no split fits."""
+    cuts = promising(sums, rooms)
+    if not len(cuts):
+        return None
+    bounds = _bounds(ask, _costs(sums, rooms, cuts), plan)
+    order = np.argsort(bounds, kind="stable")
+    return Row(plan, cuts[order], bounds[order], sums, rooms)
 
 
 def _costs(sums: Sequence[Sums], holds: Sequence[Holds], cuts: Cuts) -> list[StageCost]:

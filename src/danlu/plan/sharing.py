@@ -119,6 +119,19 @@ def _cost(plan: Plan, mine: Sequence[Seat], moved: Exchange) -> StageCost:
     return Pauses(slowest_card).paid(tight)
 
 
+def cut_units(plan: Plan, mine: Sequence[Seat]) -> tuple[UnitCost, ...]:
+    """What each unit of a stage costs its cards together: as on the card that is last with it, then its sums."""
+    stage, spec = plan.pipelines[mine[0].replica].stages[mine[0].stage], plan.model
+    each, kinds = [_units(plan, seat) for seat in mine], dict[str, UnitCost]()
+    names = [recipe.kind_of(unit) for unit in spec.units[stage.start : stage.stop]]
+    for at, name in enumerate(names):
+        if name not in kinds:
+            forward, backward = _sums_s(plan, mine, (spec.units[stage.start + at],))
+            last = _later([costs[at] for costs in each])
+            kinds[name] = replace(last, forward_s=last.forward_s + forward, backward_s=last.backward_s + backward)
+    return tuple(kinds[name] for name in names)
+
+
 def _units(plan: Plan, seat: Seat) -> tuple[UnitCost, ...]:
     """What each unit of the stage costs one of its cards."""
     stage = plan.pipelines[seat.replica].stages[seat.stage]
@@ -143,7 +156,8 @@ def part_of(spec: ModelSpec, share: Share) -> ModelSpec:
 def _later(costs: Sequence[UnitCost]) -> UnitCost:
     forward, backward = max(each.forward_s for each in costs), max(each.backward_s for each in costs)
     return replace(costs[0], forward_s=forward, backward_s=backward, weight_s=max(each.weight_s for each in costs),
-                   split_s=max(each.split_s for each in costs))  # fmt: skip
+                   split_s=max(each.split_s for each in costs), norm_s=max(each.norm_s for each in costs),
+                   optimizer_s=max(each.optimizer_s for each in costs))  # fmt: skip
 
 
 def _sums_s(plan: Plan, mine: Sequence[Seat], units: Sequence[str]) -> tuple[float, float]:

@@ -66,10 +66,11 @@ class Experts(nn.Module):
             told = [counts[start:stop] for start, stop in self.post.sends]
             found = self._posted(self.post, h_TD, (rows, away // self.used), told, own)
             kept = torch.cat((kept, away))
+            rows = kept // self.used
         if not len(kept):
             return torch.zeros_like(h_TD) + 0 * (h_TD.sum() + weight_TA.sum() + found.sum())
         parts = found * weight_TA.flatten()[kept, None]
-        return torch.zeros_like(h_TD).index_add(0, kept // self.used, parts)
+        return torch.zeros_like(h_TD).index_add(0, rows, parts)
 
     def _posted(
         self, post: Post, h_TD: Tensor, rows: tuple[Tensor, Tensor], told: list[list[int]], own: list[int]

@@ -68,9 +68,7 @@ def test_plans_of_measured_cards_count_their_pauses():
 
 def test_the_probe_times_what_waking_adds():
     clock = itertools.count()
-    looks = list[int]()
-    found = list(measured.after((1e-6, 2e-6), lambda: float(next(clock)), lambda: looks.append(1)))
-    assert len(looks) == 2 * measured.TIMES
+    found = list(measured.after((1e-6, 2e-6), lambda: float(next(clock))))
     assert [(op, pause) for op, pause, _ in found] == [
         (op, pause) for pause in (1, 2) for op in ("wake", "wake_back", "wake_one")
     ]

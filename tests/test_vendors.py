@@ -83,12 +83,6 @@ def test_rates_are_told_at_the_machines_usual_speed():
     assert {(rate.op, rate.per_s) for rate in rates} == {("reference", 1.0), ("a", 10.0), ("b", 3.0)}
 
 
-def test_pacers_compare_with_the_reference_as_they_look_at_it():
-    """Beside the points it took a second, after a pause half of one."""
-    rates = probe.settled([("a", "fp32", [1], 10.0, 1.0), *[("reference", "fp32", [], 2.0, 1.0)] * 3])
-    assert {(rate.op, rate.per_s) for rate in rates} == {("reference", 2.0), ("a", 10.0)}
-
-
 def test_waiting_is_no_credit_and_lateness_is_caught_up():
     pacer = Pacer(0.5)
     arrival = time.monotonic() + 0.05

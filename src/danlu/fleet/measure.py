@@ -262,7 +262,6 @@ def main(argv: list[str]) -> None:
     torch.set_num_threads(1)
     reference = Reference()
     looks = deque[float](maxlen=LOOKS)
-    paced: list[float] = []  # looks as a pacer takes them: after an instruction that a sleep came before
 
     def say(op: str, shape: tuple[int, ...], per_s: float, dtype: str = "fp32") -> None:
         looks.append(reference.seconds())
@@ -271,13 +270,11 @@ def main(argv: list[str]) -> None:
     for _ in range(grid.passes):
         for point in points(grid):
             say(point.op, point.shape, point.work / seconds(point, grid.spend_s))
-        for op, pause_us, more_s in after(grid.pauses, between=lambda: paced.append(reference.seconds())):
+        for op, pause_us, more_s in after(grid.pauses):
             say(op, (pause_us,), 1 / more_s)
     for point in points(BF16, "bf16"):
         if point.op not in STATE:
             say(point.op, point.shape, point.work / seconds(point, BF16.spend_s), "bf16")
-    for look in paced:
-        say("reference", (), 1 / look)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,10 @@ TIMES = 12
 LEAST_S = 1e-7  # what is not seen at all costs this: a rate must be finite
 
 
-def after(
-    pauses: tuple[float, ...], now: Callable[[], float] = time.thread_time, between: Callable[[], object] = lambda: None
-) -> Iterator[tuple[str, int, float]]:
+def after(pauses: tuple[float, ...], now: Callable[[], float] = time.thread_time) -> Iterator[tuple[str, int, float]]:
     """(operator, microseconds of the pause, seconds more than without it), for every operator and pause.
 
-    pauses   seconds of sleep
-    between  called after every layer that a pause came before
-    Operators: "wake" a layer's forward, "wake_back" its backward, "wake_one" one product
+    pauses  seconds of sleep. Operators: "wake" a layer's forward, "wake_back" its backward, "wake_one" one product
     Cost: 3 * TIMES * sum(pauses) and 2 ms for every sample.
     """
     begin, instructions = small_layer()
@@ -41,7 +37,6 @@ def after(
                     given = run(given)
                     one.append(now() - start)
                 took.append(one)
-            between()
             for name, tight, woken in zip(instructions, *took[1:], strict=True):
                 more[name].append(woken - tight)
         for name, each in more.items():

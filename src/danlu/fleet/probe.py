@@ -102,19 +102,15 @@ def measured(children: int, grid: str, say: Progress) -> tuple[Rate, ...]:
 
 
 def settled(lines: Iterable[tuple[str, str, list[int], float, float]]) -> tuple[Rate, ...]:
-    """Median rates at one speed of the machine: that of the median reference beside them.
+    """Median rates at one speed of the machine: that of the median reference, which is noted as the rate "reference".
 
     lines  (operator, dtype, shape, work per second, seconds of the reference work beside it)
-    The rate "reference" is what pacers compare with. Its own lines are looks as a pacer takes them: beside operators
-    that sweep through memory the same work took 5% longer than beside a layer that a sleep came before.
     """
     measured = list(lines)
-    usual_s = statistics.median(reference_s for op, *_, reference_s in measured if op != "reference")
-    paced = [per_s for op, _, _, per_s, _ in measured if op == "reference"] or [1 / usual_s]
-    found: dict[tuple[str, str, tuple[int, ...]], list[float]] = {("reference", "fp32", ()): paced}
+    usual_s = statistics.median(reference_s for _, dtype, *_, reference_s in measured if dtype == "fp32")
+    found: dict[tuple[str, str, tuple[int, ...]], list[float]] = {("reference", "fp32", ()): [1 / usual_s]}
     for op, dtype, shape, per_s, reference_s in measured:
-        if op != "reference":
-            found.setdefault((op, dtype, tuple(shape)), []).append(per_s * reference_s / usual_s)
+        found.setdefault((op, dtype, tuple(shape)), []).append(per_s * reference_s / usual_s)
     return tuple(Rate(*point, float(f"{statistics.median(each):.4g}")) for point, each in found.items())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import statistics
 import sys
 import time
@@ -23,6 +24,11 @@ ROWS, INNER, MADE = 32_768, 4_096, 1_024  # 67 MB of codes, twice the last cache
 SMALL = 4_096  # rows beside bitsandbytes and torch, which are slow
 READERS = [(streams, ahead) for streams in (1, 2, 4) for ahead in (0, 512)]
 Case = Callable[[], Any]
+
+
+def ladder() -> tuple[linear.Precision, ...]:
+    """The precisions that are kernels of their own here: bf16 is int16 on a CPU without it."""
+    return tuple(p for p in ladder() if p != "bf16" or native.runs("avx512bf16"))
 
 
 def in_turn(cases: dict[str, Case], rounds: int) -> dict[str, list[float]]:
@@ -63,7 +69,7 @@ def one_token(w: q4.Q4, peers: dict[str, Tensor], threads: int, rounds: int) -> 
     x, native_linear = torch.randn(1, INNER), ops.find("linear_q4")
     assert native_linear is not None
     ours: dict[str, Case] = {
-        p: lambda p=p: linear.linear_native(native_linear, x, w, None, p, threads) for p in linear.PRECISIONS
+        p: lambda p=p: linear.linear_native(native_linear, x, w, None, p, threads) for p in ladder()
     }
     theirs = {kind: ggml.Product(packed, kind, w.shape, 1, threads) for kind, packed in peers.items()}
     for product in theirs.values():
@@ -97,7 +103,7 @@ def tokens(w: q4.Q4, packed: Tensor, count: int, rounds: int) -> float:
     x, native_linear = torch.randn(count, INNER), ops.find("linear_q4")
     assert native_linear is not None
     cases: dict[str, Case] = {
-        p: lambda p=p: linear.linear_native(native_linear, x, w, None, p, 1) for p in linear.PRECISIONS
+        p: lambda p=p: linear.linear_native(native_linear, x, w, None, p, 1) for p in ladder()
     }
     if packed.numel():
         theirs = ggml.Product(packed, "iq4_nl", w.shape, count, 1)
@@ -181,7 +187,10 @@ def measure(rounds: int) -> dict[str, Any]:
     if not built:
         print("llama.cpp is not in .peers: ./danlu bench kernels --peers builds it")
     keys: dict[str, Any] = {}
-    for threads in (1, 2):
+    cores = len(os.sched_getaffinity(0))
+    if cores < 2:
+        print("products on two threads need two cores")
+    for threads in (1, 2)[:cores]:
         found = one_token(w, peers, threads, 2 * rounds)
         keys[f"gemv_roof_{threads}t"] = found.pop("roof")
         keys |= {f"gemv_vs_{kind.replace('_', '', 1)}_{threads}t": ratio for kind, ratio in found.items()}

@@ -28,7 +28,7 @@ Case = Callable[[], Any]
 
 def ladder() -> tuple[linear.Precision, ...]:
     """The precisions that are kernels of their own here: bf16 is int16 on a CPU without it."""
-    return tuple(p for p in ladder() if p != "bf16" or native.runs("avx512bf16"))
+    return tuple(p for p in linear.PRECISIONS if p != "bf16" or native.runs("avx512bf16"))
 
 
 def in_turn(cases: dict[str, Case], rounds: int) -> dict[str, list[float]]:

@@ -47,6 +47,10 @@ class Ask:
         sizes = micro_batch_sizes(self.batch, self.most_sequences)
         return [space(self.ways(size, replicas, most), len(self.fleet.groups), stages) for size in sizes]
 
+    def deepest(self, pipelines: int) -> int:
+        """Stages that the longest of so many pipelines can have by the cards and by the batch."""
+        return max(1, min(self.fleet.cards, self.batch - pipelines + 1))
+
     def longest(self, pipelines: int, micro_batch: int) -> int:
         """Micro-batches of a pipeline's even share of the batch: stages of the longest."""
         return max(1, math.ceil(self.batch // pipelines / micro_batch))

@@ -62,14 +62,14 @@ def _designed(ask: Ask, replicas: int) -> tuple[GroupedPlan, list[Pipeline]] | N
     if found is not None or replicas > FEW:
         return found
     columns = Columns(ask.there)
-    for each in ask.spaces(replicas, stages=DEEPEST):
+    for each in ask.spaces(replicas, stages=min(DEEPEST, ask.deepest(replicas))):
         columns.add(spanning(each, ask.there, ask.batch, replicas))
     return _priced(ask, replicas, columns, DEEPEST)
 
 
 def _priced(ask: Ask, replicas: int, columns: Columns, stages: int) -> tuple[GroupedPlan, list[Pipeline]] | None:
     """The best plan of `columns` and of what prices of cards add to them, of up to so many stages."""
-    spaces = ask.spaces(replicas, stages=stages)
+    spaces = ask.spaces(replicas, stages=min(stages, ask.deepest(replicas)))
     rate = sum(group.count * group.flops for group in ask.fleet.groups)
     guess = 12.0 * ask.spec.params * ask.batch * ask.seq / rate
     prices = np.array([ask.batch / rate * group.flops for group in ask.fleet.groups])

@@ -137,25 +137,23 @@ def _exchanged(
     """Mixed pipelines after every exchange that gains: one more, one less, or one for another."""
     counts = counts.copy()
     left = there - use @ counts
+    gains, costs = np.append(value, 0.0), np.concatenate([use, np.zeros_like(use[:, :1])], axis=1)
 
     def rest(cards: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.asarray(np.sum([sack.value(each) for sack, each in zip(sacks, cards, strict=True)], axis=0))
 
     now = float(rest(left[:, None])[0] + counts @ value)
-    for _ in range(EXCHANGES):
-        best = (now + 1e-9, -1, -1)
-        for out in (-1, *np.flatnonzero(counts)):
-            free = left + (use[:, out] if out >= 0 else 0)
-            base = now - float(rest(left[:, None])[0]) - (float(value[out]) if out >= 0 else 0.0)
-            then = base + np.append(value + rest(free[:, None] - use), rest(free[:, None]))
-            into = int(np.argmax(then))
-            if then[into] > best[0]:
-                best = (float(then[into]), int(out), into if into < len(value) else -1)
-        if best[1] < 0 and best[2] < 0:
+    for _ in range(EXCHANGES if len(value) else 0):
+        # Every pipeline of the packing, or none, out; every pipeline, or none, in.
+        outs = np.append(np.flatnonzero(counts), len(value))
+        free = (left[:, None] + costs[:, outs])[:, :, None] - costs[:, None]
+        then = float(counts @ value) - gains[outs, None] + gains + rest(free)
+        out, into = divmod(int(np.argmax(then)), len(gains))
+        if then[out, into] <= now + 1e-9:
             break
-        now = best[0]
-        for at, sign in ((best[1], -1), (best[2], 1)):
-            if at >= 0:
+        now = float(then[out, into])
+        for at, sign in ((int(outs[out]), -1), (into, 1)):
+            if at < len(value):
                 counts[at] += sign
                 left = left - sign * use[:, at]
     return now, counts

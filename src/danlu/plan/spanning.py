@@ -103,14 +103,17 @@ def _starts(where: Space, limit: float, many: int) -> Firsts:
     """(places, ways, units + 2): the first unit from which a stage can reach each stop; `units + 1` for none."""
     ways, units = where.ways, where.ways.units
     inner, last = (each[0] for each in load_ends(ways, np.array([limit]), np.array([float(many)])))
-    stops = np.arange(units + 1)
-    found = np.full((len(where.memory), len(ways.ways), units + 2), units + 1, dtype=np.int16)
-    for place, memory in enumerate(where.memory):
-        far = np.minimum(inner if place else last, memory)
-        for way, row in enumerate(far):
-            start = np.searchsorted(row[1:], stops, side="left") + 1
-            start[row[0] >= stops] = 0
-            found[place, way, :-1] = np.where(start < stops, start, units + 1)
+    far = np.maximum(np.minimum(inner, where.memory), 0)
+    far[0] = np.maximum(np.minimum(last, where.memory[0]), 0)
+    # Of a row that never falls, as many places end before a stop as lie before the first that reaches it; the first
+    # place has no message before it, and is looked at by itself.
+    rows, stops = math.prod(far.shape[:2]), np.arange(units + 1)
+    at = np.arange(rows)[:, None] * (units + 1) + far[:, :, 1:].reshape(rows, units)
+    ends = np.bincount(at.ravel(), minlength=rows * (units + 1)).reshape(rows, units + 1)
+    start = (np.cumsum(ends, axis=1) - ends + 1).reshape(*far.shape[:2], units + 1)
+    start[far[:, :, :1] >= stops] = 0
+    found = np.full((*far.shape[:2], units + 2), units + 1, dtype=np.int16)
+    found[:, :, :-1] = np.where(start < stops, start, units + 1)
     return found
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danlu.errors import BadRows
+from danlu.plan import stated_words
 from danlu.plan.mixed import MixedStage, stages
 from danlu.plan.setup import Experts, Latent, Setup
 
@@ -146,23 +147,27 @@ def _setup(line: dict[str, str], note: dict[str, str]) -> Setup:
         raise ValueError(f"tp * pp * dp * cp is {tp * pp * dp * cp}, card_count {cards}")
     if items and len(items) != pp:
         raise ValueError(f"stage_items names {len(items)} stages, pp is {pp}")
-    heads, software = count("heads", 1), line.get("software") or "Megatron-LM"
+
+    def said(name: str) -> bool:
+        return stated_words.flag(name, line.get(name) or "")
+
+    heads, software = count("heads", 1), stated_words.software(line.get("software") or "")
+    unfused = stated_words.unfused(line.get("attention") or "")
     if note.get("scheme", "").startswith("deepspeed"):
         software = "DeepSpeed"  # a baseline that the source ran in another framework
     return Setup(
         card=line["card"], cards=cards, cards_per_host=hosts, link=float(gbps) / 8 * 1e9 if gbps else None,
         layers=count("layers", 1), hidden=count("hidden", 1), heads=heads, kv_heads=count("kv_heads", heads),
-        ffn=count("ffn", 4 * count("hidden", 1)), gated=bool(count("gated", 0)), vocab=count("vocab", 1),
+        ffn=count("ffn", 4 * count("hidden", 1)), gated=said("gated"), vocab=count("vocab", 1),
         seq=count("seq", 1), global_batch=count("global_batch", 1), micro_batch=count("micro_batch", 0), tp=tp, pp=pp,
         dp=dp, cp=cp, ep=count("ep", 1), interleave=count("interleave", 0),
-        recompute=line.get("recompute") or ("selective" if software == "torchtitan" else "none"),
-        seq_parallel=bool(count("seq_parallel", 0)), zero=count("zero", 0),
-        precision=line.get("precision") or "bf16", software=software,
-        compiled=bool(count("compiled", 0)), async_tp=bool(count("async_tp", 0)),
-        flash=line.get("attention") != "unfused",
+        recompute=stated_words.recompute(line.get("recompute") or "", software),
+        seq_parallel=said("seq_parallel"), zero=count("zero", 0),
+        precision=stated_words.precision(line.get("precision") or ""), software=software,
+        compiled=said("compiled"), async_tp=said("async_tp"), flash=not unfused,
         # Megatron-LM had dropout by default while attention was unfused; memory measured elsewhere shows none of it.
-        dropout=line.get("attention") == "unfused" and software == "Megatron-LM",
-        overlap_dp=bool(count("overlap_dp", 0)), overlap_tp=bool(count("overlap_tp", 0)),
+        dropout=unfused and software == "Megatron-LM",
+        overlap_dp=said("overlap_dp"), overlap_tp=said("overlap_tp"),
         experts=_experts(line, note), latent=_latent(note),
         items=items,
     )  # fmt: skip
@@ -172,7 +177,7 @@ def _experts(line: dict[str, str], note: dict[str, str]) -> Experts | None:
     many = int(line.get("experts") or 1)
     if many <= 1:
         return None
-    wide = int(note.get("moe_ffn") or line["ffn"])
+    wide = int(note.get("moe_ffn") or line.get("ffn") or 4 * int(line["hidden"]))
     return Experts(
         many, int(line.get("top_k") or 1), wide, int(note.get("shared_ffn", 0)), int(note.get("dense_layers", 0))
     )

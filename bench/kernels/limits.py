@@ -21,8 +21,8 @@ PLACES = {"second cache": (64, 192, 400), "last cache": (1_024, 5_120, 8), "memo
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Keys: product_gbs.PLACE, read_gbs.PLACE (one thread, from the best rounds), gemv_limit_1t: the gemv_roof_1t of a
-    product that never waits for memory.
+    """Keys: product_gbs.PLACE, read_gbs.PLACE (one thread, from the best rounds), gemv_limit_1t: what a product as fast
+    as from a cache would be of the read from memory.
     """
     if ops.find("linear_q4") is None:
         print("no native kernels here: nothing to measure")
@@ -43,8 +43,9 @@ def measure(rounds: int) -> dict[str, Any]:
         found[f"product_gbs.{key}"] = whole.nbytes / gemv.ROWS / per_row.pop("product") / 1e9
         found[f"read_gbs.{key}"] = whole.codes.numel() / gemv.ROWS / min(per_row.values()) / 1e9
     show(found)
-    found["gemv_limit_1t"] = found["product_gbs.second_cache"] / found["read_gbs.memory"]
-    print(f"\nif it never waited for memory, one thread would reach {found['gemv_limit_1t']:.0%} of the roof")
+    best = max(found["product_gbs.second_cache"], found["product_gbs.last_cache"])
+    found["gemv_limit_1t"] = best / found["read_gbs.memory"]
+    print(f"\nas fast as from a cache, one thread would reach {found['gemv_limit_1t']:.0%} of the read from memory")
     return found
 
 

@@ -19,7 +19,7 @@ from danlu.plan.pricing import DEEPEST, space
 from danlu.plan.spanning import spanning
 from danlu.plan.sum_share import sum_share
 
-WIDE = ModelSpec("llama", 15, 26624, 208, 8, 128, 93184, 128256, 8192)
+WIDE = ModelSpec("llama", 16, 26624, 208, 8, 128, 93184, 128256, 8192)
 
 
 @settings(max_examples=10, deadline=None)

@@ -31,7 +31,7 @@ CASES, BATCH = 500, 8  # small ones against brute force, and their largest batch
 SEVENTY = ModelSpec("llama", 80, 8192, 64, 8, 128, 28672, 128256, 8192)
 # 1.9 T parameters, of the shape of llama-3-405b: neither 128 MI300X nor 640 A100 hold it with 1024 sequences
 WIDE = ModelSpec("llama", 212, 26624, 208, 8, 128, 93184, 128256, 8192)
-WIDER = ModelSpec("llama", 212, 27648, 216, 8, 128, 96768, 128256, 8192)  # 2.0 T: neither 128 A100 nor 640 H20
+WIDER = ModelSpec("llama", 220, 27648, 216, 8, 128, 96768, 128256, 8192)  # 2.1 T: neither 128 A100 nor 640 H20
 TWO = "128xMI300X+640xA100-80"  # cards of two makers, in the numbers of HETHUB (arXiv 2405.16256)
 LARGEST = ModelSpec("llama", 126, 16384, 128, 8, 128, 53248, 128256, 8192)
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from provoke import provoke
 
-from danlu.cli import app, config, output, show_config
+from danlu.cli import app, config, output, run_text, show_config
 from danlu.errors import UnknownKey
 from danlu.plugins import load
 
@@ -122,7 +122,7 @@ def test_every_key_can_be_explained_and_the_schema_is_json(capsys):
 
 def test_every_key_says_what_it_means():
     leaves = [key for key in config.known_keys() if not any(k.startswith(key + ".") for k in config.known_keys())]
-    sections = {section.__doc__ for section in config.Section.__subclasses__()}
+    sections = {section.__doc__ for section in run_text.Section.__subclasses__()}
     assert not [key for key in leaves if config.explain(key).split(": ", 1)[1].split("\n")[0] in sections]
 
 

@@ -38,10 +38,27 @@ MODELS = {
     "qwen3": ("qwen3", {"num_key_value_heads": 2, "head_dim": 12}),
     "mistral": ("mistral", {"num_key_value_heads": 2, "sliding_window": 7}),
     "mixtral": ("mixtral", {"num_key_value_heads": 2, "num_local_experts": 5, "sliding_window": 7}),
-    "qwen2-moe": ("qwen2_moe", {"num_key_value_heads": 2, "num_experts": 6, "num_experts_per_tok": 3,
-                                "moe_intermediate_size": 20, "shared_expert_intermediate_size": 28}),
-    "qwen3-moe": ("qwen3_moe", {"num_key_value_heads": 2, "num_experts": 6, "num_experts_per_tok": 2,
-                                "moe_intermediate_size": 20, "head_dim": 12, "norm_topk_prob": True}),
+    "qwen2-moe": (
+        "qwen2_moe",
+        {
+            "num_key_value_heads": 2,
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 20,
+            "shared_expert_intermediate_size": 28,
+        },
+    ),
+    "qwen3-moe": (
+        "qwen3_moe",
+        {
+            "num_key_value_heads": 2,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 20,
+            "head_dim": 12,
+            "norm_topk_prob": True,
+        },
+    ),
 }
 
 

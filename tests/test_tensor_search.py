@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.cli.bench import load
-from danlu.cli.config import Run
+from danlu.cli.run_text import Run
 from danlu.cli.wiring import plan_of
 from danlu.errors import DoesNotFit
 from danlu.nouns import Card, Fleet, Link, ModelSpec, Plan, Stage

@@ -102,9 +102,7 @@ def tokens(w: q4.Q4, packed: Tensor, count: int, rounds: int) -> float:
     """Print products of several tokens on one thread; returns how much faster int8 is than IQ4_NL."""
     x, native_linear = torch.randn(count, INNER), ops.find("linear_q4")
     assert native_linear is not None
-    cases: dict[str, Case] = {
-        p: lambda p=p: linear.linear_native(native_linear, x, w, None, p, 1) for p in ladder()
-    }
+    cases: dict[str, Case] = {p: lambda p=p: linear.linear_native(native_linear, x, w, None, p, 1) for p in ladder()}
     if packed.numel():
         theirs = ggml.Product(packed, "iq4_nl", w.shape, count, 1)
         theirs.put(x)

@@ -156,8 +156,31 @@ def speed(path: Path, threads: int, *, prompt: int = 0, tokens: int = 0) -> floa
 
 def batch_speed(path: Path, threads: int, sequences: int, tokens: int) -> float:
     """Tokens per second of `sequences` decoded side by side, so many tokens each."""
-    argv = [BUILD / "llama-batched-bench", "-m", path, "-t", threads, "-tb", threads, "-c", 2048, "-b", 2048,
-            "-ub", 512, "-npp", 16, "-ntg", tokens, "-npl", sequences, "-ngl", 0, "--output-format", "jsonl"]
+    argv = [
+        BUILD / "llama-batched-bench",
+        "-m",
+        path,
+        "-t",
+        threads,
+        "-tb",
+        threads,
+        "-c",
+        2048,
+        "-b",
+        2048,
+        "-ub",
+        512,
+        "-npp",
+        16,
+        "-ntg",
+        tokens,
+        "-npl",
+        sequences,
+        "-ngl",
+        0,
+        "--output-format",
+        "jsonl",
+    ]
     last = [line for line in _run(argv).splitlines() if line.startswith("{")][-1]
     return float(json.loads(last)["speed_tg"])
 

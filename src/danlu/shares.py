@@ -114,8 +114,11 @@ def in_proportion(spec: ModelSpec, parts: Sequence[int]) -> tuple[int, ...]:
     if min(parts) < 1 or len(parts) > groups or (not even and any(groups * part % total for part in parts)):
         many = len(parts) > groups
         said = f"by {len(parts)}" if many else ":".join(map(str, parts))
-        each = "is less than one group each" if many else "would be " + ", ".join(
-            f"{groups * part / total:.3g}" for part in parts) + " groups"
+        each = (
+            "is less than one group each"
+            if many
+            else "would be " + ", ".join(f"{groups * part / total:.3g}" for part in parts) + " groups"
+        )
         raise BadShares(
             f"{spec.heads} heads cannot be shared {said}",
             why=f"they come in {groups} groups of {group} that share keys and values; {said} {each}",

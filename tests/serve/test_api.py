@@ -101,8 +101,14 @@ def test_chat_equals_transformers_whole_and_streamed(tiny):
     assert whole.choices[0].message.content == want and whole.choices[0].message.role == "assistant"
     assert whole.usage.prompt_tokens == len(ids)
     parts = [{"role": "developer", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]}]
-    stream = client.chat.completions.create(model="tiny", messages=parts + messages[1:], max_completion_tokens=30,
-                                            temperature=0, stream=True, stream_options={"include_usage": True})
+    stream = client.chat.completions.create(
+        model="tiny",
+        messages=parts + messages[1:],
+        max_completion_tokens=30,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
     chunks = list(stream)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == want
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -163,8 +169,9 @@ def test_stop_strings_and_seeds(tiny):
 def test_a_client_that_leaves_frees_its_pages(tiny):
     *_, server, client = tiny
     cancelled = metric(server, "danlu_cancelled_total")
-    stream = client.completions.create(model="tiny", prompt="To whom", max_tokens=600, stream=True,
-                                       extra_body={"ignore_eos": True})
+    stream = client.completions.create(
+        model="tiny", prompt="To whom", max_tokens=600, stream=True, extra_body={"ignore_eos": True}
+    )
     next(iter(stream))
     stream.close()
     wait_until(lambda: metric(server, "danlu_cancelled_total") == cancelled + 1)
@@ -172,8 +179,11 @@ def test_a_client_that_leaves_frees_its_pages(tiny):
     parts = urlsplit(server.url)
     with socket.create_connection((parts.hostname, parts.port)) as plain:  # not streamed: nothing was answered yet
         body = json.dumps({"model": "tiny", "prompt": "To whom", "max_tokens": 600, "ignore_eos": True}).encode()
-        plain.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-                      + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        plain.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            + f"Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
         wait_until(lambda: metric(server, "danlu_running") == 1)
     wait_until(lambda: metric(server, "danlu_cancelled_total") == cancelled + 2)
     assert metric(server, "danlu_pages_taken") == 0 and metric(server, "danlu_running") == 0
@@ -188,9 +198,13 @@ def test_errors_have_openais_shape(tiny):
         client.completions.create(model="tiny", prompt=[1] * 700)
     assert long.value.code == "context_length_exceeded" and "640" in long.value.message and "700" in long.value.message
     hello = [{"role": "user", "content": "Hello"}]
-    for field, value in (("n", 2), ("logit_bias", {"5": 1}), ("presence_penalty", 0.5),
-                         ("tools", [{"type": "function", "function": {"name": "f"}}]),
-                         ("response_format", {"type": "json_object"})):
+    for field, value in (
+        ("n", 2),
+        ("logit_bias", {"5": 1}),
+        ("presence_penalty", 0.5),
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("response_format", {"type": "json_object"}),
+    ):
         with pytest.raises(openai.BadRequestError) as refused:
             client.chat.completions.create(model="tiny", messages=hello, **{field: value})
         assert refused.value.param == field
@@ -201,8 +215,9 @@ def test_errors_have_openais_shape(tiny):
         client.completions.create(model="tiny", prompt="")
     with pytest.raises(openai.BadRequestError):
         client.completions.create(model="tiny", prompt=[0, 10**6])
-    accepted = client.chat.completions.create(model="tiny", messages=hello, max_tokens=1, n=1, user="me",
-                                              extra_body={"something_new": {"a": 1}})
+    accepted = client.chat.completions.create(
+        model="tiny", messages=hello, max_tokens=1, n=1, user="me", extra_body={"something_new": {"a": 1}}
+    )
     assert accepted.choices
 
 
@@ -211,8 +226,9 @@ def test_metrics_count_what_happened(llama):
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     with client:
         for _ in range(2):
-            client.completions.create(model="tiny", prompt=[5] * 100, max_tokens=4, temperature=0,
-                                      extra_body={"ignore_eos": True})
+            client.completions.create(
+                model="tiny", prompt=[5] * 100, max_tokens=4, temperature=0, extra_body={"ignore_eos": True}
+            )
     assert metric(server, "danlu_prompt_tokens_total") >= 200
     assert metric(server, "danlu_hit_tokens_total") >= 96
     assert metric(server, "danlu_answer_tokens_total") >= 8
@@ -245,8 +261,9 @@ def test_a_stopping_server_ends_streams_and_frees_its_port(llama):
     path, _ = llama
     with served(path) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-        stream = client.completions.create(model="tiny", prompt="x", max_tokens=600, stream=True,
-                                           extra_body={"ignore_eos": True})
+        stream = client.completions.create(
+            model="tiny", prompt="x", max_tokens=600, stream=True, extra_body={"ignore_eos": True}
+        )
         next(iter(stream))
         stopping = threading.Thread(target=server.stop, args=(0.0,))
         stopping.start()
@@ -288,8 +305,9 @@ def test_a_quantized_folder_answers_as_its_own_weights_say(llama, tmp_path):
     want = greedy(load(tmp_path / "nf4").requires_grad_(False), ids, 12)
     with served(tmp_path / "nf4", precision="int16") as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
-        got = client.completions.create(model="tiny", prompt=ids, max_tokens=12, temperature=0,
-                                        extra_body={"ignore_eos": True})
+        got = client.completions.create(
+            model="tiny", prompt=ids, max_tokens=12, temperature=0, extra_body={"ignore_eos": True}
+        )
         client.close()
     assert got.choices[0].text == Tokenizer(path).decode(want)
 
@@ -311,10 +329,14 @@ bodies = st.one_of(
     st.binary(max_size=40),
     json_values.map(lambda value: json.dumps(value).encode()),
     st.dictionaries(fields, json_values, max_size=4).map(lambda body: json.dumps({**valid, **body}).encode()),
-    st.sampled_from([
-        b"[" * 100_000, b'{"model": "tiny", "prompt": "\\ud800"}', b'{"prompt": 1e999, "model": "\\udfff"}',
-        b'{"model": "tiny", "prompt": "x", "seed": ' + b"9" * 5000 + b"}",
-    ]),
+    st.sampled_from(
+        [
+            b"[" * 100_000,
+            b'{"model": "tiny", "prompt": "\\ud800"}',
+            b'{"prompt": 1e999, "model": "\\udfff"}',
+            b'{"model": "tiny", "prompt": "x", "seed": ' + b"9" * 5000 + b"}",
+        ]
+    ),
 )
 
 

@@ -106,8 +106,13 @@ def test_ctrl_c_ends_a_busy_server_with_code_0(tiny, tmp_path):
 def test_a_used_port_ends_with_code_4_before_the_model_is_read(tiny):
     path, *_ = tiny
     with listen("127.0.0.1", 0) as ear:
-        ended = subprocess.run(danlu("serve", path, "--port", ear.getsockname()[1]), capture_output=True, text=True,
-                               check=False, timeout=60)
+        ended = subprocess.run(
+            danlu("serve", path, "--port", ear.getsockname()[1]),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
     assert ended.returncode == 4
     assert "DL-MEM-003" in ended.stderr and f"kill {os.getpid()}" in ended.stderr and "Traceback" not in ended.stderr
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from danlu.cli.config import Run
     from danlu.cli.demo_story import Served
+    from danlu.cli.run_text import Run
     from danlu.nouns import Fleet, ModelSpec, Plan
     from danlu.train.result import Result
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from danlu.cli.config import Run
+    from danlu.cli.run_text import Run
 
 PLACES = ("local", "ssh", "slurm", "ray", "k8s")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from danlu.cli.config import Run
+    from danlu.cli.run_text import Run
     from danlu.data.prep import Prepared
 
 PLACES = ("local", "slurm", "ray")

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from danlu.errors import BadValue, ServerNotReady
 
 if TYPE_CHECKING:
-    from danlu.cli.config import Run
+    from danlu.cli.run_text import Run
     from danlu.launch.local import Process
     from danlu.nouns import Job
     from danlu.serve.open import Opened, Settings
@@ -112,7 +112,7 @@ def settings_of(args: argparse.Namespace, run: Run) -> Settings:
 
     kv_bytes = int(run.serve.kv_gib * 2**30)
     return Settings(run.serve.max_seqs, run.serve.max_waiting, kv_bytes, run.serve.context, args.dtype, args.card,
-                    args.precision, args.kv, *parts_of(args.tp), run.serve.patience_s)
+                    args.precision, args.kv, *parts_of(args.tp), run.serve.patience_s)  # fmt: skip
 
 
 def parts_of(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -128,13 +128,17 @@ def parts_of(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     path = Path(text)
     if not path.is_file():
         raise BadValue(f"{text!r} says no parts", where="--tp", why="it is no number of processes, no A:B and no file",
-                       fix="--tp 2, --tp 3:1 or --tp plan.json")
+                       fix="--tp 2, --tp 3:1 or --tp plan.json")  # fmt: skip
     from danlu.plan import text as plans
 
     stages = plans.loads(path.read_text(encoding="utf-8"), text).stages
     if len(stages) > 1:
-        raise BadValue(f"{text} has {len(stages)} stages", where="--tp", why="processes that serve share every layer",
-                       fix="give the parts themselves: --tp 3:1")
+        raise BadValue(
+            f"{text} has {len(stages)} stages",
+            where="--tp",
+            why="processes that serve share every layer",
+            fix="give the parts themselves: --tp 3:1",
+        )
     return stages[0].shares or (1,), stages[0].experts
 
 

@@ -22,10 +22,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print to stdout; a file that does not pass raises the same error every command would."""
     from danlu.cli import config
+    from danlu.cli.run_text import Run
     from danlu.errors import BadValue
 
     if args.what == "schema":
-        print(json.dumps(config.Run.model_json_schema(), indent=1))
+        print(json.dumps(Run.model_json_schema(), indent=1))
         return 0
     if args.subject is None:
         raise BadValue(

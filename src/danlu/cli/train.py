@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from danlu.cli.config import Run
+    from danlu.cli.run_text import Run
     from danlu.errors import CardAway
     from danlu.fault.drill import Drill
     from danlu.nouns import Job, Plan

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from danlu.cli.config import Run
+from danlu.cli.run_text import Run
 from danlu.nouns import Fleet, ModelSpec, Plan
 from danlu.plan.candidates import Ask
 

@@ -145,6 +145,4 @@ def _table(text: dict[str, Any], units: list[str]) -> Table:
 
 
 def _unproved(why: str) -> UnprovedPlan:
-    return UnprovedPlan(
-        "the certificate proves nothing", why=why, fix="danlu plan MODEL FLEET --certificate CERT.json"
-    )
+    return UnprovedPlan("the certificate proves nothing", why=why, fix="danlu plan MODEL FLEET --certificate CERT.json")

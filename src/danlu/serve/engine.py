@@ -111,8 +111,12 @@ class Engine:
             raise BadRequest("the prompt has no tokens", why="its text is empty", fix="send some text", field="prompt")
         if min(ask.tokens) < 0 or max(ask.tokens) >= vocab:
             wrong = next(token for token in ask.tokens if not 0 <= token < vocab)
-            raise BadRequest(f"{wrong} is no token id", why=f"this model has tokens 0 to {vocab - 1}",
-                             fix="encode the prompt with this model's tokenizer, or send text", field="prompt")
+            raise BadRequest(
+                f"{wrong} is no token id",
+                why=f"this model has tokens 0 to {vocab - 1}",
+                fix="encode the prompt with this model's tokenizer, or send text",
+                field="prompt",
+            )
         prompt, answer = len(ask.tokens), ask.most or 1
         if prompt + answer > self.context:
             raise PromptTooLong(
@@ -168,8 +172,11 @@ class Engine:
             cause = error
         except Exception as error:  # every waiting request is told, whatever it was; a thread has no caller to raise to
             _log.exception("the engine failed")
-            cause = AnswerFailed("the engine failed", why=f"{type(error).__name__}: {error}"[:500],
-                                 fix="see the server's log, then start it again")
+            cause = AnswerFailed(
+                "the engine failed",
+                why=f"{type(error).__name__}: {error}"[:500],
+                fix="see the server's log, then start it again",
+            )
         self._end_all(cause)
 
     def _over(self) -> bool:
@@ -240,8 +247,16 @@ class Engine:
         if not isinstance(seq, Seq):
             self._refused += 1
             most_waiting = self._schedule.limits.max_waiting
-            emit(Failed(Overloaded("too many requests wait already", why=f"the server keeps {most_waiting} of them",
-                                   fix=f"come back in {seq:.0f} s", retry_after_s=seq)))
+            emit(
+                Failed(
+                    Overloaded(
+                        "too many requests wait already",
+                        why=f"the server keeps {most_waiting} of them",
+                        fix=f"come back in {seq:.0f} s",
+                        retry_after_s=seq,
+                    )
+                )
+            )
             return
         self._answers[name] = _Answer(seq, ask, emit, submit.words, Reply(ask.stop), submit.generator)
         emit(Accepted())
@@ -275,9 +290,15 @@ class Engine:
         if pick is None:
             self._drop(answer)
             self._failed += 1
-            answer.emit(Failed(AnswerFailed(
-                "the model gave no number", why=f"its logits behind {len(answer.seq.tokens)} tokens are not finite",
-                fix="check the weights: danlu doctor, or quantize or export the model again")))
+            answer.emit(
+                Failed(
+                    AnswerFailed(
+                        "the model gave no number",
+                        why=f"its logits behind {len(answer.seq.tokens)} tokens are not finite",
+                        fix="check the weights: danlu doctor, or quantize or export the model again",
+                    )
+                )
+            )
             return
         self._answer_tokens += 1
         end = pick.token in self._ends and not answer.ask.ignore_end
@@ -294,5 +315,6 @@ class Engine:
         self._ended += 1
         self._losses = 0
         prompt = len(answer.ask.tokens)
-        answer.emit(End(rest + answer.reply.flush(), reason, prompt, answer.seq.cached or 0,
-                        len(answer.seq.tokens) - prompt))
+        answer.emit(
+            End(rest + answer.reply.flush(), reason, prompt, answer.seq.cached or 0, len(answer.seq.tokens) - prompt)
+        )

@@ -61,9 +61,7 @@ class Metrics:
     def __init__(self, stats: Callable[[], Stats]) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(EngineCollector(stats))
-        self.requests = Counter(
-            "danlu_requests", "HTTP requests answered", ["path", "status"], registry=self._registry
-        )
+        self.requests = Counter("danlu_requests", "HTTP requests answered", ["path", "status"], registry=self._registry)
         self.first_token = Histogram(
             "danlu_first_token_seconds", "from request to first token", buckets=_FIRST, registry=self._registry
         )

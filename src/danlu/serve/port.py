@@ -15,8 +15,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        raise BadValue(f"no such host: {host!r}", where="serve.host", why=str(error),
-                       fix="--serve.host 127.0.0.1") from error
+        raise BadValue(
+            f"no such host: {host!r}", where="serve.host", why=str(error), fix="--serve.host 127.0.0.1"
+        ) from error
     ear = socket.socket(family, kind, proto)
     ear.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -29,8 +30,12 @@ def listen(host: str, port: int) -> socket.socket:
             who = f"process {holder[0]} ({holder[1]}) listens there" if holder else "another process listens there"
             fix = f"use --port 0 for any free one{f', or stop it: kill {holder[0]}' if holder else ''}"
             raise PortInUse(f"port {port} is in use", where=f"{host}:{port}", why=who, fix=fix) from error
-        raise BadValue(f"cannot listen on {host}:{port}", where="serve.host, serve.port", why=str(error),
-                       fix="use a port above 1023 and an address of this machine: --serve.host 127.0.0.1") from error
+        raise BadValue(
+            f"cannot listen on {host}:{port}",
+            where="serve.host, serve.port",
+            why=str(error),
+            fix="use a port above 1023 and an address of this machine: --serve.host 127.0.0.1",
+        ) from error
     return ear
 
 

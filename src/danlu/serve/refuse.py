@@ -37,8 +37,15 @@ def error_body(error: DanluError) -> dict[str, Any]:
     """OpenAI's shape of an error; "danlu" is the code in our catalogue."""
     _, kind, code = STATUS.get(type(error), (500, "server_error", None))
     message = f"{error.what}: {error.why}. Try: {error.fix}"
-    return {"error": {"message": message, "type": kind, "param": getattr(error, "field", None), "code": code,
-                      "danlu": error.code}}
+    return {
+        "error": {
+            "message": message,
+            "type": kind,
+            "param": getattr(error, "field", None),
+            "code": code,
+            "danlu": error.code,
+        }
+    }
 
 
 def refusal(error: DanluError) -> JSONResponse:

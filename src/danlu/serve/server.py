@@ -34,8 +34,11 @@ class Server:
         deadline = time.monotonic() + limit_s
         while not self._http.started:
             if not self._thread.is_alive() or time.monotonic() > deadline:
-                raise AnswerFailed("the HTTP server did not start", why=f"it was not ready within {limit_s:.0f} s",
-                                   fix="try again with --port 0; see the log above")
+                raise AnswerFailed(
+                    "the HTTP server did not start",
+                    why=f"it was not ready within {limit_s:.0f} s",
+                    fix="try again with --port 0; see the log above",
+                )
             time.sleep(0.005)
 
     def spread(self, cores: Collection[int]) -> None:

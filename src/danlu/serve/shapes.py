@@ -68,8 +68,9 @@ class Body(pydantic.BaseModel, extra="allow", frozen=True):
             if value is not None and value not in harmless:
                 allowed = " or ".join(map(repr, harmless)) or "nothing"
                 why = "it would change the answer, so it is not ignored"
-                raise BadRequest(f"{field} is not supported", field=field, why=why,
-                                 fix=f"leave {field} out, or set it to {allowed}")
+                raise BadRequest(
+                    f"{field} is not supported", field=field, why=why, fix=f"leave {field} out, or set it to {allowed}"
+                )
 
     def ask(self, tokens: list[int], most: int | None, logprobs: int | None) -> Ask:
         """The engine's view of one prompt of this body."""

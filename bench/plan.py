@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import random
 import subprocess
 import sys
@@ -127,7 +128,8 @@ def fleets(_rounds: int) -> dict[str, Any]:
 def beside_single(_rounds: int) -> dict[str, Any]:
     """Key: mixed_vs_best_single_min, the least over FLEETS random fleets and models that one type holds."""
     began = time.monotonic()
-    ratios = [ratio for seed in range(FLEETS) if (ratio := _over_single(random.Random(seed))) is not None]
+    with multiprocessing.get_context("fork").Pool() as pool:
+        ratios = [ratio for ratio in pool.imap_unordered(_over_single, range(FLEETS), 10) if ratio is not None]
     below, above = sum(ratio < 1.0 for ratio in ratios), sum(ratio > 1.0 for ratio in ratios)
     print(f"mixed over the best single type, {FLEETS} random fleets of 1 to 5 types, {len(ratios)} of which hold their "
           f"model on one type: least {min(ratios):.3f}, {below} below 1, {above} above "
@@ -141,8 +143,9 @@ def _searched(spec: ModelSpec, fleet: GroupedFleet, batch: int, seq: int) -> tup
     return found, time.monotonic() - began
 
 
-def _over_single(rng: random.Random) -> float | None:
+def _over_single(seed: int) -> float | None:
     """Forecast mixed over best single type of one random model and fleet; None where no type holds it."""
+    rng = random.Random(seed)
     try:
         found = large.search(_model(rng), _fleet(rng), batch=rng.choice([8, 32, 128, 512]),
                              seq=rng.choice([1024, 4096]), most_sequences=rng.choice([1, 2]))  # fmt: skip
@@ -195,7 +198,7 @@ def brute(_rounds: int) -> dict[str, Any]:
 
 
 def real_runs(rounds: int) -> dict[str, Any]:
-    """Key: real_run_error, of forecasts of `danlu train` on emulated fleets, the largest and each (bench/training)."""
+    """Keys: real_run_error and real_run_error_bf16, the largest of runs of `danlu train`, and each (bench/training)."""
     found: dict[str, Any] = load("training/real_runs").measure(min(rounds, 3))
     return found
 

@@ -28,7 +28,7 @@ VOCAB, SEQ, COUNT = 2048, 128, 12
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Keys: real_run_error (largest), and by fleet and model with its sign.
+    """Keys: real_run_error (largest in fp32), real_run_error_bf16, and by fleet and model with its sign.
 
     rounds  timed steps of each run, at least 3; 1 for a quick look at the first fleet
     """
@@ -52,7 +52,9 @@ def measure(rounds: int) -> dict[str, Any]:
                     rows.append([fleet, name, train.placed(plan), span(plan.forecast.step_s), span(step_s),
                                  f"{error:+.1%}"])  # fmt: skip
     print(table(["fleet (emulated)", "model", "plan", "forecast", "step", "error"], rows))
-    return keys | {"real_run_error": max(map(abs, keys.values()))}
+    bf16 = {name: keys.pop(name) for name in list(keys) if name.endswith("bf16")}
+    return {**keys, **bf16, "real_run_error": max(map(abs, keys.values())),
+            "real_run_error_bf16": max(map(abs, bf16.values()))}  # fmt: skip
 
 
 def plans(spec: ModelSpec, cards: Fleet, model: str) -> Iterator[tuple[str, Plan]]:

@@ -47,7 +47,7 @@ def test_parts_drop_what_one_stream_drops(tmp_path_factory, seed, steps):
         writer.commit({}, done=True)
     truth = Funnel()
     raw = Store(home / "raw")
-    one = parts.documents(raw, {"parts": 1}, 0)
+    one = parts.documents(raw, {"ranges": [(0, 0)]}, 0)
     kept = [document.key for document in pipeline(one, ["normalise", *steps], truth)]
     raw.close()
     before = clean_parts.run(home / "raw", home / "jobs", "test", ["normalise", *steps],

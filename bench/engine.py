@@ -20,6 +20,7 @@ from danlu import families, plugins
 from danlu.cli.bench import load
 from danlu.cli.output import table
 from danlu.errors import UnknownPlugin
+from danlu.fleet.vendors import cpu
 from danlu.kernels.lower import lower
 from danlu.kernels.program import FREQUENCIES, Code
 from danlu.kernels.runner import Runner
@@ -39,12 +40,12 @@ SERVER = ("4 sockets, DDR5-4800 x 8, as measured for Yuan2.0-102B", 995e9)  # by
 def measure(rounds: int) -> dict[str, Any]:
     """Keys: decode_vs_iq4nl, decode_vs_q4_0, prefill_vs_iq4nl, batch8_vs_llamacpp, moe_vs_llamacpp (peers built),
     decode_tokens_s, decode_roof, prefill_tokens_s, batch8_tokens_s, bytes_per_param, yuan102b_token_s,
-    yuan102b_roof_share, native_logit_error.
+    yuan102b_roof_share, native_logit_error, moe_whole_tokens_s (where memory holds it).
     """
     with torch.inference_mode():
         found = {"native_logit_error": logit_error()}
         found |= beside(rounds)
-        found |= experts(rounds)
+        found |= experts(rounds) | whole_mixture(rounds)
         found |= yuan(rounds)
     return found
 
@@ -100,6 +101,19 @@ def experts(rounds: int) -> dict[str, Any]:
         seen = in_turn(cases, rounds)
     show(f"30B-A3B shape, {spec.layers} of 48 layers, 128 experts", seen, "tokens/s")
     return {"moe_vs_llamacpp": ratio(seen, *cases)} if len(cases) > 1 else {}
+
+
+def whole_mixture(rounds: int) -> dict[str, Any]:
+    """All 48 layers of the 30B-A3B shape, each in memory of its own, where memory holds them; none of it twice."""
+    spec = SHAPES["qwen3-30b-a3b"]
+    if spec.params * 0.55 > 0.9 * cpu.available():
+        print(f"all {spec.layers} layers take {spec.params * 0.52 / 1e9:.0f} GB, which this machine does not have free")
+        return {}
+    model = Model(spec, spec.layers, tokens=40, gathered=False)
+    model.decode(4)
+    seen = in_turn({"decode": lambda: 32 / model.decode(32)}, rounds)
+    show(f"30B-A3B shape, all {spec.layers} layers, {spec.params / 1e9:.1f} B parameters", seen, "tokens/s")
+    return {"moe_whole_tokens_s": statistics.median(seen["decode"])}
 
 
 def yuan(rounds: int) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from danlu.cli import bench
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Key: moe_vs_llamacpp, with the peers built."""
+    """Keys: moe_vs_llamacpp, with the peers built, and moe_whole_tokens_s, where memory holds all layers."""
+    engine = bench.load("engine")
     with torch.inference_mode():
-        found: dict[str, Any] = bench.load("engine").experts(rounds)
+        found: dict[str, Any] = engine.experts(rounds) | engine.whole_mixture(rounds)
     return found

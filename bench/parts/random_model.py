@@ -77,8 +77,11 @@ class Model:
 
     def __init__(self, spec: ModelSpec, distinct: int | None = None, *, tokens: int, sequences: int = 1,
                  precision: Precision = "int8", recipe: Recipe = ALL_FOUR, shares: Sequence[Share] = (),
-                 ranks: Ranks | None = None) -> None:  # fmt: skip
-        """shares, ranks  of all processes that share the model, and this one among them"""
+                 ranks: Ranks | None = None, gathered: bool = True) -> None:  # fmt: skip
+        """shares, ranks  of all processes that share the model, and this one among them
+
+        gathered  weights are copied into one place of huge pages, which takes them twice for a moment
+        """
         self.spec, self._each = spec, -(-tokens // PAGE)
         count, weights = sequences * self._each, random_weights(spec, distinct or spec.layers, recipe)
         heads, widths, share = spec.kv_heads, edge_widths(spec), None
@@ -89,7 +92,7 @@ class Model:
         kv = [tuple(torch.zeros(count * PAGE, heads, spec.head_dim, dtype=torch.bfloat16) for _ in range(2))
               for _ in range(spec.layers)]  # fmt: skip
         edges = [[torch.zeros(count, width, dtype=torch.bfloat16) for width in widths] for _ in range(spec.layers)]
-        self.weights = together(weights)
+        self.weights = together(weights) if gathered else weights
         del weights
         pages.give_back()  # as a model that is loaded from a folder does
         self.runner = Runner(lower(spec, share), self.weights, Cache(kv, PAGE, edges), precision=precision,

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from danlu.cli.output import table
+from danlu.cli.output import Progress, table
 from danlu.comm.wire import Wire
 from danlu.fleet.pace import Pacer
 from danlu.model.net import Causal, Decoder, init
@@ -54,7 +54,9 @@ def measure(rounds: int) -> dict[str, Any]:
     """
     torch.set_num_threads(1)
     rows, gradients, curves = [], [0.0], [0.0]
-    for name, plan in cases(2 if rounds == 1 else 4):
+    every, line = list(cases(2 if rounds == 1 else 4)), Progress("cases")
+    for number, (name, plan) in enumerate(every, 1):
+        line.show(f"{number} of {len(every)}: {name}")
         job = job_of(plan)
         gradient, curve = gradient_error(job), curve_error(job)
         gradients.append(gradient)

@@ -122,8 +122,11 @@ def test_a_model_that_cannot_be_meant_names_the_line_of_its_config(key, value, l
 
 
 def test_a_batch_smaller_than_the_pipeline_is_said():
-    chosen = choose.best(presets.preset("llama-3-70b"), shorthand("64xA100-40"), batch=2, seq=4096)
-    assert any("2 micro-batches for" in each for each in advice.warnings(chosen, chosen.found.ask.fleet))
+    with provoke("DL-MEM-004") as caught:
+        choose.best(presets.preset("llama-3-70b"), shorthand("64xA100-40"), batch=2, seq=4096)
+    assert caught.error.fix == "--batch 8 fits"
+    chosen = choose.best(presets.preset("llama-3-70b"), shorthand("64xA100-40"), batch=8, seq=4096)
+    assert all(len(each.stages) <= each.micro_batches for each in chosen.best.plan.replicas)
 
 
 def test_the_cheapest_plan_costs_no_more_than_the_fastest():

@@ -79,7 +79,10 @@ def test_an_interrupted_look_at_the_machine_changes_no_charge():
 
 def test_rates_are_told_at_the_machines_usual_speed():
     """A point measured while the reference took twice as long counts as measured at its usual speed."""
-    rates = probe.settled([("a", "fp32", [1], 10.0, 1.0), ("a", "fp32", [1], 5.0, 2.0), ("b", "bf16", [1], 3.0, 1.0)])
+    rates = probe.settled([
+        ("a", "fp32", [1], 10.0, 1.0), ("a", "fp32", [1], 5.0, 2.0), ("a", "fp32", [1], 10.0, 1.0),
+        ("b", "bf16", [1], 1.5, 2.0), ("b", "bf16", [1], 3.0, 1.0), ("b", "bf16", [1], 1.5, 2.0),
+    ])  # fmt: skip
     assert {(rate.op, rate.per_s) for rate in rates} == {("reference", 1.0), ("a", 10.0), ("b", 3.0)}
 
 

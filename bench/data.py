@@ -144,7 +144,10 @@ def _signer(work: Callable[[list[bytes]], sign.Signed]) -> Callable[[list[str]],
 
 def _peer(name: str) -> ModuleType | None:
     if str(PEERS) not in sys.path:
-        sys.path.append(str(PEERS))
+        sys.path.insert(0, str(PEERS))
+        with suppress(ImportError):
+            importlib.import_module("xxhash")  # datatrove's, which is older than what other packages bring
+        sys.path.append(sys.path.pop(0))
     with suppress(ImportError):
         return importlib.import_module(name)
     return None

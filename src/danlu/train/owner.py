@@ -219,7 +219,7 @@ class _Owner:
 
     def _error(self, member: Member, message: dict[str, Any]) -> None:
         """A rank cannot go on: raise what it said, with its name."""
-        who = f"{member.name} on host {member.host}"
+        who = f"a rank that has no place yet, {member.name} on host {member.host}"
         if member.rank is not None:
             who = f"rank {member.rank} on host {member.host}, card {self._job.card(member.rank).name}"
         if message["code"] == errors.NotFinite.code and self._committed == self._at > 0:

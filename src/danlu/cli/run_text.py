@@ -85,7 +85,7 @@ class PlanText(Section):
         1, gt=0, description="most copies of the model the cards may be parted into (1F1B); 1 for one pipeline"
     )
     tensor: int = Field(
-        1, gt=0, description="most cards of a host that may share layers, heads in proportion to speed; 1 for none"
+        1, gt=0, description="most cards of a host that may share layers (1F1B), heads in proportion; 1 for none"
     )
     context: int = Field(
         1, gt=0, description="parts that every sequence is cut into, each on cards of its own and as long as they can"

@@ -8,18 +8,22 @@ import yaml
 
 
 def place(text: str, where: str, keys: Sequence[int | str]) -> str:
-    """where:line of the deepest of `keys` that the text has; JSON is YAML enough."""
+    """where:line of the deepest of `keys` that the text has, of its start if it has none; JSON is YAML enough."""
     node = yaml.compose(text)
-    line = node.start_mark.line if node else 0
+    return f"{where}:{line_of(text, keys) or (node.start_mark.line + 1 if node else 1)}"
+
+
+def line_of(text: str, keys: Sequence[int | str]) -> int | None:
+    """Line of the deepest of `keys` that the text has, from 1; None if it has none."""
+    node, line = yaml.compose(text), None
     for key in keys:
         if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
             node = node.value[key]
+            line = node.start_mark.line + 1
         elif isinstance(node, yaml.MappingNode) and (
             pair := next((p for p in node.value if p[0].value == str(key)), None)
         ):
-            line, node = pair[0].start_mark.line, pair[1]
-            continue
+            line, node = pair[0].start_mark.line + 1, pair[1]
         else:
             break
-        line = node.start_mark.line
-    return f"{where}:{line + 1}"
+    return line

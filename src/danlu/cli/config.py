@@ -19,6 +19,7 @@ import yaml
 
 from danlu.cli.run_text import Run
 from danlu.errors import BadValue, DanluError, UnknownKey, UnreadableConfig
+from danlu.lines import line_of
 
 
 def known_keys(model: type[pydantic.BaseModel] = Run, prefix: str = "") -> Iterator[str]:
@@ -168,22 +169,6 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[key] = value
 
 
-def _line_of(text: str, keys: Sequence[Any]) -> int | None:
-    """Line of a key in YAML text, found through the YAML parser's own marks."""
-    node = yaml.compose(text) if text else None
-    line = None
-    for key in keys:
-        if not isinstance(node, yaml.MappingNode):
-            break
-        for name, value in node.value:
-            if name.value == str(key):
-                line, node = name.start_mark.line + 1, value
-                break
-        else:
-            break
-    return line
-
-
 @contextmanager
 def lines(path: Path | None) -> Iterator[None]:
     """An error whose place is a key of the run is told with the line of its file that says it."""
@@ -197,7 +182,7 @@ def lines(path: Path | None) -> Iterator[None]:
 
 
 def _where(path: Path | None, text: str, keys: Sequence[Any]) -> str:
-    line = _line_of(text, keys)
+    line = line_of(text, keys)
     return f"{path}:{line}" if path and line else str(path or "command line or environment")
 
 

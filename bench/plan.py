@@ -22,8 +22,10 @@ from danlu.cli.plan_check import rated
 from danlu.errors import DoesNotFit, UnknownPlugin
 from danlu.fleet.groups import shorthand
 from danlu.nouns import Group, GroupedFleet, ModelSpec
-from danlu.plan import certificate, large, mixed, rows, score, verify
-from danlu.plan.sum_share import sum_share
+from danlu.plan.groups import large
+from danlu.plan.groups.sum_share import sum_share
+from danlu.plan.proof import certificate, verify
+from danlu.plan.stated import mixed, rows, score
 
 TRUTH = Path(__file__).parent / "truth"
 CALIBRATED = 3  # rows a card
@@ -84,7 +86,7 @@ def _percent(value: float | None) -> str:
 
 def fleets(_rounds: int) -> dict[str, Any]:
     """Keys: gap_768, gap_10k (proved), certificate_ok, plan_768_s (a whole process, no proof), search_10k_s,
-    replan_10k_s, search_100k_s, u_sum_768 and gap_u_sum (a model that neither type holds alone: plan/sum_share.py),
+    replan_10k_s, search_100k_s, u_sum_768 and gap_u_sum (a model that neither type holds alone: groups/sum_share.py),
     u_sum_both (one that both hold), u_sum_unlike (one that neither holds, where speed and memory do not match).
 
     All forecasts on catalogue figures, none run by us.
@@ -176,7 +178,7 @@ def _fleet(rng: random.Random) -> GroupedFleet:
 def _process() -> float:
     """Seconds of a whole process that plans 768 cards."""
     asked = f"large.search({SEVENTY!r}, shorthand('128xA100-80+640xH20'), batch=1024, seq=4096)"
-    words = "from danlu.fleet.groups import shorthand; from danlu.nouns import *; from danlu.plan import large; "
+    words = "from danlu.fleet.groups import shorthand; from danlu.nouns import *; from danlu.plan.groups import large; "
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", words + asked], check=True)
     return time.monotonic() - began

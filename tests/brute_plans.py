@@ -17,11 +17,11 @@ import numpy as np
 
 from danlu.errors import DoesNotFit
 from danlu.nouns import Group, GroupedFleet, ModelSpec
-from danlu.plan import large
-from danlu.plan.assemble import Ask
-from danlu.plan.grouped import GroupedPlan
-from danlu.plan.pipelines import Pipeline, Span, pipeline
-from danlu.plan.stage_ways import StageWays, micro_batch_sizes
+from danlu.plan.groups import large
+from danlu.plan.groups.assemble import Ask
+from danlu.plan.groups.grouped import GroupedPlan
+from danlu.plan.groups.pipelines import Pipeline, Span, pipeline
+from danlu.plan.groups.stage_ways import StageWays, micro_batch_sizes
 
 CLOSE = 1e-9
 

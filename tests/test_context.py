@@ -16,17 +16,18 @@ from test_train_together import DENSE, MOE, ONE, TIED, YUAN, bench, plan_of
 from train_world import halved
 
 from danlu.nouns import Card, Fleet, ModelSpec, Plan
-from danlu.plan import step_search, text
+from danlu.plan import text
 from danlu.plan.candidates import Ask
-from danlu.plan.cells import cells
-from danlu.plan.context import held, pieces
-from danlu.plan.context_cost import kept_of_others, part_costs
 from danlu.plan.forecast import forecast
 from danlu.plan.memory import stage_bytes
-from danlu.plan.parts import Part, parts
-from danlu.plan.seats import seats
-from danlu.plan.sharing import part_of
-from danlu.plan.step_search import Ways
+from danlu.plan.ranks import step_search
+from danlu.plan.ranks.cells import cells
+from danlu.plan.ranks.context import held, pieces
+from danlu.plan.ranks.context_cost import kept_of_others, part_costs
+from danlu.plan.ranks.parts import Part, parts
+from danlu.plan.ranks.seats import seats
+from danlu.plan.ranks.sharing import part_of
+from danlu.plan.ranks.step_search import Ways
 
 torch.set_num_threads(1)
 PLAIN = replace(DENSE, qkv_bias=False, qk_norm=False)

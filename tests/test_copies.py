@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.nouns import Card, Fleet, Link, ModelSpec
-from danlu.plan import copies, search
+from danlu.plan import search
 from danlu.plan.candidates import Ask
-from danlu.plan.copies import Copy, dealt, partings
+from danlu.plan.ranks import copies
+from danlu.plan.ranks.copies import Copy, dealt, partings
 
 SPEC = ModelSpec("llama", 4, 64, 4, 4, 16, 160, 320, 256)
 ASK = Ask(SPEC, 1, 8, 64, "fp32")

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.fleet.groups import shorthand
-from danlu.plan import emit, interleaved, large, presets
-from danlu.plan.grouped import GroupStage, Replicas
-from danlu.plan.interleaved import best, dealt, in_flight, order, seconds
-from danlu.plan.mixed import pipeline
-from danlu.plan.stack_memory import in_flight as published_in_flight
-from danlu.plan.timeline import Parts
-from danlu.plan.unit_cost import Way
+from danlu.plan import presets
+from danlu.plan.groups import emit, interleaved, large
+from danlu.plan.groups.grouped import GroupStage, Replicas
+from danlu.plan.groups.interleaved import best, dealt, in_flight, order, seconds
+from danlu.plan.groups.timeline import Parts
+from danlu.plan.groups.unit_cost import Way
+from danlu.plan.stated.mixed import pipeline
+from danlu.plan.stated.stack_memory import in_flight as published_in_flight
 
 LLAMA = presets.preset("llama-3-8b")
 amounts = st.floats(0.01, 5.0)
@@ -46,7 +47,7 @@ def test_equal_chunks_take_the_published_time_and_memory(shape, forward, backwar
 
 
 def presets_run(stages, chunks):
-    from danlu.plan.setup import Setup
+    from danlu.plan.stated.setup import Setup
 
     return Setup("A", stages, 8, None, 64, 64, 4, 4, 64, True, 64, 64, 8, micro_batch=1, tp=1, pp=stages,
                  interleave=chunks)  # fmt: skip

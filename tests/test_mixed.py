@@ -13,10 +13,10 @@ from provoke import provoke
 
 from danlu.cli import app
 from danlu.nouns import Card, Fleet, Link, ModelSpec, Plan, Stage
-from danlu.plan import mixed
 from danlu.plan.schedule import instructions
-from danlu.plan.setup import Setup
 from danlu.plan.simulate import StageCost, simulate
+from danlu.plan.stated import mixed
+from danlu.plan.stated.setup import Setup
 
 RUN = Setup("A100-40", 12, 4, 1e10, 10, 1024, 16, 16, 4096, False, 50304, 2048, 32, 2, 4, 2, 2, precision="fp32")
 CELLS = {

@@ -14,7 +14,8 @@ from danlu import families
 from danlu.cli.app import main
 from danlu.fleet.groups import shorthand
 from danlu.nouns import ModelSpec
-from danlu.plan import certificate, large, verify
+from danlu.plan.groups import large
+from danlu.plan.proof import certificate, verify
 
 MODEL = ModelSpec("llama", 12, 4096, 32, 8, 128, 11008, 32000, 4096)
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from danlu import native
 from danlu.nouns import Group, GroupedFleet, ModelSpec
-from danlu.plan.covers import Covers, Tried, covers, in_numpy
-from danlu.plan.pipelines import Span, pipeline
-from danlu.plan.pricing import Space, space
-from danlu.plan.stage_ways import stage_ways
+from danlu.plan.groups.covers import Covers, Tried, covers, in_numpy
+from danlu.plan.groups.pipelines import Span, pipeline
+from danlu.plan.groups.pricing import Space, space
+from danlu.plan.groups.stage_ways import stage_ways
 
 groups = st.builds(
     lambda flops, mem, network: Group("any", 64, flops * 1e13, mem << 30, 1e12, 2e11, network * 1e9, 4),

@@ -16,9 +16,10 @@ from danlu.cli.bench import load
 from danlu.cli.config import load as load_run
 from danlu.fleet.groups import shorthand
 from danlu.nouns import Card, Fleet, Group, GroupedFleet, Link, ModelSpec
-from danlu.plan import emit, large, presets, text
-from danlu.plan.grouped import GroupedPlan, GroupStage, Replicas
-from danlu.plan.unit_cost import Way
+from danlu.plan import presets, text
+from danlu.plan.groups import emit, large
+from danlu.plan.groups.grouped import GroupedPlan, GroupStage, Replicas
+from danlu.plan.groups.unit_cost import Way
 
 torch.set_num_threads(1)
 TINY = ModelSpec("llama", 2, 24, 4, 2, 6, 20, 37, 64)

@@ -12,9 +12,10 @@ from danlu import families
 from danlu.cli import app, plan_fleet
 from danlu.fleet.groups import loads, shorthand
 from danlu.nouns import ModelSpec
-from danlu.plan import advice, choose, presets
-from danlu.plan.outlook import outlook, seconds_of, terms
-from danlu.plan.stack_forecast import NAMES
+from danlu.plan import presets
+from danlu.plan.groups import advice, choose
+from danlu.plan.groups.outlook import outlook, seconds_of, terms
+from danlu.plan.stated.stack_forecast import NAMES
 
 SMALL = ModelSpec("llama", 12, 2048, 16, 8, 128, 5632, 32000, 4096)
 TWO_HALLS = """

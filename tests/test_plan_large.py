@@ -9,8 +9,8 @@ from provoke import provoke
 
 from danlu.fleet.groups import shorthand
 from danlu.nouns import Group, GroupedFleet, ModelSpec
-from danlu.plan import large
-from danlu.plan.grouped import GroupedPlan
+from danlu.plan.groups import large
+from danlu.plan.groups.grouped import GroupedPlan
 
 SMALL = ModelSpec("llama", 12, 2048, 16, 8, 128, 5632, 32000, 4096)
 speeds = st.builds(

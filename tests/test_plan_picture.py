@@ -12,7 +12,8 @@ from provoke import provoke
 from danlu.cli import app, plan_picture
 from danlu.fleet.groups import loads, shorthand
 from danlu.nouns import GroupedFleet, ModelSpec
-from danlu.plan import fitting, large, presets, scaling, timeline
+from danlu.plan import presets
+from danlu.plan.groups import fitting, large, scaling, timeline
 
 SMALL = ModelSpec("llama", 12, 2048, 16, 8, 128, 5632, 32000, 4096)
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from danlu import native
 from danlu.errors import DoesNotFit
 from danlu.nouns import Group, GroupedFleet, ModelSpec
-from danlu.plan import large
-from danlu.plan.assemble import Ask
-from danlu.plan.fastest import fastest, in_python, states
-from danlu.plan.pipelines import pipeline
+from danlu.plan.groups import large
+from danlu.plan.groups.assemble import Ask
+from danlu.plan.groups.fastest import fastest, in_python, states
+from danlu.plan.groups.pipelines import pipeline
 
 groups = st.builds(
     lambda i, count, flops, mem, net: Group(f"card{i}", count, flops * 1e13, mem << 30, 1e12, 2e11, net * 1e9, 2),

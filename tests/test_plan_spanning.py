@@ -14,10 +14,11 @@ from test_plan_large import complete
 
 from danlu.fleet.groups import shorthand
 from danlu.nouns import ModelSpec
-from danlu.plan import certificate, large, verify
-from danlu.plan.pricing import DEEPEST, space
-from danlu.plan.spanning import spanning
-from danlu.plan.sum_share import sum_share
+from danlu.plan.groups import large
+from danlu.plan.groups.pricing import DEEPEST, space
+from danlu.plan.groups.spanning import spanning
+from danlu.plan.groups.sum_share import sum_share
+from danlu.plan.proof import certificate, verify
 
 WIDE = ModelSpec("llama", 16, 26624, 208, 8, 128, 93184, 128256, 8192)
 

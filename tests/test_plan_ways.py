@@ -15,12 +15,14 @@ from test_plan_large import complete
 from danlu import native
 from danlu.fleet.groups import shorthand
 from danlu.nouns import Card, Fleet, Group, GroupedFleet
-from danlu.plan import certificate, emit, large, presets, text, verify, zero
-from danlu.plan.grouped import GroupedPlan, GroupStage, Replicas
-from danlu.plan.stack_time import published
-from danlu.plan.stage_ways import rated
-from danlu.plan.unit_cost import Stack, Way, state_bytes
-from danlu.plan.way_choices import LONG, choices
+from danlu.plan import presets, text
+from danlu.plan.groups import emit, large, zero
+from danlu.plan.groups.grouped import GroupedPlan, GroupStage, Replicas
+from danlu.plan.groups.stage_ways import rated
+from danlu.plan.groups.unit_cost import Stack, Way, state_bytes
+from danlu.plan.groups.way_choices import LONG, choices
+from danlu.plan.proof import certificate, verify
+from danlu.plan.stated.stack_time import published
 
 LLAMA = presets.preset("llama-3-8b")
 MIXTURE = presets.dense(presets.preset("mixtral-8x7b"))

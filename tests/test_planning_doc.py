@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from danlu.cli import app
-from danlu.plan import mixed, rows
+from danlu.plan.stated import mixed, rows
 
 ROOT = Path(__file__).parent.parent
 

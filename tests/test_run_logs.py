@@ -12,9 +12,9 @@ from provoke import provoke
 
 from danlu.cli import app
 from danlu.cli.plan_check import rated
-from danlu.plan import run_logs, stack_time
-from danlu.plan.setup import Setup, completed
-from danlu.plan.stack_work import work
+from danlu.plan.stated import run_logs, stack_time
+from danlu.plan.stated.setup import Setup, completed
+from danlu.plan.stated.stack_work import work
 
 ARGUMENTS = {
     "world_size": 64, "num_layers": 96, "hidden_size": 12288, "num_attention_heads": 96, "ffn_hidden_size": 49152,

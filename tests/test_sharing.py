@@ -15,8 +15,8 @@ from danlu.comm.wire import Wire
 from danlu.fleet.pace import Pacer
 from danlu.nouns import Fleet, Link
 from danlu.plan.forecast import forecast, timeline
-from danlu.plan.seats import instructions_of, seats
-from danlu.plan.sharing import exchange, sums
+from danlu.plan.ranks.seats import instructions_of, seats
+from danlu.plan.ranks.sharing import exchange, sums
 from danlu.train.group import Group
 from danlu.train.program import program
 

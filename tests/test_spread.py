@@ -24,16 +24,17 @@ from danlu.errors import CardAway
 from danlu.fault.drill import Drill
 from danlu.launch.nursery import Nursery
 from danlu.nouns import Card, Fleet, ModelSpec, Plan
-from danlu.plan import search, step_search, text
+from danlu.plan import search, text
 from danlu.plan.candidates import Ask
-from danlu.plan.cells import cells
 from danlu.plan.forecast import forecast
-from danlu.plan.parts import in_step
-from danlu.plan.seats import seats
-from danlu.plan.spread import lanes
-from danlu.plan.spread_cost import dealt
-from danlu.plan.step_search import Ways
-from danlu.plan.step_split import dealt as dealt_by
+from danlu.plan.ranks import step_search
+from danlu.plan.ranks.cells import cells
+from danlu.plan.ranks.parts import in_step
+from danlu.plan.ranks.seats import seats
+from danlu.plan.ranks.spread import lanes
+from danlu.plan.ranks.spread_cost import dealt
+from danlu.plan.ranks.step_search import Ways
+from danlu.plan.ranks.step_split import dealt as dealt_by
 from danlu.store import checkpoint
 from danlu.train import owner, rank
 

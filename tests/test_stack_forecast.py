@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.cli.plan_check import rated
-from danlu.plan import rows, score, stack_fit, stack_forecast, stack_time
-from danlu.plan.setup import Experts, Setup
-from danlu.plan.stack_forecast import NAMES, Residual, coverage, forecast, half_width
-from danlu.plan.stack_work import work
+from danlu.plan.stated import rows, score, stack_fit, stack_forecast, stack_time
+from danlu.plan.stated.setup import Experts, Setup
+from danlu.plan.stated.stack_forecast import NAMES, Residual, coverage, forecast, half_width
+from danlu.plan.stated.stack_work import work
 
 TRUTH = Path(__file__).parent.parent / "bench" / "truth"
 ROWS = [row for path in sorted(TRUTH.glob("*.csv")) for row in rows.read(path)]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from provoke import provoke
 
-from danlu.plan import rows, stack_memory
-from danlu.plan.setup import Setup, completed
+from danlu.plan.stated import rows, stack_memory
+from danlu.plan.stated.setup import Setup, completed
 
 TRUTH = Path(__file__).parent.parent / "bench" / "truth"
 GPT = Setup("A100-80", 64, 8, 25e9, 96, 12288, 96, 96, 49152, False, 51200, 2048, 64, 1, 8, 8, interleave=3,

@@ -14,12 +14,12 @@ from provoke import provoke
 
 from danlu.cli import app, plan_check
 from danlu.cli.plan_check import rated
-from danlu.plan import rows, score, stack_fit, stack_time
-from danlu.plan.rows import Row
-from danlu.plan.score import Scored
-from danlu.plan.score_split import splits
-from danlu.plan.setup import Setup, choices
-from danlu.plan.stack_work import AMOUNTS, work
+from danlu.plan.stated import rows, score, stack_fit, stack_time
+from danlu.plan.stated.rows import Row
+from danlu.plan.stated.score import Scored
+from danlu.plan.stated.score_split import splits
+from danlu.plan.stated.setup import Setup, choices
+from danlu.plan.stated.stack_work import AMOUNTS, work
 
 TRUTH = Path(__file__).parent.parent / "bench" / "truth"
 GPT = Setup("A100-80", 64, 8, 25e9, 96, 12288, 96, 96, 49152, False, 51200, 2048, 64, 1, 8, 8, interleave=3,

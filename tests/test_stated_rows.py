@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from provoke import provoke
 
 from danlu.cli.plan_check import rated
-from danlu.plan import rows, score, stack_time
-from danlu.plan.rows import NEEDED
+from danlu.plan.stated import rows, score, stack_time
+from danlu.plan.stated.rows import NEEDED
 
 CARDS = (
     "A100-80", "A100", "a100 80gb", "H100", "H800", "H20", "B200", "MI300X", "RTX 4090", "910B", "V100", "A10", "P100",

@@ -15,10 +15,11 @@ from danlu.cli.run_text import Run
 from danlu.cli.wiring import plan_of
 from danlu.errors import DoesNotFit
 from danlu.nouns import Card, Fleet, Link, ModelSpec, Plan, Stage
-from danlu.plan import copies, search, tensor_search
+from danlu.plan import search
 from danlu.plan.candidates import Ask
 from danlu.plan.forecast import forecast
-from danlu.plan.tensor_search import dealt
+from danlu.plan.ranks import copies, tensor_search
+from danlu.plan.ranks.tensor_search import dealt
 
 torch.set_num_threads(1)
 SPEC = ModelSpec("llama", 2, 64, 8, 4, 8, 128, 300, 256)

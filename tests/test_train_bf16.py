@@ -16,8 +16,8 @@ from train_world import SPEC, plan
 
 from danlu.fault.drill import Drill
 from danlu.launch.nursery import Nursery
-from danlu.plan.cells import cells
 from danlu.plan.forecast import peak_bytes
+from danlu.plan.ranks.cells import cells
 from danlu.train import owner
 
 pytestmark = pytest.mark.procs

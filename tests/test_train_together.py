@@ -14,7 +14,7 @@ from danlu.cli.bench import load
 from danlu.model.net import Causal, Decoder, init
 from danlu.nouns import ModelSpec, Plan, Replica, Stage
 from danlu.plan import text
-from danlu.plan.cells import cells
+from danlu.plan.ranks.cells import cells
 from danlu.store import checkpoint
 from danlu.train import rank
 from danlu.train.job import TrainJob

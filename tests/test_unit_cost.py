@@ -11,10 +11,21 @@ from hypothesis import strategies as st
 
 from danlu.cli.plan_check import rated
 from danlu.nouns import ModelSpec
-from danlu.plan import stack_memory, stack_time
-from danlu.plan.stack_work import work
-from danlu.plan.unit_cost import ATTN, EMBED, HEAD, MLP, Stack, Way, setup_of, state_bytes, step_seconds, unit_table
-from danlu.plan.way_choices import recomputed
+from danlu.plan.groups.unit_cost import (
+    ATTN,
+    EMBED,
+    HEAD,
+    MLP,
+    Stack,
+    Way,
+    setup_of,
+    state_bytes,
+    step_seconds,
+    unit_table,
+)
+from danlu.plan.groups.way_choices import recomputed
+from danlu.plan.stated import stack_memory, stack_time
+from danlu.plan.stated.stack_work import work
 
 LLAMA = ModelSpec("llama", 32, 4096, 32, 8, 128, 14336, 128256, 8192)
 MIXTURE = replace(LLAMA, experts=8, experts_used=2)

@@ -27,8 +27,8 @@ from danlu.fleet.probe import ENVIRONMENT
 from danlu.nouns import Fleet, Plan, Stage
 from danlu.plan import search, text
 from danlu.plan.forecast import links, stage_cost
+from danlu.plan.ranks.seats import seats
 from danlu.plan.schedule import instructions, message_bytes
-from danlu.plan.seats import seats
 from danlu.plan.simulate import StageCost, simulate
 from danlu.train.result import Result
 

@@ -15,8 +15,9 @@ from danlu.cli import config, prep, train, wiring
 from danlu.cli.bench import load
 from danlu.cli.output import span, table
 from danlu.nouns import Fleet, ModelSpec, Plan
-from danlu.plan import copies, search
+from danlu.plan import search
 from danlu.plan.candidates import Ask
+from danlu.plan.ranks import copies
 
 FLEETS = {"2:1": [2, 1], "2:1:1": [2, 1, 1], "5:3:2:1": [5, 3, 2, 1]}
 MODELS: dict[str, dict[str, Any]] = {

@@ -26,7 +26,7 @@ from danlu.comm.wire import Wire
 from danlu.fleet.pace import Pacer
 from danlu.model.net import Causal, Decoder, init
 from danlu.nouns import Card, Fleet, ModelSpec, Plan, Replica, Stage
-from danlu.plan.seats import instructions_of, seats
+from danlu.plan.ranks.seats import instructions_of, seats
 from danlu.train import rank
 from danlu.train.job import TrainJob
 from danlu.train.optim import AdamW, learning_rate

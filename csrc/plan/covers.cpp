@@ -1,4 +1,4 @@
-// Least costs of covering a model's units with stages, for many bottlenecks; plan/covers.py says what and is the reference.
+// Least costs of covering a model's units with stages, for many bottlenecks; plan/groups/covers.py says what and is the reference.
 #include <algorithm>
 #include <limits>
 #include <new>

@@ -1,4 +1,4 @@
-// The arguments of danlu_covers; src/danlu/plan/covers.py holds the other end. All arrays lie row by row.
+// The arguments of danlu_covers; src/danlu/plan/groups/covers.py holds the other end. All arrays lie row by row.
 #pragma once
 #include <cstdint>
 

@@ -1,4 +1,4 @@
-// The fastest pipeline of every number of cards of each group; plan/fastest.py says what and small.py is the reference.
+// The fastest pipeline of every number of cards of each group; plan/groups/fastest.py says what and small.py is the reference.
 #include <algorithm>
 #include <limits>
 #include <new>

@@ -1,4 +1,4 @@
-// The arguments of danlu_fastest; src/danlu/plan/fastest.py holds the other end. All arrays lie row by row.
+// The arguments of danlu_fastest; src/danlu/plan/groups/fastest.py holds the other end. All arrays lie row by row.
 #pragma once
 #include <cstdint>
 

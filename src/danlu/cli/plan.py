@@ -113,8 +113,8 @@ def split_table(plan: Plan) -> str:
     """Which units each card computes, the memory it needs and how busy it should be: one row for each rank."""
     from danlu.cli import output
     from danlu.cli.train import part
-    from danlu.plan.parts import parts
-    from danlu.plan.seats import alone, seats, shared
+    from danlu.plan.ranks.parts import parts
+    from danlu.plan.ranks.seats import alone, seats, shared
 
     assert plan.forecast is not None
     rows, copies = [], [part.copy for part in parts(plan)]
@@ -135,7 +135,7 @@ def split_table(plan: Plan) -> str:
 def told(plan: Plan, even: Plan) -> str:
     """The plan as a table, and its forecast beside the even split's."""
     from danlu.cli import output
-    from danlu.plan.seats import alone, seats
+    from danlu.plan.ranks.seats import alone, seats
 
     assert plan.forecast is not None and even.forecast is not None
     used = {seat.card for seat in seats(plan)}
@@ -163,7 +163,7 @@ def told(plan: Plan, even: Plan) -> str:
 
 def figures(plan: Plan, even: Plan) -> dict[str, Any]:
     """The command's flat JSON; lists have one entry for each rank, micro-batches one for each copy of the model."""
-    from danlu.plan.seats import alone, seats
+    from danlu.plan.ranks.seats import alone, seats
 
     assert plan.forecast is not None and even.forecast is not None
     return {
@@ -184,7 +184,7 @@ def drawn(plan: Plan, even: Plan) -> str:
     """Both forecasts as a picture."""
     from danlu.cli import pictures
     from danlu.plan.forecast import timeline
-    from danlu.plan.sharing import nodes
+    from danlu.plan.ranks.sharing import nodes
 
     names = [" & ".join("|".join(seat.card for seat in each) for _, each in groupby(mine, lambda seat: seat.replica))
              for mine in nodes(plan)]  # fmt: skip

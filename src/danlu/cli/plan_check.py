@@ -19,8 +19,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from danlu.plan.score import Scored
-    from danlu.plan.stack_time import Rated
+    from danlu.plan.stated.score import Scored
+    from danlu.plan.stated.stack_time import Rated
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score, show the table, write what was asked for."""
     from danlu.cli import output
-    from danlu.plan import rows, score, stack_fit, stack_forecast, stack_time
+    from danlu.plan.stated import rows, score, stack_fit, stack_forecast, stack_time
 
     _sane(args)
     found = [row for path in args.tables for row in rows.read(path)]
@@ -74,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
 def _mixed(args: argparse.Namespace) -> list[Scored]:
     """Rows of mixed cards with what profiles and links predict; none without both."""
     from danlu.errors import BadValue
-    from danlu.plan import mixed, rows
-    from danlu.plan.score import Scored
+    from danlu.plan.stated import mixed, rows
+    from danlu.plan.stated.score import Scored
 
     if (args.profiles is None) != (args.links is None):
         raise BadValue("mixed cards need both their profiles and their links", where="danlu plan check",
@@ -114,7 +114,7 @@ def seen(args: argparse.Namespace) -> str:
 def rated(name: str) -> Rated:
     """A card of the catalogue as the model of time wants it. Raises UnknownCard."""
     from danlu.fleet import catalogue
-    from danlu.plan.stack_time import Rated
+    from danlu.plan.stated.stack_time import Rated
 
     card = catalogue.entry(name)
     flops, memory, bandwidth, link = (card.span(thing).value for thing in ("bf16", "memory", "bandwidth", "link"))
@@ -124,7 +124,7 @@ def rated(name: str) -> Rated:
 def told(report: dict[str, Any]) -> str:
     """The report for people."""
     from danlu.cli import output
-    from danlu.plan.score import MEMORY
+    from danlu.plan.stated.score import MEMORY
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{value:.2%}"

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from danlu.nouns import Card, Fleet, Group, GroupedFleet, ModelSpec
-    from danlu.plan.emit import Emitted
-    from danlu.plan.grouped import GroupedPlan
+    from danlu.plan.groups.emit import Emitted
+    from danlu.plan.groups.grouped import GroupedPlan
 
 VENDORS = {"nvidia": "cuda"}
 
 
 def emitted(plan: GroupedPlan, spec: ModelSpec, framework: str, fleet_words: str, folder: Path) -> Emitted:
     """The files of one framework."""
-    from danlu.plan import emit
+    from danlu.plan.groups import emit
 
     if framework != "danlu":
         return emit.FRAMEWORKS[framework](plan, spec)

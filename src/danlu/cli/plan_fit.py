@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from danlu.plan.rows import Row
-    from danlu.plan.run_logs import Measured
-    from danlu.plan.stack_fit import Case
-    from danlu.plan.stack_time import Constants
+    from danlu.plan.stated.rows import Row
+    from danlu.plan.stated.run_logs import Measured
+    from danlu.plan.stated.stack_fit import Case
+    from danlu.plan.stated.stack_time import Constants
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Read the logs, calibrate, show every run before and after."""
     from danlu.cli import output
     from danlu.cli.plan_check import rated
-    from danlu.plan import stack_fit, stack_time
+    from danlu.plan.stated import stack_fit, stack_time
 
     known = stack_time.published() if args.constants is None else stack_time.read(args.constants)
     stated = _stated(args.runs)
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _stated(path: Path | None) -> dict[str, dict[str, str]]:
-    from danlu.plan import rows
+    from danlu.plan.stated import rows
 
     return {} if path is None else {line["row"]: line for line in rows.lines(path, rows.STATED)}
 
@@ -63,7 +63,7 @@ def _stated(path: Path | None) -> dict[str, dict[str, str]]:
 def _rows(path: Path, args: argparse.Namespace, stated: dict[str, dict[str, str]]) -> list[Row]:
     """The step's seconds of a log and, where it tells them, its most bytes."""
     from danlu.errors import BadRows
-    from danlu.plan import rows, run_logs
+    from danlu.plan.stated import rows, run_logs
 
     try:
         found = run_logs.read(path.read_text(encoding="utf-8", errors="replace"), str(path))
@@ -83,7 +83,7 @@ def _rows(path: Path, args: argparse.Namespace, stated: dict[str, dict[str, str]
 
 
 def _measured(path: Path, line: dict[str, str], found: Measured) -> list[Row]:
-    from danlu.plan import rows
+    from danlu.plan.stated import rows
 
     setup = rows.stated(line, str(path))
     seconds = found.seconds
@@ -96,8 +96,8 @@ def _measured(path: Path, line: dict[str, str], found: Measured) -> list[Row]:
 
 def _peaks(found: list[Row]) -> list[dict[str, Any]]:
     """Measured and predicted bytes of the fullest card; nothing is fitted to them."""
-    from danlu.plan.setup import completed
-    from danlu.plan.stack_memory import read_as
+    from danlu.plan.stated.setup import completed
+    from danlu.plan.stated.stack_memory import read_as
 
     return [{"run": row.name, "counted": row.kind, "measured_bytes": row.real,
              "predicted_bytes": read_as(completed(row.setup), row.kind)}

@@ -13,16 +13,17 @@ from danlu.errors import BadModel, BadValue, DanluError, DoesNotFit, ShortBatch,
 
 if TYPE_CHECKING:
     from danlu.nouns import GroupedFleet, ModelSpec
-    from danlu.plan.choose import Chosen
-    from danlu.plan.grouped import GroupedPlan
-    from danlu.plan.sum_share import SumShare
+    from danlu.plan.groups.choose import Chosen
+    from danlu.plan.groups.grouped import GroupedPlan
+    from danlu.plan.groups.sum_share import SumShare
 
 
 def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     """Plan, prove, print, write what was asked for."""
     from danlu.cli import output, plan_told
-    from danlu.plan import certificate, choose, fitting
-    from danlu.plan.sum_share import sum_share
+    from danlu.plan.groups import choose, fitting
+    from danlu.plan.groups.sum_share import sum_share
+    from danlu.plan.proof import certificate
 
     spec = model_of(model)
     fleet = fleet_of(fleet_words, args.price, args.watts)
@@ -74,7 +75,7 @@ def _written(args: argparse.Namespace, plan: GroupedPlan, spec: ModelSpec, said:
 def _scale(args: argparse.Namespace, spec: ModelSpec, fleet: GroupedFleet) -> int:
     """The table of --scale."""
     from danlu.cli import output, plan_told
-    from danlu.plan import scaling
+    from danlu.plan.groups import scaling
 
     try:
         times = [float(each) for each in args.scale.split(",")]

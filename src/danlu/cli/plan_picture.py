@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from danlu.cli.output import size, span
-from danlu.plan.grouped import GroupedPlan, Replicas
-from danlu.plan.timeline import Bar, bars
+from danlu.plan.groups.grouped import GroupedPlan, Replicas
+from danlu.plan.groups.timeline import Bar, bars
 
 COLOURS = {"forward": "#2f6f9f", "backward": "#e08e45", "message": "#7a9e7e", "once": "#8064a2", "bubble": "#e6eaee"}
 INK, FAINT, FULL = "#1f2933", "#9aa5b1", "#b23a48"

@@ -10,11 +10,11 @@ from danlu.cli.output import size, span, table
 
 if TYPE_CHECKING:
     from danlu.nouns import GroupedFleet
-    from danlu.plan.choose import Chosen
-    from danlu.plan.grouped import GroupedPlan, Replicas
-    from danlu.plan.outlook import Outlook
-    from danlu.plan.scaling import Point
-    from danlu.plan.sum_share import SumShare
+    from danlu.plan.groups.choose import Chosen
+    from danlu.plan.groups.grouped import GroupedPlan, Replicas
+    from danlu.plan.groups.outlook import Outlook
+    from danlu.plan.groups.scaling import Point
+    from danlu.plan.groups.sum_share import SumShare
 
 ROWS = 12  # of pipelines and of stages that are printed; --json and --html have all
 CARD_TERMS = {
@@ -25,7 +25,7 @@ CARD_TERMS = {
 
 def told(chosen: Chosen, fleet: GroupedFleet, gap: float | None, share: SumShare, kg_per_kwh: float) -> str:
     """All of it."""
-    from danlu.plan import advice
+    from danlu.plan.groups import advice
 
     parts = [
         headline(chosen), pipelines(chosen.best.plan), stages(chosen.best.plan), forecast(chosen, gap, share),
@@ -103,7 +103,7 @@ def forecast(chosen: Chosen, gap: float | None, share: SumShare) -> str:
 
 def costs(best: Outlook, kg_per_kwh: float) -> str:
     """Energy, carbon dioxide and price of a step and of a billion tokens, with where the rates are from."""
-    from danlu.plan.outlook import KG_PER_KWH, KG_SOURCE
+    from danlu.plan.groups.outlook import KG_PER_KWH, KG_SOURCE
 
     source = KG_SOURCE if kg_per_kwh == KG_PER_KWH else "--kg-per-kwh"
     groups = [group for group, n in zip(best.plan.fleet.groups, best.plan.used, strict=True) if n]

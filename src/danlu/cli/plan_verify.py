@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
 
     from danlu.cli import output
     from danlu.errors import UnprovedPlan
-    from danlu.plan.verify import checked
+    from danlu.plan.proof.verify import checked
 
     try:
         text = json.loads(args.certificate.read_text(encoding="utf-8"))

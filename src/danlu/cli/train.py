@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from danlu.errors import CardAway
     from danlu.fault.drill import Drill
     from danlu.nouns import Job, Plan
-    from danlu.plan.seats import Seat
+    from danlu.plan.ranks.seats import Seat
     from danlu.store.checkpoint import Snapshot
     from danlu.train.crew import Running, Spawn
     from danlu.train.job import TrainJob
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, and say what came of it."""
     from danlu.cli import config, output, wiring
     from danlu.fault import drill
-    from danlu.plan.seats import seats
+    from danlu.plan.ranks.seats import seats
     from danlu.train.snapshot import start_of
 
     run = config.load(args.config, args.overrides)
@@ -147,8 +147,8 @@ def placed(plan: Plan) -> str:
 
     Parts of one copy's sequences are told as copies, with their tokens.
     """
-    from danlu.plan.parts import deals, parts
-    from danlu.plan.seats import alone
+    from danlu.plan.ranks.parts import deals, parts
+    from danlu.plan.ranks.seats import alone
 
     found, known, held = [], parts(plan), deals(plan)
     for number, each in enumerate(plan.pipelines):
@@ -177,7 +177,7 @@ def train_run(
     from danlu.cli import config, output
     from danlu.cli.train_line import StepLine
     from danlu.plan import text
-    from danlu.plan.seats import seats
+    from danlu.plan.ranks.seats import seats
     from danlu.train import owner
     from danlu.train.tensorboard import EventFile
 
@@ -254,8 +254,8 @@ def job_of(run: Run, plan: Plan) -> TrainJob:
     from danlu.cli.wiring import tokens_of
     from danlu.data.loader import Loader
     from danlu.errors import BadValue
-    from danlu.plan.cells import cells
-    from danlu.plan.seats import shared
+    from danlu.plan.ranks.cells import cells
+    from danlu.plan.ranks.seats import shared
     from danlu.store import checkpoint
     from danlu.train.job import TrainJob
     from danlu.train.snapshot import start_of
@@ -347,7 +347,7 @@ def figures(run: Run, plan: Plan, result: Result) -> dict[str, Any]:
 def summary(plan: Plan, result: Result) -> str:
     """What a person wants to know at the end."""
     from danlu.cli.output import size, span, table
-    from danlu.plan.seats import alone, seats
+    from danlu.plan.ranks.seats import alone, seats
 
     if not result.steps:
         return f"nothing to do: the run is already at step {result.began_at}"
@@ -373,7 +373,7 @@ def summary(plan: Plan, result: Result) -> str:
 
 def part(plan: Plan, seat: Seat) -> str:
     """What share of its stage a card holds, where it is not alone, and of which tokens and experts, if not of all."""
-    from danlu.plan.parts import deals, parts
+    from danlu.plan.ranks.parts import deals, parts
 
     shares = plan.pipelines[seat.replica].stages[seat.stage].shares
     held = f" x {shares[seat.part]}/{sum(shares)}" if len(shares) > 1 else ""

@@ -6,7 +6,7 @@ from statistics import median
 
 from danlu.cli.output import Progress, size, span
 from danlu.plan.forecast import summed_alone
-from danlu.plan.seats import seats
+from danlu.plan.ranks.seats import seats
 from danlu.train.job import TrainJob
 from danlu.train.result import Step
 

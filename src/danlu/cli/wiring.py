@@ -103,8 +103,9 @@ def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
 
     Raises UnreadablePlan, BadShares, DoesNotFit, ShortBatch.
     """
-    from danlu.plan import copies, room, search
+    from danlu.plan import room, search
     from danlu.plan.forecast import forecast
+    from danlu.plan.ranks import copies
 
     if run.plan.path is not None:
         told = _told(run.plan.path)
@@ -131,7 +132,7 @@ def _told(path: Path) -> Plan:
     from danlu.errors import BadShares
     from danlu.lines import place
     from danlu.plan import room, text
-    from danlu.plan.cells import share_of
+    from danlu.plan.ranks.cells import share_of
 
     words, where = _text(path), str(path)
     plan = text.loads(words, where)
@@ -150,7 +151,8 @@ def _told(path: Path) -> Plan:
 def _one_copy(run: Run, ask: Ask, fleet: Fleet) -> Plan:
     """The best pipeline; cards may share its stages where `plan.tensor` says so. Raises DoesNotFit, ShortBatch."""
     from danlu.errors import DoesNotFit, ShortBatch
-    from danlu.plan import copies, search, tensor_search
+    from danlu.plan import search
+    from danlu.plan.ranks import copies, tensor_search
 
     cut = None
     if run.plan.tensor > 1 and run.plan.schedule != "zero-bubble":
@@ -177,7 +179,7 @@ def goes_in_step(run: Run) -> bool:
 def in_step(run: Run, ask: Ask, fleet: Fleet) -> Plan:
     """The plan of a run whose sequences are cut or experts spread. Raises BadContext, DoesNotFit, BadValue."""
     from danlu.errors import BadValue
-    from danlu.plan import step_search
+    from danlu.plan.ranks import step_search
 
     plan, parts, spread = run.plan, run.plan.context > 1, run.plan.experts == "spread"
     if spread and (not ask.spec.experts or not (parts or plan.copies > 1)):

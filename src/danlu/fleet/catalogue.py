@@ -19,6 +19,8 @@ from danlu.errors import BadFleet, UnknownCard
 
 APART = 1.1  # figures further apart than this ratio are an interval
 NAMES = {"bf16": "FLOP/s", "memory": "bytes", "bandwidth": "bytes/s", "link": "bytes/s one way"}
+NETWORK = 25e9  # bytes/s of one card to other hosts where nobody says: one 200 Gb/s port a card
+PER_HOST = 8  # cards of a host where nobody says
 _SCALE = {"bf16": 1e12, "memory": 1e9, "bandwidth": 1e9, "link": 1e9}
 
 

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from danlu.errors import BadFleet
 from danlu.fleet import catalogue
+from danlu.fleet.catalogue import NETWORK, PER_HOST
 from danlu.nouns import Card, Fleet, Group, GroupedFleet
-
-NETWORK = 25e9  # bytes/s of one card to other hosts where nobody says: one 200 Gb/s port a card
-PER_HOST = 8
 
 
 def shorthand(words: str, *, network: float = NETWORK, per_host: int = PER_HOST) -> GroupedFleet:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from danlu.errors import BadFleet, UnknownCard
 from danlu.fleet import catalogue, text
-from danlu.fleet.groups import NETWORK, PER_HOST
+from danlu.fleet.catalogue import NETWORK, PER_HOST
 from danlu.lines import place
 from danlu.nouns import Fleet, Group, GroupedFleet, Link
 

@@ -8,11 +8,11 @@ from danlu import recipe
 from danlu.nouns import Forecast, Link, Plan, Stage
 from danlu.plan.cost import entry_s, tied_s, unit_costs
 from danlu.plan.memory import copied_params, stage_bytes
-from danlu.plan.parts import parts
 from danlu.plan.pauses import Pauses
+from danlu.plan.ranks.parts import parts
+from danlu.plan.ranks.seats import instructions_of, shared
+from danlu.plan.ranks.sharing import between, exchange, nodes, rank_bytes, stage_costs
 from danlu.plan.schedule import Instruction, held_at_once, instructions, orders
-from danlu.plan.seats import instructions_of, shared
-from danlu.plan.sharing import between, exchange, nodes, rank_bytes, stage_costs
 from danlu.plan.simulate import StageCost, Timeline, simulate
 
 

@@ -13,7 +13,7 @@ from danlu.comm.header import Tag
 from danlu.comm.wire import Message, Wire
 from danlu.model.net import Decoder
 from danlu.nouns import Plan
-from danlu.plan.seats import shared
+from danlu.plan.ranks.seats import shared
 from danlu.train.group import as_buffer, as_tensor
 from danlu.train.optim import AdamW
 from danlu.train.program import Work

@@ -12,7 +12,7 @@ from typing import Any
 from danlu.errors import NotRunnable, UnreadableJob
 from danlu.nouns import Card, Fleet, Plan
 from danlu.plan import text as plan_text
-from danlu.plan.seats import seats
+from danlu.plan.ranks.seats import seats
 
 VERSION = 1
 DTYPES = ("fp32", "bf16")

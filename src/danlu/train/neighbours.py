@@ -10,9 +10,9 @@ from torch import Tensor
 
 from danlu.model.context import Call
 from danlu.nouns import Plan
-from danlu.plan.context import Piece, held, pieces
-from danlu.plan.parts import parts
-from danlu.plan.seats import Seat
+from danlu.plan.ranks.context import Piece, held, pieces
+from danlu.plan.ranks.parts import parts
+from danlu.plan.ranks.seats import Seat
 from danlu.train.swap import Swap
 
 

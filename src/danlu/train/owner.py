@@ -17,7 +17,7 @@ from danlu.errors import RankLost
 from danlu.events import EventLog
 from danlu.fault import suspect
 from danlu.fault.drill import SIGNALS, Drill
-from danlu.plan.seats import seats
+from danlu.plan.ranks.seats import seats
 from danlu.store import checkpoint
 from danlu.train import job as job_text
 from danlu.train.crew import Crew, Member, Spawn, tail

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from danlu.model.post import Counts
 from danlu.nouns import Plan
-from danlu.plan.seats import Seat
-from danlu.plan.spread import lanes
+from danlu.plan.ranks.seats import Seat
+from danlu.plan.ranks.spread import lanes
 from danlu.train.swap import Swap
 
 

@@ -31,10 +31,10 @@ from danlu.model.fingerprint import fingerprint
 from danlu.model.load import load
 from danlu.model.net import Decoder, init
 from danlu.nouns import Stage
-from danlu.plan.cells import cells, share_of
-from danlu.plan.parts import deals
+from danlu.plan.ranks.cells import cells, share_of
+from danlu.plan.ranks.parts import deals
+from danlu.plan.ranks.seats import Seat, group, instructions_of, seats, shared
 from danlu.plan.schedule import Instruction
-from danlu.plan.seats import Seat, group, instructions_of, seats, shared
 from danlu.ready import ready
 from danlu.recipe import weight_of
 from danlu.store import checkpoint

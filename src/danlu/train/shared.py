@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from danlu.plan.cells import Cell, Held
+from danlu.plan.ranks.cells import Cell, Held
 from danlu.train.optim import ALIGN, Array, Copy, Gradients, Slot, adamw_
 
 Sends = Callable[[Cell], list[tuple[int, Tensor]]]  # (rank, values) of what a cell makes this rank send

@@ -30,8 +30,8 @@ from danlu.model.halves import Halves, Left
 from danlu.model.net import Causal, Decoder
 from danlu.model.parallel import cross_entropy
 from danlu.nouns import Plan
-from danlu.plan.parts import parts, sequences_before
-from danlu.plan.seats import receivers, seats, sender
+from danlu.plan.ranks.parts import parts, sequences_before
+from danlu.plan.ranks.seats import receivers, seats, sender
 from danlu.train import blame
 from danlu.train.counted import counted
 from danlu.train.ending import Ending, tied_here

@@ -1,0 +1,121 @@
+"""Plain sentences about a plan: why it is the best, what the runner-up lost by, what does not pay. With numbers."""
+
+from __future__ import annotations
+
+from danlu.nouns import GroupedFleet
+from danlu.plan.groups.choose import Chosen, Sites
+from danlu.plan.groups.outlook import Outlook
+
+FAR = 1.15  # an interval wider than this is worth a warning
+
+
+def why(chosen: Chosen, fleet: GroupedFleet) -> list[str]:
+    """What the seconds are spent on, what the next best lost by, which cards stay out and what mixing gains."""
+    best = chosen.best
+    largest = sorted(best.shares.items(), key=lambda pair: -pair[1])[:4]
+    said = [f"{best.dominant} dominate: " + ", ".join(f"{name} {share:.0%}" for name, share in largest)]
+    idle = ", ".join(f"{name} {share:.1%}" for name, share in best.plan.terms.items())
+    said.append(f"card-seconds of the cards searched: {idle}")
+    if chosen.others:
+        said.append(_lost(best, chosen.others[0], chosen.goal))
+    more = _sites(chosen.sites) if chosen.sites else []
+    return [*said, *_memory(chosen), *_mixing(chosen), *_left_out(chosen, fleet), *more]
+
+
+def _memory(chosen: Chosen) -> list[str]:
+    """What memory made the search do."""
+    said, stages = [], [(each.copies, stage) for each in chosen.best.plan.replicas for stage in each.stages]
+    if chosen.found.unfit:
+        tried = " or ".join(f"ZeRO-{level}" for level in chosen.found.unfit)
+        said.append(f"nothing fits with {tried}: plans that share more over their pipelines were looked at as well")
+    for what, count in (
+        ("share gradients too (ZeRO-2)", sum(n for n, stage in stages if stage.way.zero == 2)),
+        ("share gradients and weights too (ZeRO-3)", sum(n for n, stage in stages if stage.way.zero == 3)),
+        ("keep the optimizer's states in the host's memory", sum(n for n, s in stages if s.way.offload == "host")),
+        ("keep the optimizer's states on disk", sum(n for n, stage in stages if stage.way.offload == "disk")),
+        ("keep activations in the host's memory", sum(n for n, stage in stages if stage.way.spill)),
+    ):
+        if count:
+            said.append(f"{count:,} of {sum(n for n, _ in stages):,} stages {what}")
+    return said
+
+
+def _lost(best: Outlook, other: Outlook, goal: str) -> str:
+    """By which term the runner-up is worse."""
+    n, m = sum(best.plan.used), sum(other.plan.used)
+    more = {name: (share * other.seconds * m - best.shares[name] * best.seconds * n) / (best.seconds * n)
+            for name, share in other.shares.items()}  # fmt: skip
+    term = max(more, key=lambda name: more[name])
+    if goal == "cost" and best.price and other.price:
+        return f"runner-up {other.plan.kind}: {other.price / best.price - 1:+.1%} price on {m:,} cards"
+    if goal == "energy" and best.kwh and other.kwh:
+        return f"runner-up {other.plan.kind}: {other.kwh / best.kwh - 1:+.1%} energy on {m:,} cards"
+    lost = f"runner-up {other.plan.kind}: {other.seconds / best.seconds - 1:+.1%} time on {m:,} cards"
+    if m < n:
+        return f"{lost}, for it leaves {n - m:,} more cards out"
+    return f"{lost}, most of it by {term} ({more[term]:+.1%} of this plan's card-seconds)"
+
+
+def _mixing(chosen: Chosen) -> list[str]:
+    """What several card types gain over the best of them alone."""
+    if len(chosen.found.alone) < 2 or chosen.sites is not None:
+        return []
+    alone = {name: plan.seconds for name, plan in chosen.found.alone.items() if plan is not None}
+    if not alone:
+        return ["no card type holds the model alone: only mixing makes it possible"]
+    name = min(alone, key=lambda each: alone[each])
+    gain = alone[name] / chosen.best.plan.seconds
+    cards = {g.card for g, n in zip(chosen.best.plan.fleet.groups, chosen.best.plan.used, strict=True) if n}
+    if len(cards) == 1:
+        return [f"mixing does not pay: {next(iter(cards))} alone is as fast as any mix found"]
+    return [f"mixing pays: {gain:.2f} times the throughput of the best type alone ({name})"]
+
+
+def _left_out(chosen: Chosen, fleet: GroupedFleet) -> list[str]:
+    """Cards that stay unused, with what they could have added."""
+    used: dict[tuple[str, str], int] = {}
+    for group, n in zip(chosen.best.plan.fleet.groups, chosen.best.plan.used, strict=True):
+        used[group.card, group.site] = used.get((group.card, group.site), 0) + n
+    said = []
+    for group in fleet.groups:
+        spare = group.count - used.get((group.card, group.site), 0)
+        if spare > 0:
+            rate = spare * group.flops / sum(each.count * each.flops for each in fleet.groups)
+            said.append(f"{spare:,} of {group.count:,} {group.card} stay unused ({rate:.1%} of the fleet's rate): "
+                        f"no plan found is better by {chosen.goal} with them")  # fmt: skip
+    return said
+
+
+def _sites(sites: Sites) -> list[str]:
+    """The arithmetic of a line between sites."""
+    alone = "; ".join(f"{site} alone {seconds:.4g} s" for site, seconds in sites.alone) or "no site alone holds it"
+    said, names = [alone], " and ".join(sites.members)
+    if sites.together_s < float("inf"):
+        said.append(
+            f"{names} with pipelines of their own: {sites.together_s:.4g} s of work + "
+            f"{sites.sent_bytes / 2**30:.3g} GiB of gradients a card / "
+            f"{sites.line / 1e9:.3g} GB/s = {sites.gradient_s:.4g} s: "
+            f"{sites.together_s + sites.gradient_s:.4g} s"
+        )
+    if sites.crossing_s < float("inf"):
+        said.append(f"pipelines over the line between {names}, every network taken as {sites.line / 1e9:.3g} GB/s: "
+                    f"{sites.crossing_s:.4g} s")  # fmt: skip
+    if len(sites.alone) > 0:
+        best = min(sites.alone, key=lambda pair: pair[1])
+        out = [site for site, _ in sites.alone if site not in sites.members]
+        left = f"; {', '.join(out)} would make it slower" if out else ""
+        said.append(f"the far site pays: {names} together{left}" if sites.pays else
+                    f"the far site does not pay: {best[0]} alone is faster")  # fmt: skip
+    return said
+
+
+def warnings(chosen: Chosen, fleet: GroupedFleet) -> list[str]:
+    """What nobody has measured about such a plan."""
+    said = ["never run by us: a forecast on catalogue figures, by a predictor scored on 5 published sources "
+            "(docs/plan-accuracy.md), none with unlike cards in one run"]  # fmt: skip
+    if chosen.best.high > FAR * chosen.best.seconds:
+        said.append("no published run is made of the same terms: the interval is wide")
+    fuller = [g.card for g in fleet.groups if not g.watts]
+    if fuller:
+        said.append(f"no board power is known of {', '.join(fuller)}: no energy is forecast")
+    return said

@@ -1,0 +1,143 @@
+"""Pipelines and how often they run, made into a plan: whole micro-batches, and the costs of just so many replicas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from danlu.nouns import GroupedFleet, ModelSpec
+from danlu.plan.groups.grouped import GroupedPlan, GroupStage, Replicas
+from danlu.plan.groups.pipelines import Pipeline, Span, pipeline
+from danlu.plan.groups.pricing import MOST_STAGES, Space, space
+from danlu.plan.groups.stage_ways import Floats, StageWays, micro_batch_sizes, stage_ways
+from danlu.plan.groups.unit_cost import Stack
+from danlu.plan.stated.stack_time import Constants
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is to be planned; `most_sequences` of one micro-batch at most, ZeRO up to level `zero`."""
+
+    spec: ModelSpec
+    fleet: GroupedFleet
+    batch: int
+    seq: int
+    schedule: str = "zb-h1"
+    most_sequences: int = 4
+    stack: Stack | None = None
+    constants: Constants | None = None
+    zero: int = 1
+
+    @property
+    def there(self) -> Floats:
+        """(groups,) cards."""
+        return np.array([group.count for group in self.fleet.groups], dtype=float)
+
+    def ways(self, micro_batch: int, replicas: int, most: int | None = None, every: bool = False) -> StageWays:
+        """The ways of one micro-batch size with so many pipelines, or that many to `most`; `every`: worse ones too."""
+        return stage_ways(self.spec, self.fleet, micro_batch=micro_batch, seq=self.seq, replicas=replicas, most=most,
+                          schedule=self.schedule, stack=self.stack, constants=self.constants, zero=self.zero,
+                          every=every)  # fmt: skip
+
+    def spaces(self, replicas: int, most: int | None = None, stages: int = MOST_STAGES) -> list[Space]:
+        """One per micro-batch size, with pipelines of so many stages at most."""
+        sizes = micro_batch_sizes(self.batch, self.most_sequences)
+        return [space(self.ways(size, replicas, most), len(self.fleet.groups), stages) for size in sizes]
+
+    def deepest(self, pipelines: int) -> int:
+        """Stages that the longest of so many pipelines can have by the cards and by the batch."""
+        return max(1, min(self.fleet.cards, self.batch - pipelines + 1))
+
+    def longest(self, pipelines: int, micro_batch: int) -> int:
+        """Micro-batches of a pipeline's even share of the batch: stages of the longest."""
+        return max(1, math.ceil(self.batch // pipelines / micro_batch))
+
+    def part(self, group: int) -> Ask:
+        """The same with the cards of one group alone."""
+        return replace(self, fleet=replace(self.fleet, groups=(self.fleet.groups[group],)))
+
+
+def finished(ask: Ask, chosen: Sequence[tuple[Pipeline, int]], kind: str) -> GroupedPlan:
+    """The plan of these pipelines with the costs of so many replicas, each no longer than the batch needs."""
+    pipelines = sum(count for _, count in chosen)
+    tables = {size: ask.ways(size, pipelines, every=True) for size in {each.micro_batch for each, _ in chosen}}
+    moved = [(again(each, tables[each.micro_batch], len(ask.fleet.groups)), count) for each, count in chosen]
+    real = [(each or chosen[i][0], count) for i, (each, count) in enumerate(moved)]
+    shares = shared(real, ask.batch)
+    parts = []
+    for (each, _), batches in zip(real, shares, strict=True):
+        for count, micro_batches in batches:
+            parts.append(Replicas(count, _stages(each), each.micro_batch, micro_batches, each.seconds(micro_batches)))
+    merged = _merged(parts)
+    return GroupedPlan(kind, ask.spec, ask.fleet, ask.batch, ask.seq, ask.schedule, merged,
+                       max(each.seconds for each in merged))  # fmt: skip
+
+
+def shared(chosen: Sequence[tuple[Pipeline, int]], batch: int) -> list[list[tuple[int, int]]]:
+    """(copies, micro-batches) for each pipeline so that the last one ends as early as it can and all do the batch.
+
+    Every pipeline has a micro-batch for each stage or more; what they could do beyond the batch is taken from copies of
+    the slowest.
+    """
+    low = max(each.seconds(len(each.stages)) for each, _ in chosen) * (1 + 1e-12)
+    high = max(each.seconds(max(len(each.stages), math.ceil(batch / each.micro_batch))) for each, _ in chosen)
+    high *= 1 + 1e-12
+    if sum(count * each.sequences(low) for each, count in chosen) >= batch:
+        high = low
+    for _ in range(80):
+        middle = (low + high) / 2
+        if sum(count * each.sequences(middle) for each, count in chosen) >= batch:
+            high = middle
+        else:
+            low = middle
+    many = [each.sequences(high) // each.micro_batch for each, _ in chosen]
+    over = sum(count * n * each.micro_batch for (each, count), n in zip(chosen, many, strict=True)) - batch
+    found = [{n: count} for (_, count), n in zip(chosen, many, strict=True)]
+    # One micro-batch less for a copy of whichever pipeline ends last, while there is more than the batch.
+    while True:
+        spare = [(chosen[i][0].seconds(n), i, n) for i, each in enumerate(found) for n in each
+                 if n > len(chosen[i][0].stages) and chosen[i][0].micro_batch <= over]  # fmt: skip
+        if not spare:
+            break
+        _, i, n = max(spare)
+        size = chosen[i][0].micro_batch
+        fewer = min(found[i][n], over // size)
+        over -= fewer * size
+        found[i][n] -= fewer
+        found[i][n - 1] = found[i].get(n - 1, 0) + fewer
+        found[i] = {n: count for n, count in found[i].items() if count}
+    return [[(count, n) for n, count in each.items()] for each in found]
+
+
+def again(each: Pipeline, ways: StageWays, groups: int) -> Pipeline | None:
+    """The same stages with the costs of another table; None where that one lacks a way."""
+    old = each.ways
+    index = {(int(g), way): i for i, (g, way) in enumerate(zip(ways.group, ways.ways, strict=True))}
+    found = [index.get((int(old.group[span.way]), old.ways[span.way])) for span in each.stages]
+    if None in found:
+        return None
+    spans = [Span(way, s.start, s.stop) for way, s in zip(found, each.stages, strict=True) if way is not None]
+    return pipeline(ways, spans, groups)
+
+
+def _stages(each: Pipeline) -> tuple[GroupStage, ...]:
+    ways = each.ways
+    return tuple(
+        GroupStage(int(ways.group[span.way]), ways.ways[span.way], span.start, span.stop, float(each.time[i]),
+                   float(each.step[i]), float(each.fills[i]), int(each.bytes[i]))
+        for i, span in enumerate(each.stages)
+    )  # fmt: skip
+
+
+def _merged(parts: Iterable[Replicas]) -> tuple[Replicas, ...]:
+    """Equal pipelines counted together, the most copies first."""
+    found: dict[tuple[object, ...], Replicas] = {}
+    for each in parts:
+        key = (each.stages, each.micro_batch, each.micro_batches)
+        if key in found:
+            each = replace(each, copies=each.copies + found[key].copies)
+        found[key] = each
+    return tuple(sorted(found.values(), key=lambda each: -each.copies))

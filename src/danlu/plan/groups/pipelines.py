@@ -1,0 +1,92 @@
+"""One pipeline over unlike cards: what it costs and how many micro-batches it gets through in a time.
+
+Seconds of a step with m micro-batches (Narayanan et al., arXiv 2104.04473, section 2.2, for unequal stages):
+
+    T(m) = max_i ((m - 1) time_i + step_i) + sum_{i<last} fill_i + time_last
+
+`time` is a stage's micro-batch both ways with its messages, `step` what it does once a step. Under 1F1B `fill` is
+`time`; under ZB-H1 (arXiv 2401.10241) it is less by the weight gradients, once for the way there and once for the way
+back. The slower a stage's neighbours, the more T overstates: messages are taken to block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from danlu.plan.groups.stage_ways import Floats, Ints, StageWays
+
+
+class Span(NamedTuple):
+    """A stage: its way (an index into StageWays) and its units [start, stop)."""
+
+    way: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A pipeline and what follows from its stages.
+
+    cards      (groups,) cards it takes of each group
+    time, step (stages,) seconds of a micro-batch, and once a step
+    fills      (stages,) seconds by which each delays the first micro-batch
+    bytes      (stages,) that each card of a stage needs
+    """
+
+    ways: StageWays
+    stages: tuple[Span, ...]
+    cards: Ints
+    time: Floats
+    step: Floats
+    fills: Floats
+    bytes: Floats
+
+    @property
+    def fill(self) -> float:
+        """Seconds until the first micro-batch is through."""
+        return float(self.fills.sum())
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences of a micro-batch."""
+        return self.ways.micro_batch
+
+    @property
+    def least(self) -> int:
+        """The fewest sequences it takes: as many micro-batches as stages, or they would wait for most of a step."""
+        return (len(self.stages) - 1) * self.micro_batch + 1
+
+    def seconds(self, micro_batches: int) -> float:
+        """Seconds of a step with so many micro-batches."""
+        return float(((micro_batches - 1) * self.time + self.step).max()) + self.fill
+
+    def sequences(self, seconds: float) -> int:
+        """The most sequences it gets through in a step of so many seconds; 0 if fewer than `least`."""
+        left = seconds - self.fill - self.step
+        if left.min() < 0:
+            return 0
+        count = math.floor(float((left / self.time).min()) + 1e-9) + 1
+        while count and self.seconds(count) > seconds:
+            count -= 1
+        return count * self.micro_batch if count >= len(self.stages) else 0
+
+
+def pipeline(ways: StageWays, stages: Sequence[Span], groups: int) -> Pipeline:
+    """The pipeline of these stages, first to last; memory is not looked at."""
+    way = np.array([stage.way for stage in stages])
+    start, stop = np.array([stage.start for stage in stages]), np.array([stage.stop for stage in stages])
+    hops = ways.hop[way] * ((start > 0).astype(float) + (stop < ways.units))
+    time = ways.time[way, stop] - ways.time[way, start] + hops
+    fill = ways.fill[way, stop] - ways.fill[way, start] + hops
+    fill[-1] = time[-1]
+    step = ways.step[way, stop] - ways.step[way, start]
+    flight = np.arange(len(stages), 0, -1)
+    need = ways.held[way, stop] - ways.held[way, start] + flight * (ways.kept[way, stop] - ways.kept[way, start])
+    cards = np.bincount(ways.group[way], weights=ways.cards[way], minlength=groups).astype(np.int64)
+    return Pipeline(ways, tuple(stages), cards, time, step, fill, need)

@@ -1,0 +1,174 @@
+"""Pipelines worth having at given prices of cards: the columns of the packing problem, and those prices.
+
+A fleet in data parallel is a packing problem: each pipeline takes cards of each group and does so many sequences in
+a step of T seconds. Its linear relaxation prices the cards (Gilmore and Gomory 1961); a pipeline that does more than
+its cards cost is a better column, and when there is none the prices prove how much the fleet can do (proof/bound.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from danlu.plan.groups.covers import Tried, covers
+from danlu.plan.groups.linear import Optimum, most
+from danlu.plan.groups.pipelines import Pipeline, Span, pipeline
+from danlu.plan.groups.stage_ways import Floats, Ints, StageWays, memory_ends
+
+MOST_STAGES = 64  # of one pipeline
+DEEPEST = 192  # of one pipeline where few hold all of a fleet
+STEP = 1.04  # from one tried bottleneck to the next
+LENIENT = 1.3  # pipelines that cost so much more than they do are kept while prices are guesses
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What pipelines may be made of: the ways of one micro-batch size, and how far memory lets a stage reach."""
+
+    ways: StageWays
+    memory: Ints
+    groups: int
+
+    def only(self, groups: Iterable[int]) -> Space:
+        """Stages on some groups alone."""
+        keep = np.isin(self.ways.group, list(groups))
+        return Space(self.ways.only(keep), self.memory[:, keep], self.groups)
+
+
+def space(ways: StageWays, groups: int, most: int = MOST_STAGES) -> Space:
+    """The space of these ways, in pipelines of up to `most` stages."""
+    return Space(ways, memory_ends(ways, min(most, ways.units)), groups)
+
+
+def bottlenecks(where: Space, seconds: float, step: float = STEP) -> Floats:
+    """Seconds of a micro-batch on the slowest stage worth trying, rising."""
+    ways = where.ways
+    if not len(ways.ways):
+        return np.zeros(0)
+    each = np.where(where.memory[0][:, :-1] > np.arange(ways.units), np.diff(ways.time, axis=1), np.inf)
+    least = float(each.min(axis=0).max())
+    rows = np.arange(len(ways.ways))[:, None]
+    stage = ways.time[rows, where.memory[0]] - ways.time + 2 * ways.hop[:, None]
+    widest = min(float(stage.max()) * 1.01, seconds)
+    if not least < widest:
+        return np.zeros(0)
+    count = max(2, int(np.ceil(np.log(widest / least) / np.log(step))) + 1)
+    return np.asarray(np.geomspace(least, widest, count))
+
+
+def worth(where: Space, prices: Floats, seconds: float, tried: Floats) -> list[Pipeline]:
+    """For every number of stages the pipeline that is most worth its cards in a step of `seconds`.
+
+    prices   (groups,) sequences a card must get through
+    tried    bottlenecks
+    """
+    ways = where.ways
+    if not len(tried):
+        return []
+    many = np.maximum(seconds / tried - 1.0, 1.0)
+    weight = ways.micro_batch / tried
+    most_done = ways.micro_batch * (1.0 + seconds / tried)
+    price = prices[ways.group] * ways.cards
+    found = covers(ways, where.memory, Tried(price, tried, many, weight, LENIENT * most_done))
+    gain = np.where(np.arange(found.whole.shape[1]) <= 1.0 + (seconds / tried)[:, None],
+                    most_done[:, None] - found.whole, -np.inf)  # fmt: skip
+    best = np.argmax(gain, axis=0)
+    wanted = sorted((int(best[n]), n) for n in range(1, gain.shape[1]) if np.isfinite(gain[best[n], n]))
+    chosen = found.stages(wanted)
+    return [pipeline(ways, stages, where.groups) for stages in chosen]
+
+
+class Columns:
+    """The pipelines found so far, one per set of stages, none larger than the fleet; and all of them as arrays."""
+
+    def __init__(self, there: Floats) -> None:
+        self.there = there
+        self.pipelines: list[Pipeline] = []
+        self._known: set[tuple[int, tuple[Span, ...], int]] = set()
+        self._arrays: tuple[Floats, Floats, Floats, Floats, Ints, Ints] | None = None
+
+    def add(self, found: Iterable[Pipeline]) -> int:
+        """Take in what is new and no larger than the fleet; how many that were."""
+        before = len(self.pipelines)
+        for each in found:
+            key = (each.micro_batch, each.stages, id(each.ways))
+            if key not in self._known and (each.cards <= self.there).all():
+                self._known.add(key)
+                self.pipelines.append(each)
+        if len(self.pipelines) > before:
+            self._arrays = None
+        return len(self.pipelines) - before
+
+    def sequences(self, seconds: float) -> Floats:
+        """(pipelines,) sequences each gets through in a step of so many seconds: Pipeline.sequences at once."""
+        time, step, fill, size, _, depth = self._stacked()
+        left = (seconds - fill)[:, None] - step
+        count = np.floor((left / time).min(axis=1) + 1e-9) + 1.0
+        count -= ((count - 1.0)[:, None] * time + step).max(axis=1) + fill > seconds
+        return np.where((left.min(axis=1) < 0) | (count < depth), 0.0, count) * size
+
+    def fluid(self, seconds: float) -> Floats:
+        """The same as if a micro-batch could be had in parts."""
+        time, step, fill, size, _, _ = self._stacked()
+        left = (((seconds - fill)[:, None] - step) / time).min(axis=1)
+        return np.asarray(np.where(left < 0, 0.0, 1.0 + left) * size)
+
+    def cards(self) -> Ints:
+        """(groups, pipelines) cards each takes."""
+        return self._stacked()[4]
+
+    def least(self) -> Floats:
+        """(pipelines,) fewest sequences each takes."""
+        _, _, _, size, _, depth = self._stacked()
+        return np.asarray((depth - 1) * size + 1)
+
+    def _stacked(self) -> tuple[Floats, Floats, Floats, Floats, Ints, Ints]:
+        if self._arrays is None:
+            depth = np.array([len(each.stages) for each in self.pipelines])
+            shape = len(self.pipelines), int(depth.max())
+            time, step = np.full(shape, 1e-30), np.zeros(shape)
+            for at, each in enumerate(self.pipelines):
+                time[at, : len(each.time)], step[at, : len(each.time)] = each.time, each.step
+            fill, size = (
+                np.array([getattr(each, name) for each in self.pipelines]) for name in ("fill", "micro_batch")
+            )
+            self._arrays = time, step, fill, size, np.array([each.cards for each in self.pipelines]).T, depth
+        return self._arrays
+
+
+def relaxed(columns: Columns, seconds: float) -> Optimum:
+    """The most sequences when a pipeline may be had in fractions, and the prices of cards."""
+    return most(columns.sequences(seconds), columns.cards().astype(float), columns.there)
+
+
+def seconds_for(columns: Columns, batch: float, guess: float) -> float:
+    """Seconds in which fractional pipelines get through a batch, to a thousandth."""
+    low = high = guess
+    while relaxed(columns, high).value < batch:
+        low, high = high, high * 1.3
+        if high > 1e9 * guess:
+            return float("inf")
+    while low == high or relaxed(columns, low).value >= batch:
+        low = low / 1.3
+    while high / low > 1.0005:
+        middle = (low * high) ** 0.5
+        if relaxed(columns, middle).value >= batch:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def grow(columns: Columns, spaces: Sequence[Space], batch: float, guess: float, turns: int) -> float:
+    """Add pipelines until no better one is found or `turns` are over; the seconds their relaxation needs."""
+    seconds = seconds_for(columns, batch, guess)
+    for _ in range(turns):
+        prices = relaxed(columns, seconds).prices
+        new = sum(columns.add(worth(each, prices, seconds, bottlenecks(each, seconds))) for each in spaces)
+        better = seconds_for(columns, batch, seconds)
+        if not new or better > seconds * 0.9995:
+            return better
+        seconds = better
+    return seconds

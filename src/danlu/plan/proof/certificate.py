@@ -1,0 +1,134 @@
+"""How far a plan can be from the best there is, and the certificate by which anyone can check that (docs/formats.md).
+
+found = large.search(spec, fleet, batch=1024, seq=4096)
+proved = certificate.prove_gap(found)
+proved.gap                       # 0.01: no plan of these classes is faster by more than 1 %
+path.write_text(certificate.dumps(proved))
+verify.checked(json.loads(path.read_text()))    # plan/proof/verify.py, which shares no code with the search
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from danlu.nouns import ModelSpec
+from danlu.plan.groups.assemble import Ask, again
+from danlu.plan.groups.grouped import GroupedPlan, GroupStage
+from danlu.plan.groups.large import Found
+from danlu.plan.groups.pricing import DEEPEST, MOST_STAGES
+from danlu.plan.groups.stage_ways import StageWays
+from danlu.plan.groups.unit_cost import KINDS
+from danlu.plan.proof.bound import HUGE, Bound, bound
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """A plan and what bounds it: one Bound for every number of pipelines there may be, of `stages` stages at most."""
+
+    ask: Ask
+    plan: GroupedPlan
+    bounds: tuple[Bound, ...]
+    stages: int = MOST_STAGES
+
+    @property
+    def bound_s(self) -> float:
+        """No plan has a shorter step."""
+        return min(self.plan.seconds, *(each.seconds for each in self.bounds))
+
+    @property
+    def gap(self) -> float:
+        """The plan's seconds over the bound's, less 1; infinite where no bound was found."""
+        return self.plan.seconds / self.bound_s - 1.0 if self.bound_s > 0 else float("inf")
+
+
+def prove_gap(found: Found) -> Proved:
+    """The bound of a search's plan: of plans with few pipelines (which pay less for gradients) and of all others."""
+    ask, plan = found.ask, found.plan
+    most = ask.fleet.cards
+    # Few pipelines sum gradients inside a host, where links are fast: they are bounded apart.
+    inside = max(group.per_host for group in ask.fleet.groups)
+    few = inside if plan.pipelines > inside else plan.pipelines // 3
+    stages = MOST_STAGES if all(len(each.stages) <= MOST_STAGES for each in plan.replicas) else DEEPEST
+    best: tuple[Bound, ...] = ()
+    while True:
+        above = _bound(found, few + 1, most, None, stages)
+        bounds = (above,) if few == 0 else (_bound(found, 1, few, few, stages), above)
+        if not best or min(b.seconds for b in bounds) > min(b.seconds for b in best):
+            best = bounds
+        if few == 0 or bounds[0].seconds >= above.seconds:
+            return Proved(ask, plan, best, stages)
+        few //= 3
+
+
+def _bound(found: Found, fewest: int, most: int, cap: int | None, stages: int) -> Bound:
+    ask = found.ask
+    spaces = ask.spaces(fewest, most, stages)
+    tables = {each.ways.micro_batch: each.ways for each in spaces}
+    moved = [again(each, tables[each.micro_batch], len(ask.fleet.groups)) for each in found.columns]
+    columns = [each for each in moved if each is not None]
+    return bound(spaces, columns, ask.there, ask.batch, found.plan.seconds, fewest, cap)
+
+
+def dumps(proved: Proved) -> str:
+    """The certificate as JSON."""
+    return json.dumps(as_dict(proved))
+
+
+def as_dict(proved: Proved) -> dict[str, Any]:
+    """The certificate as plain values."""
+    ask, plan = proved.ask, proved.plan
+    tables = {size: ask.ways(size, plan.pipelines, every=True) for size in {each.micro_batch for each in plan.replicas}}
+    return {
+        "certificate": VERSION,
+        "model": _model(ask.spec),
+        "batch": ask.batch,
+        "stages": proved.stages,
+        "cards": [group.count for group in ask.fleet.groups],
+        "names": [group.card for group in ask.fleet.groups],
+        "plan": {
+            "seconds": plan.seconds,
+            "tables": [_table(ask.spec, table) for table in tables.values()],
+            "replicas": [
+                {"copies": each.copies, "micro_batch": each.micro_batch, "micro_batches": each.micro_batches,
+                 "stages": [_stage(tables[each.micro_batch], stage) for stage in each.stages]}
+                for each in plan.replicas
+            ],
+        },
+        "bound_s": proved.bound_s,
+        "bounds": [
+            {"fewest": each.fewest, "most": each.most, "seconds": each.seconds, "prices": each.prices.tolist(),
+             "place": each.place, "tables": [_table(ask.spec, where.ways) for where in each.spaces],
+             "intervals": [[None if end >= HUGE else end for end in ends] for ends in each.intervals]}
+            for each in proved.bounds
+        ],
+    }  # fmt: skip
+
+
+def _model(spec: ModelSpec) -> dict[str, Any]:
+    return {"layers": spec.layers, "recipe": list(spec.recipe)}
+
+
+def _table(spec: ModelSpec, ways: StageWays) -> dict[str, Any]:
+    """The ways at one micro-batch size; figures of units by their kinds."""
+    first = {kind: next(i for i, unit in enumerate(spec.units) if unit.rsplit(".", 1)[-1] == kind) for kind in KINDS}
+
+    def by_kind(sums: Any) -> list[list[float]]:
+        return [[float(row[at + 1] - row[at]) for at in first.values()] for row in sums]
+
+    figures = {name: by_kind(getattr(ways, name)) for name in ("time", "fill", "step", "held", "kept")}
+    return {
+        "micro_batch": ways.micro_batch, "kinds": list(first), "group": ways.group.tolist(),
+        "cards": ways.cards.tolist(), "hop": ways.hop.tolist(), "room": ways.room.tolist(), **figures,
+        "way": [[way.tp, way.recompute, way.cp, way.ep, way.zero, way.offload, way.spill] for way in ways.ways],
+    }  # fmt: skip
+
+
+def _stage(ways: StageWays, stage: GroupStage) -> list[int]:
+    """Way, start and stop of a stage."""
+    way = next(i for i, (group, each) in enumerate(zip(ways.group, ways.ways, strict=True))
+               if (group, each) == (stage.group, stage.way))  # fmt: skip
+    return [way, stage.start, stage.stop]

@@ -1,0 +1,119 @@
+"""The constants of stack_time.py from published rows: damped Gauss-Newton on logarithms, held near their priors.
+
+Every source weighs as much as the next, so that no long table outvotes a short one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from danlu.plan.stated.rows import Row
+from danlu.plan.stated.setup import Setup, choices
+from danlu.plan.stated.stack_memory import allocated
+from danlu.plan.stated.stack_time import Constants, Rated, seconds
+from danlu.plan.stated.stack_work import Work, work
+
+Floats = npt.NDArray[Any]
+
+# Standard deviation of each constant's logarithm around its prior: what hardware bounds moves little, software more.
+SPREAD = {
+    "matmul": 0.05, "attention": 0.25, "wide_attention": 0.15, "wide": 0.07, "narrow": 0.15, "matmul_bytes": 0.3,
+    "pass_bytes": 0.3, "score_bytes": 0.3, "fused": 0.2, "link": 0.15, "bus": 0.15, "socket": 0.2, "network": 0.15,
+    "alpha_s": 0.1, "layer_s": 0.5, "unhidden": 0.3, "contended": 0.3, "straggle": 0.5,
+}  # fmt: skip
+OWN = 0.08  # the same of a card's own efficiency
+TUNED = 0.15  # of what calibration sets
+ERROR = 0.05  # and of what the model cannot say about a row
+STEPS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A row made ready: what does not depend on constants is computed once, for each run the row may mean."""
+
+    row: Row
+    card: Rated
+    runs: tuple[tuple[Setup, Work], ...]
+
+    def predicted(self, constants: Constants) -> float:
+        """Seconds of a step, of the fastest run that the row may mean."""
+        return min(seconds(run, amounts, self.card, constants) for run, amounts in self.runs)
+
+
+def cases(rows: Sequence[Row], rated: Callable[[str], Rated]) -> tuple[Case, ...]:
+    """The rows of time among `rows`; `rated` gives a card by its name and raises for one it does not know.
+
+    Of the runs a row may mean those that do not fit the card's memory are left out.
+    """
+    return tuple(_case(row, rated(row.setup.card)) for row in rows if row.kind == "time")
+
+
+def _case(row: Row, card: Rated) -> Case:
+    found = choices(row.setup)
+    fitting = [run for run in found if len(found) == 1 or allocated(run).total <= card.mem_bytes] or [found[0]]
+    return Case(row, card, tuple((run, work(run)) for run in fitting))
+
+
+def fit(known: Sequence[Case], start: Constants | None = None) -> Constants:
+    """Constants under which `known` is most likely, given priors."""
+    prior = start or Constants()
+    cards = sorted({case.card.name for case in known})
+    count = Counter(case.row.source for case in known)
+    weight = np.sqrt([len(known) / len(count) / count[case.row.source] for case in known])
+    spread = np.array([*SPREAD.values()] + [OWN] * len(cards))
+
+    def at(x: Floats) -> Constants:
+        values: dict[str, Any] = {name: getattr(prior, name) * float(np.exp(x[i])) for i, name in enumerate(SPREAD)}
+        own = {name: float(np.exp(x[len(SPREAD) + i])) for i, name in enumerate(cards)}
+        return replace(prior, cards={**prior.cards, **own}, **values)
+
+    return at(_least(known, at, spread, weight))
+
+
+def calibrate(known: Sequence[Case], start: Constants) -> Constants:
+    """`start` with two constants set for each card of `known`: its matmuls' efficiency, and all its other seconds.
+
+    Both are held near what `start` has, so that one odd row cannot carry a card away.
+    """
+    cards = sorted({case.card.name for case in known})
+
+    def at(x: Floats) -> Constants:
+        rate, rest = (dict(zip(cards, np.exp(part).tolist(), strict=True)) for part in np.split(x, 2))
+        return replace(
+            start,
+            cards={**start.cards, **{name: start.cards.get(name, 1.0) * by for name, by in rate.items()}},
+            others={**start.others, **{name: start.others.get(name, 1.0) * by for name, by in rest.items()}},
+        )
+
+    return at(_least(known, at, np.full(2 * len(cards), TUNED), np.ones(len(known))))
+
+
+def _least(known: Sequence[Case], at: Callable[[Floats], Constants], spread: Floats, weight: Floats) -> Floats:
+    """Where the squares of weighted logarithmic errors, and of steps from the prior beside their spread, are least."""
+
+    def residual(x: Floats) -> Floats:
+        constants = at(x)
+        off = np.array([np.log(case.predicted(constants) / case.row.real) for case in known])
+        return np.concatenate([np.clip(off, -1, 1) * weight / ERROR, x / spread])
+
+    x = np.zeros(len(spread))
+    now, damping = residual(x), 1.0
+    for _ in range(STEPS):
+        slope = np.stack([(residual(x + step) - now) / 1e-4 for step in 1e-4 * np.eye(len(x))], axis=1)
+        square = slope.T @ slope
+        move = np.linalg.solve(square + damping * np.diag(np.diag(square)), -slope.T @ now)
+        then = residual(x + move)
+        if then @ then < now @ now:
+            gain = 1 - (then @ then) / (now @ now)
+            x, now, damping = x + move, then, damping / 3
+            if gain < 1e-5:
+                break
+        else:
+            damping *= 4
+    return x

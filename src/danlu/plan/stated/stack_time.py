@@ -1,0 +1,215 @@
+"""Seconds of a step of a training run on datacenter cards, from amounts (stack_work.py) and a few fitted constants.
+
+A stage's micro-batch takes its FLOP at the card's rate plus weighted bytes (a matmul with a small side is slowed by its
+bytes), plus what communication is not hidden. The pipeline takes m times the slowest stage, and once the others,
+divided by the chunks of a stage (Narayanan et al., arXiv 2104.04473, section 2.2, for unequal stages). Links follow the
+alpha-beta model; a group that spans hosts is bound by the host links of the ranks it has on one host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from danlu.errors import BadRows
+from danlu.plan.stated.setup import Setup
+from danlu.plan.stated.stack_work import AMOUNTS, Work
+
+BY_CARD = ("cards", "others")
+SHARED_BUS = 40e9  # bytes/s one way: below it cards of a host are joined by PCIe through its sockets
+WIDE = 5e14  # dense FLOP/s: cards of the Hopper generation and later
+FULL_WATTS = 700.0  # of a card beyond WIDE that is not limited
+SHARING = 0.8  # rings that cross sockets at once get 1 / n**SHARING of the link each: one alone does not fill it
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """What is published about a card: dense FLOP/s of 16-bit matmuls, bytes, bytes/s of memory, bytes/s of its link.
+
+    link    to cards of its host, one way
+    watts   None for a card that runs at its full power
+    """
+
+    name: str
+    flops: float
+    mem_bytes: float
+    mem_bw: float
+    link: float
+    watts: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """What is fitted; all of it positive, all of it about software and cards in general. The defaults are the priors.
+
+    matmul, attention   share of the dense rate that large matmuls, and fused attention, reach
+    wide_attention      the same on cards beyond WIDE (FlashAttention-2 reaches 35 % of an H100: arXiv 2407.08608)
+    wide                share of `matmul` that such cards reach in a run: one trainer's paired tables give an H100 0.67
+                        to 0.74 of an A100's utilisation (mosaicml/llm-foundry, 13B to 3B), 0.8 of it matmuls
+    narrow              speed of an fp8 matmul beside a 16-bit one
+    matmul_bytes, pass_bytes, score_bytes   weights of bytes against the card's memory bandwidth (kernels reach 80 %)
+    fused               what a compiled step still costs of its passes and of issuing, beside the counts of stack_work
+    link, bus, socket, network   share of a link's rate that collectives reach: inside a host by its own link, by PCIe,
+                        from socket to socket (NCCL's graph/topo.h has 10 to 16 GB/s beside 32 of PCIe), between hosts
+                        (84 to 92 of 100 GB/s in nccl-tests issues 100, 119, 175)
+    alpha_s             seconds of one message of a collective
+    layer_s             seconds of one layer, forward and backward, that shrink with nothing: 180 kernels are issued
+    unhidden            share of overlapped tensor- and context-parallel communication that still costs time
+    contended           the same of overlapped data-parallel communication
+    straggle            share of a step that every doubling of the cards adds: all wait for the slowest
+    cards               efficiency of a card beside the average, by name
+    others              the same for seconds of all that is no matmul or attention: what calibration may set
+    """
+
+    matmul: float = 0.82
+    attention: float = 0.55
+    wide_attention: float = 0.3
+    wide: float = 0.82
+    narrow: float = 1.5
+    matmul_bytes: float = 1.0
+    pass_bytes: float = 1.25
+    score_bytes: float = 1.25
+    fused: float = 0.9
+    link: float = 0.7
+    bus: float = 0.6
+    socket: float = 0.4
+    network: float = 0.8
+    alpha_s: float = 8e-6
+    layer_s: float = 1.5e-3
+    unhidden: float = 0.65
+    contended: float = 0.3
+    straggle: float = 0.01
+    cards: Mapping[str, float] = field(default_factory=dict)
+    others: Mapping[str, float] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=1)
+def published() -> Constants:
+    """The constants of stack_constants.yaml, fitted to all tables of bench/truth."""
+    return loads(files("danlu.plan.stated").joinpath("stack_constants.yaml").read_text(encoding="utf-8"))
+
+
+def read(path: Path) -> Constants:
+    """Constants of a file that `dumps` wrote. Raises BadRows for one that cannot be read, or is something else."""
+    try:
+        return loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError, AttributeError) as error:
+        raise BadRows(f"{path} holds no constants of time", why=str(error),
+                      fix=f"danlu plan check bench/truth/*.csv --fit {path}") from error  # fmt: skip
+
+
+def loads(text: str) -> Constants:
+    """Constants of a YAML text that `dumps` wrote; ones it leaves out are the priors. Raises TypeError, ValueError."""
+    values: dict[str, Any] = dict(yaml.safe_load(text))
+    by_card = {name: values.pop(name, None) or {} for name in BY_CARD}
+    by_card = {name: {str(card): float(value) for card, value in each.items()} for name, each in by_card.items()}
+    numbers = {name: float(value) for name, value in values.items()}
+    for name, value in [*numbers.items(), *(pair for each in by_card.values() for pair in each.items())]:
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} is {value}")
+    every: dict[str, Any] = {**numbers, **by_card}
+    return Constants(**every)
+
+
+def dumps(constants: Constants) -> str:
+    """Constants as YAML, to four figures: they are known to less."""
+    plain = asdict(constants)
+    short: dict[str, Any] = {name: float(f"{plain[name]:.4g}") for name in plain if name not in BY_CARD}
+    short |= {name: {card: float(f"{value:.4g}") for card, value in plain[name].items()} for name in BY_CARD}
+    head = "# Fitted: danlu plan check bench/truth/*.csv --fit src/danlu/plan/stated/stack_constants.yaml\n"
+    return head + yaml.safe_dump(short, sort_keys=False)
+
+
+def seconds(run: Setup, amounts: Work, card: Rated, constants: Constants) -> float:
+    """Seconds of one step of a completed run on such cards."""
+    c, m = constants, run.micro_batches
+    price = prices(run, card, c)
+    busy = amounts.stages @ price
+    busy[-1] += amounts.head @ price
+    group = _group(run, card, c)
+    if amounts.gather_bytes:
+        gathered = amounts.gather_bytes / (_between(run, c, 1) if run.software == "DeepSpeed" and run.link else group)
+        both = np.minimum(busy, gathered) * (c.contended if run.overlap_dp or run.software == "DeepSpeed" else 1.0)
+        busy = np.maximum(busy, gathered) + both
+    slow = float(busy.max())
+    pipeline = m * slow + (float(busy.sum()) - slow) / run.interleave
+    return (pipeline + reduced_seconds(run, amounts, card, c)) * waiting(run.cards, c)
+
+
+def waiting(cards: int, constants: Constants) -> float:
+    """How many times as long a step of so many cards takes because each waits for the slowest: grows with log2."""
+    return 1.0 + constants.straggle * math.log2(max(1, cards))
+
+
+def reduced_seconds(run: Setup, amounts: Work, card: Rated, c: Constants) -> float:
+    """Seconds once a step, after the pipeline: tied tables and gradients are reduced, the optimizer runs."""
+    tied = float(amounts.tied_bytes * prices(run, card, c)[AMOUNTS.index("pp_bytes")]) if amounts.tied_bytes else 0.0
+    return tied + once_seconds(run, amounts.dp_bytes, amounts.adam_bytes, card, c)
+
+
+def prices(run: Setup, card: Rated, c: Constants) -> npt.NDArray[Any]:
+    """Seconds of one of each of AMOUNTS in such a run on such a card."""
+    rate, memory = _flops(run, card, c), card.mem_bw
+    fused = c.wide_attention if card.flops > WIDE else c.attention
+    inside = _inside(run, card, c, run.tp)
+    tp = inside if run.tp <= run.cards_per_host else _between(run, c, run.cards_per_host)
+    hidden_tp = c.unhidden if run.async_tp or run.overlap_tp else 1.0
+    passes = (c.fused if run.compiled else 1.0) * c.pass_bytes / memory
+    across = run.tp * run.cp * run.pp > run.cards_per_host
+    pp = _between(run, c, 1) if across and run.link else inside
+    cp = inside if run.tp * run.cp <= run.cards_per_host else _between(run, c, 1)
+    found = np.array([
+        1 / rate, 1 / (rate * c.narrow), c.matmul / (rate * fused) if run.flash else 1 / rate,
+        c.matmul_bytes / memory, passes, c.score_bytes / memory, hidden_tp / tp, hidden_tp * c.alpha_s, 1 / pp,
+        c.unhidden / cp, 1 / _inside(run, card, c, run.ep),
+        c.layer_s * (c.fused if run.compiled else 1.0),
+    ])  # fmt: skip
+    found[AMOUNTS.index("matmul_bytes") :] *= c.others.get(card.name, 1.0)
+    return found
+
+
+def once_seconds(run: Setup, dp_bytes: float, adam_bytes: float, card: Rated, c: Constants) -> float:
+    """Seconds of what happens once a step: gradients reduced over data-parallel cards, the optimizer."""
+    reduced = dp_bytes / _group(run, card, c) * (c.contended if run.overlap_dp else 1.0)
+    return c.others.get(card.name, 1.0) * (reduced + adam_bytes / card.mem_bw)
+
+
+def _flops(run: Setup, card: Rated, c: Constants) -> float:
+    """FLOP/s that large matmuls reach: fp32 runs use the tensor cores' 19-bit format at half the rate of 16 bits."""
+    power = min(1.0, ((card.watts or FULL_WATTS) / FULL_WATTS) ** 0.5) * c.wide if card.flops > WIDE else 1.0
+    return card.flops * power * c.cards.get(card.name, 1.0) * c.matmul * (0.5 if run.precision == "fp32" else 1.0)
+
+
+def _inside(run: Setup, card: Rated, c: Constants, ranks: int, apart: int = 1) -> float:
+    """Bytes/s one way of a card in a collective of `ranks` cards of one host that lie `apart` from each other.
+
+    Cards joined by PCIe cross from socket to socket over one link, which all groups that span the host share.
+    """
+    if card.link > SHARED_BUS:
+        return card.link * c.link
+    if ranks * apart <= run.cards_per_host / 2:
+        return card.link * c.bus
+    share: float = c.socket / apart**SHARING
+    return card.link * min(c.bus, share)
+
+
+def _between(run: Setup, c: Constants, rails: float) -> float:
+    """Bytes/s one way between hosts of a group that has `rails` of its ranks on one host."""
+    return (run.link or 25e9) * c.network * rails
+
+
+def _group(run: Setup, card: Rated, c: Constants) -> float:
+    """Bytes/s one way of a card in the reduction of its data-parallel group, whose members lie `tp` cards apart."""
+    ranks, inner = run.dp * run.cp, max(1, run.cards_per_host // run.tp)
+    if ranks <= inner or run.link is None:
+        return _inside(run, card, c, ranks, run.tp)
+    return min(_between(run, c, inner), _inside(run, card, c, 2))

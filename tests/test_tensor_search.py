@@ -103,7 +103,7 @@ def test_what_is_proposed_computes_what_one_process_does(count):
     tiny = ModelSpec("llama", 3, 24, 12, 6, 4, 40, 53, 64, qkv_bias=True, qk_norm=True)
     found = tensor_search.best(Ask(tiny, 1, 4, 6, "fp32"), fleet_of([3e9, 2e9, 1e9] * (count // 3)), 3)
     assert max(len(set(stage.shares)) for stage in found.stages) > 1
-    plan = bench.joined(tiny, found.pipelines)
+    plan = load("training/placements").joined(tiny, found.pipelines)
     assert bench.gradient_error(bench.job_of(plan)) < 1e-5
 
 

@@ -81,17 +81,16 @@ def test_kills_and_a_freeze_at_random_moments_leave_no_trace_in_the_bits(unbroke
 
 
 def test_a_run_resumes_on_another_number_of_cards(unbroken, tmp_path):
-    early = a_job(tmp_path, steps=12)
-    stop_at = 8
+    early = a_job(tmp_path, save_every=2)  # no rank begins step 9 before all have committed 2: two may be on their way
 
     def stop(step) -> None:
-        if step.step == stop_at + 1:
+        if step.step == 9:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(early, on_step=stop)
     there = checkpoint.latest(early.checkpoints)
-    assert there in (4, 8)
+    assert there in (2, 4, 6, 8)
     with provoke("DL-CFG-081"):
         snapshot.start_of(tmp_path, resume=False)
     assert snapshot.start_of(tmp_path, resume=True) == there

@@ -42,7 +42,7 @@ def plan_of(spec: ModelSpec, pipes) -> Plan:
             Stage(tuple(next(names) for _ in shares or (1,)), start, stop, shares, experts=experts)
             for start, (stop, shares, experts) in zip(starts, pipe, strict=False)
         ), count))  # fmt: skip
-    return bench.joined(spec, copies)
+    return load("training/placements").joined(spec, copies)
 
 
 CASES = {

@@ -22,7 +22,6 @@ from typing import Any
 
 from danlu.cli import config, prep, train, wiring
 from danlu.cli.output import span, table
-from danlu.errors import UnknownPlugin
 from danlu.fleet.probe import ENVIRONMENT
 from danlu.nouns import Fleet, Plan, Stage
 from danlu.plan import search, text
@@ -36,6 +35,7 @@ MODEL = {"layers": 24, "hidden": 192, "heads": 6, "kv_heads": 6, "ffn": 512, "ti
 VOCAB, SEQ = 4096, 192
 COUNTS = (24, 96)  # micro-batches of a step
 FLEETS = {"211": [2, 1, 1], "5321": [5, 3, 2, 1]}
+CASES = tuple(f"{name}_m{count}" for name in FLEETS for count in COUNTS)
 SEND = 0.10  # of forward + backward of the fast stage
 WARM = 1  # steps before those that are timed; one more follows them, which saves the run
 SIZES = (1, 2)  # micro-batches that a card alone tries, in sequences
@@ -55,12 +55,8 @@ def measure(rounds: int, only: str = "") -> dict[str, Any]:
     """Keys: efficiency_FLEET_mM, even_211_m24, and share_of_bound and forecast_error of each case.
 
     rounds  timed steps of each case, at least 3; 1 for a quick look at 24 micro-batches of 2:1:1
-    only    one case: FLEET_mM. Raises UnknownPlugin where there is none of that name
+    only    one of CASES
     """
-    cases = [f"{name}_m{count}" for name in FLEETS for count in COUNTS]
-    if only and only not in cases:
-        raise UnknownPlugin(f"bench train has no case {only!r}", why=f"there are: {', '.join(cases)}",
-                            fix=f"danlu bench train --only {cases[0]}")  # fmt: skip
     keys: dict[str, Any] = {}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +64,7 @@ def measure(rounds: int, only: str = "") -> dict[str, Any]:
         prepared = config.load(None, environ={}, base={"out": str(out), "data": {"limit_mb": 12, "vocab": VOCAB}})
         prep.prepare(prepared)
         for name in FLEETS:
-            counts = [n for n in COUNTS if (only or (cases[0] if rounds == 1 else f"{name}_m{n}")) == f"{name}_m{n}"]
+            counts = [n for n in COUNTS if (only or (CASES[0] if rounds == 1 else f"{name}_m{n}")) == f"{name}_m{n}"]
             for case, ran, alone in _fleet(out, name, counts, rounds) if counts else []:
                 count = ran.plan.micro_batches
                 sequences = ran.plan.micro_batch * count

@@ -1,18 +1,20 @@
 """Uneven tensor, pipeline, context and data parallelism against one process: gradients of a step, losses of fifty.
 
-Every way to place up to four ranks: copies of the model, parts of a copy's sequences, stages of a part, cards of a
-stage; a dense model, one with experts cut by their ffn, one whose experts are dealt out whole to a stage's cards, and
-one whose experts are spread over copies and parts. Ranks are threads here, joined by real sockets; nothing is paced.
-Everything is fp32.
+Every way to place up to four ranks (placements.py): a dense model, one with experts cut by their ffn, one whose experts
+are dealt out whole to a stage's cards, and one whose experts are spread over copies and parts. Ranks are threads here,
+joined by real sockets; nothing is paced. Everything is fp32. A process for each core takes one case after another.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
+import multiprocessing
+import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,12 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from danlu.cli.bench import load
 from danlu.cli.output import Progress, table
 from danlu.comm.wire import Wire
 from danlu.fleet.pace import Pacer
 from danlu.model.net import Causal, Decoder, init
-from danlu.nouns import Card, Fleet, ModelSpec, Plan, Replica, Stage
+from danlu.nouns import ModelSpec, Plan
 from danlu.plan.ranks.seats import instructions_of, seats
 from danlu.train import rank
 from danlu.train.job import TrainJob
@@ -34,17 +37,10 @@ from danlu.train.program import program
 from danlu.train.shared import SharedAdamW
 from danlu.train.stage import Interpreter
 
-DENSE = ModelSpec("llama", 3, 24, 12, 6, 4, 40, 53, 64, qkv_bias=True, qk_norm=True)
-MOE = replace(DENSE, family="qwen2_moe", experts=7, experts_used=2, ffn=20, shared_ffn=28, recipe=("attn", "moe"))
-GROUPS = {1: (), 2: (2, 4), 3: (1, 2, 3), 4: (1, 1, 1, 3)}  # key-value groups of each card of a stage
-EXPERTS = {1: (), 2: (2, 5), 3: (1, 2, 4), 4: (1, 1, 2, 3)}
-ENDS = {1: (8,), 2: (3, 8), 3: (2, 3, 8), 4: (2, 3, 5, 8)}  # last unit of each stage
-BATCHES = {1: (3,), 2: (1, 2), 3: (1, 2, 3), 4: (1, 1, 2, 3)}  # micro-batches of each copy
-CONTEXTS = {1: (0,), 2: (2, 3), 3: (1, 3, 1), 4: (1, 1, 2, 1)}  # tokens of each part of a copy's sequences
 STEPS = 50
 
-Row = tuple[int, ...]  # per stage: cards
-Widths = tuple[tuple[Row, ...], ...]  # per copy, per part of its sequences
+Case = tuple[str, Plan]
+Errors = tuple[float, float]  # gradient's, losses'
 
 
 def measure(rounds: int) -> dict[str, Any]:
@@ -52,106 +48,42 @@ def measure(rounds: int) -> dict[str, Any]:
 
     One round is a quick look: placements of up to two ranks.
     """
-    torch.set_num_threads(1)
-    rows, gradients, curves = [], [0.0], [0.0]
-    every, line = list(cases(2 if rounds == 1 else 4)), Progress("cases")
-    for number, (name, plan) in enumerate(every, 1):
-        line.show(f"{number} of {len(every)}: {name}")
-        job = job_of(plan)
-        gradient, curve = gradient_error(job), curve_error(job)
-        gradients.append(gradient)
-        curves.append(curve)
-        rows.append([name, str(len(seats(plan))), f"{gradient:.1e}", f"{curve:.1e}"])
+    every, line = list(load("training/placements").cases(2 if rounds == 1 else 4)), Progress("cases")
+    rows, errors = [], []
+    for (name, plan), found in zip(every, measured(every), strict=True):
+        errors.append(found)
+        rows.append([name, str(len(seats(plan))), *(f"{error:.1e}" for error in found)])
+        line.show(f"{len(rows)} of {len(every)}, worst {max(map(max, errors)):.1e}; {name}: {max(found):.1e}")
+    line.done(f"{len(rows)} of {len(every)}")
     head = ["case: cards of stages +, & parts, ; copies", "ranks", "gradient error", f"loss error, {STEPS} steps"]
     print(table(head, rows))
-    return {"gradient_error_max": max(*gradients, *curves), "gradient_error": max(gradients),
-            "curve_error": max(curves), "cases": len(rows)}  # fmt: skip
+    gradients, curves = (max(each) for each in zip(*errors, strict=True))
+    return {"gradient_error_max": max(gradients, curves), "gradient_error": gradients,
+            "curve_error": curves, "cases": len(rows)}  # fmt: skip
 
 
-def cases(ranks: int) -> Iterator[tuple[str, Plan]]:
-    """Every placement of two to `ranks` ranks, for each model."""
-    for widths in placements(ranks):
-        said = " ; ".join(" & ".join("+".join(map(str, row)) for row in copy) for copy in widths)
-        yield f"dense {said}", plan_of(DENSE, widths)
-        yield f"moe {said}", plan_of(MOE, widths)
-        if any(max(row) > 1 for copy in widths for row in copy):
-            yield f"moe, whole experts {said}", plan_of(MOE, widths, whole_experts=True)
-        if (plan := spread(plan_of(MOE, widths))) is not None:
-            yield f"moe, experts spread {said}", plan
+def measured(every: list[Case]) -> Iterator[Errors]:
+    """The errors of all cases, in order, as they come.
 
-
-def spread(plan: Plan) -> Plan | None:
-    """The plan with each layer's experts spread over its first pipelines: all that may go in step; None if just one.
-
-    Those take equal micro-batches; a pipeline behind them takes the rest of the batch, so that it stays the one of the
-    other cases. Of another batch (of 10 sequences) fp32 says nothing: by step 8 rounding sends a token to another
-    expert, one process is 4e-3 from its own fp64, and one pipeline without any spreading 8e-3 from one process.
+    Processes are forked before torch has a thread; each stays on a core of its own, because ranks that hand Python's
+    lock on between cores take three times as long.
     """
-    first, *rest = plan.pipelines
-    alike = [each for each in rest if [stage.stop for stage in each.stages] == [stage.stop for stage in first.stages]]
-    count = 1 + len(list(itertools.takewhile(lambda each: each in alike, rest)))
-    while count > 1 and sum(each.context or plan.seq for each in (first, *rest)[:count]) % plan.seq:
-        count -= 1  # all parts of a copy, or none
-    if count == 1 and not first.context:
-        return None
-    dealt = [*EXPERTS[count], *(0 for _ in rest[count - 1 :])]
-    moved = [replace(each, experts=many, micro_batches=first.micro_batches if at < count else each.micro_batches)
-             for at, (each, many) in enumerate(zip((first, *rest), dealt, strict=True))]  # fmt: skip
-    if count < len(moved):
-        left = plan.sequences // plan.micro_batch - sum(each.micro_batches for each in moved[:-1])
-        moved[-1] = replace(moved[-1], micro_batches=left)
-    return replace(plan, experts=moved[0].experts, replicas=tuple(moved[1:]))
+    cores, context = sorted(os.sched_getaffinity(0)), multiprocessing.get_context("fork")
+    free = context.SimpleQueue()
+    for core in cores:
+        free.put(core)
+    with context.Pool(len(cores), _settle, (free,)) as pool:
+        yield from pool.imap(_errors, every)
 
 
-def placements(ranks: int) -> Iterator[Widths]:
-    """Every multiset of copies of two to `ranks` ranks in all; a copy is a multiset of rows of equally many stages."""
-    rows = [row for size in range(1, ranks + 1) for row in _rows(size)]
-    copies = [
-        parts for count in range(1, ranks + 1) for parts in itertools.combinations_with_replacement(rows, count)
-        if len({len(row) for row in parts}) == 1 and _ranks((parts,)) <= ranks
-    ]  # fmt: skip
-    for count in range(1, ranks + 1):
-        for found in itertools.combinations_with_replacement(copies, count):
-            if 2 <= _ranks(found) <= ranks:
-                yield found
+def _settle(free: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C is told once, by the first process
+    os.sched_setaffinity(0, {free.get()})
+    torch.set_num_threads(1)
 
 
-def _ranks(copies: Widths) -> int:
-    return sum(sum(row) for parts in copies for row in parts)
-
-
-def _rows(size: int) -> Iterator[Row]:
-    """Every way to part `size` cards into a row of stages."""
-    if size == 0:
-        yield ()
-    for first in range(1, size + 1):
-        yield from ((first, *rest) for rest in _rows(size - first))
-
-
-def plan_of(spec: ModelSpec, widths: Widths, *, whole_experts: bool = False) -> Plan:
-    """The plan of a placement, every share of it uneven where it can be."""
-    names = (f"card{i}" for i in itertools.count())
-    group = spec.heads // spec.kv_heads
-    copies = []
-    for count, parts in zip(BATCHES[len(widths)], widths, strict=True):
-        for row, context in zip(parts, CONTEXTS[len(parts)], strict=True):
-            edges = (0, *ENDS[len(row)])
-            stages = tuple(
-                Stage(tuple(next(names) for _ in range(width)), *edges[i : i + 2],
-                      tuple(g * group for g in GROUPS[width]), experts=EXPERTS[width] if whole_experts else ())
-                for i, width in enumerate(row)
-            )  # fmt: skip
-            copies.append(Replica(stages, count, context=context))
-    return joined(spec, copies)
-
-
-def joined(spec: ModelSpec, copies: list[Replica], *, schedule: str = "1f1b") -> Plan:
-    """A plan of these copies on cards that are never paced."""
-    held = [name for copy in copies for stage in copy.stages for name in stage.cards]
-    cards = tuple(Card(name, "emulated", "test", {"fp32": 1e9}, 2**30, 1e9, cores=0.9) for name in held)
-    first, *rest = copies
-    return Plan(spec, Fleet("together", cards), first.stages, schedule, first.micro_batches, 2, 5, orders=first.orders,
-                replicas=tuple(rest), context=first.context)  # fmt: skip
+def _errors(case: Case) -> Errors:
+    return errors(job_of(case[1]))
 
 
 def job_of(plan: Plan, out: Path = Path("out")) -> TrainJob:
@@ -232,20 +164,32 @@ def alone(
 
 def gradient_error(job: TrainJob) -> float:
     """Worst relative error, over parameters, of the gradients of the first step."""
-    found: dict[str, torch.Tensor] = {}
+    return errors(job, 1)[0]
+
+
+def errors(job: TrainJob, steps: int = STEPS) -> Errors:
+    """Worst relative error of the first step's gradients, over parameters, and of the losses of all steps."""
+    gradients: dict[str, torch.Tensor] = {}
     ranks = started(job)
     for stage in ranks:
-        _watch(stage.optimizer, found)
-    run(job, ranks, 0, 1)
-    expected: dict[str, torch.Tensor] = {}
-    alone(job, 1, lambda optimizer: expected.update({n: optimizer.grad_of(n).clone() for n in optimizer.slots}))
-    return max(relative(whole_of(found, name), grad) for name, grad in expected.items())
+        _watch(stage.optimizer, gradients)
+    told = run(job, ranks, 0, steps)
+    expected, losses = one_process(job.plan.model, job.batch, job.plan.seq, steps)
+    return (
+        max(relative(whole_of(gradients, name), grad) for name, grad in expected.items()),
+        max(abs(loss / each - 1) for (loss, _), each in zip(told, losses, strict=True)),
+    )
 
 
-def curve_error(job: TrainJob) -> float:
-    """Worst relative error of the losses of all steps."""
-    told, (losses, _) = run(job, started(job), 0, job.steps), alone(job, job.steps)
-    return max(abs(loss / expected - 1) for (loss, _), expected in zip(told, losses, strict=True))
+@functools.cache
+def one_process(model: ModelSpec, batch: int, seq: int, steps: int) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Gradients of the first step of one process, and its losses; many cases have the same."""
+    found: dict[str, torch.Tensor] = {}
+    placements = load("training/placements")
+    job = job_of(placements.whole(model, batch, seq))
+    losses, _ = alone(job, steps, lambda optimizer: found.update({n: optimizer.grad_of(n).clone()
+                                                                  for n in optimizer.slots}))  # fmt: skip
+    return found, losses
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -267,6 +211,7 @@ def _watch(optimizer: AdamW | SharedAdamW, found: dict[str, torch.Tensor]) -> No
     update = optimizer.update
 
     def seen(rate: float, scale: float) -> None:
+        optimizer.update = update  # type: ignore[method-assign]
         flat = optimizer.summed if isinstance(optimizer, SharedAdamW) else optimizer.total
         found.update({name: slot.of(flat).clone() for name, slot in optimizer.slots.items()})
         update(rate, scale)

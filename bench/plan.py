@@ -186,7 +186,7 @@ def _process() -> float:
 
 def brute(_rounds: int) -> dict[str, Any]:
     """Key: brute_force_equal, the share of CASES random small fleets where the search's plan is the best there is."""
-    path = Path(__file__).parents[1] / "tests" / "brute_plans.py"
+    path = Path(__file__).parents[1] / "tests" / "plan" / "brute_plans.py"
     spec = importlib.util.spec_from_file_location("brute_plans", path)
     assert spec is not None and spec.loader is not None
     plans = importlib.util.module_from_spec(spec)

@@ -1,7 +1,7 @@
 """Which operators one unit runs, forward and backward: what model/net.py does, in the words of a card's rates.
 
 An operator is (op, shape, work): `op` and `shape` as in the rates of docs/formats.md, `work` in the unit of its rate.
-`tests/test_cost.py` holds the products of this list equal to those a decoder really runs.
+`tests/plan/test_cost.py` holds the products of this list equal to those a decoder really runs.
 """
 
 from __future__ import annotations

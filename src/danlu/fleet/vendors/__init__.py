@@ -1,1 +1,1 @@
-"""One file per vendor, found by its name; each is a `Driver` (fleet/driver.py) and passes tests/test_vendors.py."""
+"""One file per vendor, found by name; each is a `Driver` (fleet/driver.py): tests/fleet/test_vendors.py holds it."""

@@ -13,7 +13,7 @@ from provoke import provoke
 from danlu.plan.stated import rows, stack_memory
 from danlu.plan.stated.setup import Setup, completed
 
-TRUTH = Path(__file__).parent.parent / "bench" / "truth"
+TRUTH = Path(__file__).parents[2] / "bench" / "truth"
 GPT = Setup("A100-80", 64, 8, 25e9, 96, 12288, 96, 96, 49152, False, 51200, 2048, 64, 1, 8, 8, interleave=3,
             flash=False, dropout=True, precision="fp16")  # fmt: skip
 MOST = {"formula": 0.005, "allocated": 0.03, "device": 0.05, "reserved": 0.08}

@@ -21,7 +21,7 @@ from danlu.plan.stated.score_split import splits
 from danlu.plan.stated.setup import Setup, choices
 from danlu.plan.stated.stack_work import AMOUNTS, work
 
-TRUTH = Path(__file__).parent.parent / "bench" / "truth"
+TRUTH = Path(__file__).parents[2] / "bench" / "truth"
 GPT = Setup("A100-80", 64, 8, 25e9, 96, 12288, 96, 96, 49152, False, 51200, 2048, 64, 1, 8, 8, interleave=3,
             flash=False, dropout=True, precision="fp16")  # fmt: skip
 FIELDS = [name for name in stack_fit.SPREAD if name not in ("alpha_s", "layer_s")]

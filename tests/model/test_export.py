@@ -108,7 +108,7 @@ def test_the_tokenizer_is_found_where_the_tokens_were(run, tmp_path):
 
 def child(what: str, out) -> subprocess.Popen[bytes]:
     code = f"import pathlib, export_world; export_world.{what}(pathlib.Path({str(out)!r}))"
-    return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
+    return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
 
 
 def test_a_full_disk_leaves_the_older_model(tmp_path):

@@ -15,7 +15,7 @@ from danlu.plan.stated.setup import Experts, Setup
 from danlu.plan.stated.stack_forecast import NAMES, Residual, coverage, forecast, half_width
 from danlu.plan.stated.stack_work import work
 
-TRUTH = Path(__file__).parent.parent / "bench" / "truth"
+TRUTH = Path(__file__).parents[2] / "bench" / "truth"
 ROWS = [row for path in sorted(TRUTH.glob("*.csv")) for row in rows.read(path)]
 LLAMA = Setup("H100", 64, 8, 50e9, 32, 4096, 32, 8, 14336, True, 128256, 8192, 128, 2, 2, 2, 16)
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from danlu.cli import app
 from danlu.plan.stated import mixed, rows
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_worked_example_runs(capsys):

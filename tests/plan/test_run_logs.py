@@ -94,7 +94,7 @@ def test_a_users_runs_calibrate_a_card(tmp_path: Path):
     assert peaks["titan"]["counted"] == "reserved" and peaks["gpt"]["measured_bytes"] == 52000.5 * 2**20
     assert 0.8 < peaks["gpt"]["predicted_bytes"] / peaks["gpt"]["measured_bytes"] < 1.25
     assert yaml.safe_load(out.read_text(encoding="utf-8"))["cards"]["A100-80"] < 0.95 * base.cards["A100-80"]
-    table = str(Path(__file__).parent.parent / "bench" / "truth" / "korthikanti22.csv")
+    table = str(Path(__file__).parents[2] / "bench" / "truth" / "korthikanti22.csv")
     assert app.main(["plan", "check", table, "--constants", str(out)]) == 0
 
 

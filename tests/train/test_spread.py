@@ -193,7 +193,7 @@ def test_parts_and_spread_experts_survive_a_kill_to_the_last_bit(tmp_path):
 
 
 @pytest.mark.parametrize(("words", "code"), [
-    ("--plan.experts spread", "DL-CFG-002"), ("--plan.context 2 --plan.copies 2", "DL-CFG-002"),
+    ("--plan.experts spread", "DL-CFG-002"), ("--plan.context 2 --plan.tensor 2", "DL-CFG-002"),
     ("--plan.context 2 --plan.split even", "DL-CFG-002"), ("--plan.context 3", "DL-CFG-021"),
     ("--plan.context 2 --model.family llama --plan.experts spread", "DL-CFG-002"),
     ("--plan.context 2 --plan.experts spread", ""), ("--plan.copies 2 --plan.experts spread", ""),

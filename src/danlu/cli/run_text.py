@@ -82,10 +82,10 @@ class PlanText(Section):
         "auto", description="order of a pipeline's work; auto takes the one whose simulated step is shorter"
     )
     copies: int = Field(
-        1, gt=0, description="most copies of the model the cards may be parted into (1F1B); 1 for one pipeline"
+        1, gt=0, description="most copies of the model the cards may be parted into; 1 for one pipeline"
     )
     tensor: int = Field(
-        1, gt=0, description="most cards of a host that may share layers (1F1B), heads in proportion; 1 for none"
+        1, gt=0, description="most cards of a host that may share layers, heads in proportion; 1 for none"
     )
     context: int = Field(
         1, gt=0, description="parts that every sequence is cut into, each on cards of its own and as long as they can"

@@ -106,26 +106,24 @@ def trained(run: Run, plan: Plan, *, drills: Sequence[Drill] = ()) -> tuple[Plan
 def without(run: Run, plan: Plan, error: CardAway) -> Plan:
     """The best plan for the same batches over the cards that are left. Raises the error when there are none.
 
-    Sequences stay cut and experts spread while so few cards allow it.
+    It may share the model in the ways that the run names; whole sequences and experts where too few cards are left.
     """
     from danlu.cli import wiring
     from danlu.errors import BadContext
     from danlu.events import fallback
-    from danlu.plan import search
     from danlu.plan.candidates import Ask
+    from danlu.plan.ranks import wishes
 
     left = plan.fleet.without(error.cards)
     if not left.cards or not error.cards:
         raise error
-    if wiring.goes_in_step(run):
-        ask = Ask(plan.model, plan.micro_batch, plan.sequences // plan.micro_batch, plan.seq, plan.dtype)
-        try:
-            return wiring.in_step(run, ask, left)
-        except BadContext as refused:
-            fallback("plan.context", f"whole sequences and experts from now on: {refused.why}")
-    split = search.even if run.plan.split == "even" else search.search
-    return split(plan.model, left, micro_batch=plan.micro_batch, micro_batches=plan.sequences // plan.micro_batch,
-                 seq=plan.seq, dtype=plan.dtype)  # fmt: skip
+    ask = Ask(plan.model, plan.micro_batch, plan.sequences // plan.micro_batch, plan.seq, plan.dtype)
+    wanted = wiring.wishes_of(run)
+    try:
+        return wishes.best(ask, left, wanted)
+    except BadContext as refused:
+        fallback("plan.context", f"whole sequences and experts from now on: {refused.why}")
+        return wishes.best(ask, left, replace(wanted, context=1, spread=False))
 
 
 def planned(run: Run) -> Plan:

@@ -6,10 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from danlu.cli.run_text import Run
 from danlu.nouns import Fleet, ModelSpec, Plan
 from danlu.plan.candidates import Ask
+
+if TYPE_CHECKING:
+    from danlu.plan.ranks.wishes import Wishes
 
 
 def tokens_of(run: Run) -> Path:
@@ -99,32 +103,31 @@ def fleet_of(run: Run, progress: Callable[[str], None]) -> Fleet:
 
 
 def plan_of(run: Run, spec: ModelSpec, fleet: Fleet) -> Plan:
-    """The plan of a run, forecast included: of `plan.path`, else the best split, or the even one where it says so.
+    """The plan of a run, forecast included: of `plan.path`, else the best of those that its keys allow.
 
-    Raises UnreadablePlan, BadShares, DoesNotFit, ShortBatch.
+    Raises UnreadablePlan, BadShares, BadContext, BadValue, DoesNotFit, ShortBatch.
     """
-    from danlu.plan import room, search
+    from danlu.errors import ShortBatch
     from danlu.plan.forecast import forecast
-    from danlu.plan.ranks import copies
+    from danlu.plan.ranks import wishes
 
     if run.plan.path is not None:
         told = _told(run.plan.path)
         return forecast(replace(told, dtype=_trainable(run.train.dtype or told.dtype, told.fleet)))
-    size, count, seq = run.plan.micro_batch, run.plan.micro_batches, run.data.seq
     dtype = _trainable(run.train.dtype or "fp32", fleet)
-    if goes_in_step(run):
-        return in_step(run, Ask(spec, size, count, seq, dtype), fleet)
-    if run.plan.split == "best":
-        ask = Ask(spec, size, count, seq, dtype)
-        one = _one_copy(run, ask, fleet)
-        if run.plan.copies == 1 or run.plan.schedule == "zero-bubble":
-            return one
-        return copies.faster(one, copies.best(ask, fleet, run.plan.copies))
-    even = search.even(spec, fleet, micro_batch=size, micro_batches=count, seq=seq, dtype=dtype)
-    room.check_length(even, lambda copy: "plan.micro_batches", "--plan.micro_batches {stages}, or --plan.split best")
-    if run.plan.schedule != "zero-bubble" or len(even.stages) == 1:
-        return even
-    return forecast(replace(even, schedule="zb", orders=search.ordered(even, None)[0][1]))
+    ask = Ask(spec, run.plan.micro_batch, run.plan.micro_batches, run.data.seq, dtype)
+    try:
+        return wishes.best(ask, fleet, wishes_of(run))
+    except ShortBatch as error:
+        raise (error if error.where else error.at("plan.micro_batches")) from error
+
+
+def wishes_of(run: Run) -> Wishes:
+    """In which ways a run lets its cards share the model."""
+    from danlu.plan.ranks.wishes import Wishes
+
+    plan = run.plan
+    return Wishes(plan.split, plan.schedule, plan.copies, plan.tensor, plan.context, plan.experts == "spread")
 
 
 def _told(path: Path) -> Plan:
@@ -146,57 +149,6 @@ def _told(path: Path) -> Plan:
                 line = place(words, where, (*text.keys_of(copy), "stages", stage))
                 raise error.at(f"{line}, {error.where}") from error
     return plan
-
-
-def _one_copy(run: Run, ask: Ask, fleet: Fleet) -> Plan:
-    """The best pipeline; cards may share its stages where `plan.tensor` says so. Raises DoesNotFit, ShortBatch."""
-    from danlu.errors import DoesNotFit, ShortBatch
-    from danlu.plan import search
-    from danlu.plan.ranks import copies, tensor_search
-
-    cut = None
-    if run.plan.tensor > 1 and run.plan.schedule != "zero-bubble":
-        cut = tensor_search.best(ask, fleet, run.plan.tensor)
-    try:
-        one = search.search(ask.spec, fleet, micro_batch=ask.micro_batch, micro_batches=ask.micro_batches, seq=ask.seq,
-                            dtype=ask.dtype, schedule=run.plan.schedule)  # fmt: skip
-    except DoesNotFit:
-        if cut is None:
-            raise
-        return cut
-    except ShortBatch as error:
-        if cut is None:
-            raise error.at("plan.micro_batches") from error
-        return cut
-    return copies.faster(one, cut)
-
-
-def goes_in_step(run: Run) -> bool:
-    """True where a run asks for sequences in parts or for experts spread."""
-    return run.plan.context > 1 or run.plan.experts == "spread"
-
-
-def in_step(run: Run, ask: Ask, fleet: Fleet) -> Plan:
-    """The plan of a run whose sequences are cut or experts spread. Raises BadContext, DoesNotFit, BadValue."""
-    from danlu.errors import BadValue
-    from danlu.plan.ranks import step_search
-
-    plan, parts, spread = run.plan, run.plan.context > 1, run.plan.experts == "spread"
-    if spread and (not ask.spec.experts or not (parts or plan.copies > 1)):
-        raise BadValue("experts have nothing to spread over" if ask.spec.experts else "there are no experts to spread",
-                       where="plan.experts", why=f"the model has {ask.spec.experts} experts a layer; plan.context is "
-                       f"{plan.context}, plan.copies {plan.copies}",
-                       fix="leave plan.experts out, or give plan.context: 2")  # fmt: skip
-    asked: dict[str, tuple[str | int, tuple[str | int, ...]]]
-    asked = {"split": (plan.split, ("best",)), "schedule": (plan.schedule, ("auto", "1f1b"))}
-    asked |= {"tensor": (plan.tensor, (1,))}
-    asked |= {"copies": (plan.copies, (1,))} if parts else {}
-    for name, (said, known) in asked.items():
-        if said not in known:
-            raise BadValue(f"plan.{name} {said} and pipelines that go in step together", where=f"plan.{name}",
-                           why="they are planned as the best split under 1F1B; parts of sequences as one copy",
-                           fix=f"leave plan.{name} out, or write the Plan JSON yourself: plan.path")  # fmt: skip
-    return step_search.best(ask, fleet, step_search.Ways(plan.context if parts else plan.copies, parts, spread))
 
 
 def _trainable(dtype: str, fleet: Fleet) -> str:

@@ -11,25 +11,25 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from danlu.nouns import Fleet, ModelSpec, Plan, Stage
 from danlu.plan.candidates import AGAIN, Ask, Cuts, Floats, Holds, Sums, orders, promising
-from danlu.plan.forecast import forecast, links, peak_bytes, room, stage_cost
+from danlu.plan.forecast import forecast, links, peak_bytes, room, slipped, stage_cost
 from danlu.plan.order import listed, rules
 from danlu.plan.room import holds, no_plan
 from danlu.plan.schedule import instructions, message_bytes
 from danlu.plan.simulate import StageCost, compiled, steady
 
+Order = Literal["auto", "1f1b", "zero-bubble"]
 SCHEDULES = ("1f1b", "1f1b:2", "1f1b:3")
 BATCH = 256  # splits simulated at once
 LISTED = 96  # splits that get orders of their own, with FEW rules; FINALISTS of them with all
 FEW, FINALISTS, RUNNERS = 4, 6, 4
 EVENTS = 200_000  # of all orders that are made, at 3 us each; a long step on many stages gets fewer splits
-SLIP = 0.06  # by which a stage may be slower than its forecast; plans are compared by their mean over such slips
 
 
 def even(spec: ModelSpec, fleet: Fleet, *, micro_batch: int, micro_batches: int, seq: int, dtype: str = "fp32") -> Plan:
@@ -51,7 +51,7 @@ def even(spec: ModelSpec, fleet: Fleet, *, micro_batch: int, micro_batches: int,
 
 def search(
     spec: ModelSpec, fleet: Fleet, *, micro_batch: int, micro_batches: int, seq: int, dtype: str = "fp32",
-    schedule: Literal["auto", "1f1b", "zero-bubble"] = "auto",
+    schedule: Order = "auto",
 ) -> Plan:  # fmt: skip
     """The plan with the shortest forecast step; it may leave cards out.
 
@@ -110,19 +110,6 @@ def ordered(plan: Plan, few: int | None) -> list[tuple[float, tuple[str, ...]]]:
     tried = rules(costs, joined, size, plan.micro_batches, fits)
     made = {listed(costs, joined, size, plan.micro_batches, rule) for rule in itertools.islice(tried, few)}
     return sorted(made)
-
-
-def slipped(plan: Plan) -> tuple[float, float]:
-    """Seconds of a plan's step, and their mean with those when one stage after the other is SLIP slower than believed.
-
-    An order made for exact times may be brittle: in one case the first of the ended ones took 4.5 s for 3.9.
-    """
-    costs = [stage_cost(plan, stage) for stage in range(len(plan.stages))]
-    factors = 1.0 + SLIP * np.eye(len(costs) + 1)[1:]
-    loose = [StageCost(*(factor * getattr(cost, each.name) for each in fields(cost)))
-             for cost, factor in zip(costs, factors, strict=True)]  # fmt: skip
-    steps = steady(compiled(instructions(plan)), loose, links(plan))
-    return float(steps[0]), float(np.mean(steps))
 
 
 @dataclass(frozen=True, slots=True)

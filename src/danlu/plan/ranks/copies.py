@@ -1,22 +1,24 @@
 """Copies of the model: which cards form which copy, and how many micro-batches of a step each of them takes.
 
-Every way to part the cards of a small fleet is tried, each part as the best pipeline over its cards (plan/search.py);
+Every way to part the cards of a small fleet is tried, each part as the best pipeline over its cards (plan/search.py),
+or as the best of those that share stages (tensor_search.py) or sequences (step_search.py) where they may;
 micro-batches go one by one to the copy that would end first. What copies pay for summing gradients is in the forecast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from danlu.errors import DoesNotFit
-from danlu.nouns import Card, Fleet, Plan, Replica
+from danlu.errors import BadContext, DoesNotFit, ShortBatch
+from danlu.nouns import Card, Fleet, Plan
 from danlu.plan import search
 from danlu.plan.candidates import EXACT_CARDS, Ask
-from danlu.plan.forecast import forecast, stage_cost
+from danlu.plan.forecast import charged, forecast
 from danlu.plan.ranks.seats import seats
 
 Block = tuple[Card, ...]
+Search = Callable[[Ask, Fleet], Plan]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +30,30 @@ class Copy:
     fixed_s: float
 
 
-def best(ask: Ask, fleet: Fleet, most: int) -> Plan | None:
+def plain(ask: Ask, fleet: Fleet) -> Plan:
+    """The best pipeline under 1F1B, a card for each stage. Raises DoesNotFit, ShortBatch."""
+    return search.search(ask.spec, fleet, micro_batch=ask.micro_batch, micro_batches=ask.micro_batches, seq=ask.seq,
+                         dtype=ask.dtype, schedule="1f1b")  # fmt: skip
+
+
+def best(ask: Ask, fleet: Fleet, most: int, pipeline: Search = plain, least: int = 1) -> Plan | None:
     """The fastest plan of two to `most` copies that fits its cards, by forecast; None where there is none.
 
-    Of more than EXACT_CARDS cards only one copy a card is looked at.
+    pipeline  the best plan for one copy over some cards, under 1F1B; it may share their stages or sequences
+    least     cards of a copy, which has a multiple of them
+    Of more than EXACT_CARDS cards only copies of `least` cards are looked at.
     Cost: a search for every set of cards that some parting has, and a forecast for every parting and schedule.
     """
     cards = tuple(card for card in fleet.cards if card.health != "quarantined")
     known: dict[tuple[str, ...], Copy | None] = {}
     found: Plan | None = None
-    for parts in partings(cards):
-        if not 2 <= len(parts) <= min(most, ask.micro_batches):
+    for parts in partings(cards, least):
+        if not 2 <= len(parts) <= min(most, ask.micro_batches) or any(len(part) % least for part in parts):
             continue
         names = [tuple(card.name for card in part) for part in parts]
         for part, name in zip(parts, names, strict=True):
             if name not in known:
-                known[name] = copy_of(ask, fleet, part)
+                known[name] = copy_of(ask, fleet, part, pipeline)
         copies = [copy for name in names if (copy := known[name]) is not None]
         if len(copies) == len(parts):
             plans = filter(fits, joined(ask, fleet, copies))
@@ -56,10 +66,10 @@ def faster(one: Plan, other: Plan | None) -> Plan:
     return one if other is None else min(one, other, key=_step_s)
 
 
-def partings(cards: Block) -> Iterator[tuple[Block, ...]]:
-    """Every way to part a few cards into sets; of many, each card by itself."""
+def partings(cards: Block, least: int = 1) -> Iterator[tuple[Block, ...]]:
+    """Every way to part a few cards into sets; of many, sets of `least` as they stand."""
     if len(cards) > EXACT_CARDS:
-        yield tuple((card,) for card in cards)
+        yield tuple(cards[at : at + least] for at in range(0, len(cards), least))
         return
     if not cards:
         yield ()
@@ -71,19 +81,17 @@ def partings(cards: Block) -> Iterator[tuple[Block, ...]]:
             yield (*parts[:at], (first, *part), *parts[at + 1 :])
 
 
-def copy_of(ask: Ask, fleet: Fleet, part: Block) -> Copy | None:
-    """The best pipeline over some cards, with their part of the micro-batches; None where the model does not fit."""
+def copy_of(ask: Ask, fleet: Fleet, part: Block, pipeline: Search = plain) -> Copy | None:
+    """The best plan of one copy over some cards, with their part of the micro-batches; None where there is none."""
     speed = {card.name: max(card.flops.values()) for card in fleet.cards}
     share = sum(speed[card.name] for card in part) / sum(speed.values())
     count = max(1, round(ask.micro_batches * share))
     try:
-        plan = search.search(ask.spec, replace(fleet, cards=part), micro_batch=ask.micro_batch, micro_batches=count,
-                             seq=ask.seq, dtype=ask.dtype, schedule="1f1b")  # fmt: skip
-    except DoesNotFit:
+        plan = pipeline(replace(ask, micro_batches=count), replace(fleet, cards=part))
+    except (BadContext, DoesNotFit, ShortBatch):
         return None
     assert plan.forecast is not None
-    costs = [stage_cost(plan, stage) for stage in range(len(plan.stages))]
-    each_s = max(cost.forward_s + cost.backward_s for cost in costs)
+    each_s = max(cost.forward_s + cost.backward_s for cost in charged(plan)[1])
     return Copy(plan, each_s, plan.forecast.step_s - count * each_s)
 
 
@@ -92,11 +100,15 @@ def joined(ask: Ask, fleet: Fleet, copies: Sequence[Copy]) -> Iterator[Plan]:
     counts = dealt(copies, ask.micro_batches)
     if not copies or any(many < len(copy.plan.stages) for many, copy in zip(counts, copies, strict=True)):
         return
-    (first, count), *others = zip((copy.plan for copy in copies), counts, strict=True)
-    replicas = tuple(Replica(plan.stages, many) for plan, many in others)
+    first, *others = (
+        replace(each, micro_batches=many)
+        for copy, many in zip(copies, counts, strict=True)
+        for each in copy.plan.pipelines
+    )
     for schedule in sorted({copy.plan.schedule for copy in copies}):
-        yield forecast(Plan(ask.spec, fleet, first.stages, schedule, count, ask.micro_batch, ask.seq, ask.dtype,
-                            replicas=replicas))  # fmt: skip
+        yield forecast(Plan(ask.spec, fleet, first.stages, schedule, first.micro_batches, ask.micro_batch, ask.seq,
+                            ask.dtype, replicas=tuple(others), context=first.context,
+                            experts=first.experts))  # fmt: skip
 
 
 def dealt(copies: Sequence[Copy], micro_batches: int) -> list[int]:

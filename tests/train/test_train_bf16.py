@@ -22,7 +22,8 @@ from danlu.train import owner
 
 pytestmark = pytest.mark.procs
 PIPE = (DENSE, [(((3, (), ()), (6, (), ())), 3)])  # nothing is shared: the other optimizer
-GRADIENT, LOSS = 0.05, 0.01  # of the fp32 run's; bf16 rounds to 0.2-0.4%, a gradient is some ten roundings deep
+GRADIENT, LOSS = 0.05, 0.02  # of the fp32 run's; bf16 rounds to 0.2-0.4%, a gradient is some ten roundings deep, and
+# from step 12 or so a rounding sends a token to another expert
 
 
 @pytest.mark.parametrize("case", ["tp x pp, unlike", "pp x tp, tied", "moe, experts against ffn", "pipeline"])

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from danlu.fleet.passes import passes
+from danlu.fleet.passes import passes, sums, widening
 from danlu.fleet.pauses import after
 
 POOL = 2**24  # fp32 numbers; cards that share a host share its cache, so a stage finds little of what it left
@@ -138,17 +138,16 @@ def points(grid: Grid, dtype: str = "fp32") -> Iterator[Point]:
 
 def products(pool: Pool, rows: int, inner: int, columns: int) -> Iterator[Point]:
     """The three products of a linear layer, several at a time where one is too short to time."""
-    import torch.nn.functional as F
-
     shape, flop = (rows, inner, columns), 2.0 * rows * inner * columns
     times = max(1, min(16, int(2e7 / flop)))
 
     def draw() -> Any:
         return [(pool.take(rows, inner), pool.take(columns, inner), pool.take(rows, columns)) for _ in range(times)]
 
-    yield Point("matmul", shape, flop * times, draw, lambda given: [F.linear(x, w) for x, w, _ in given])
-    yield Point("matmul_dx", shape, flop * times, draw, lambda given: [g @ w for _, w, g in given])
-    yield Point("matmul_dw", shape, flop * times, draw, lambda given: [w.addmm_(g.t(), x) for x, w, g in given])
+    mm, add_mm_ = sums(pool.dtype)
+    yield Point("matmul", shape, flop * times, draw, lambda given: [mm(x, w.t()) for x, w, _ in given])
+    yield Point("matmul_dx", shape, flop * times, draw, lambda given: [mm(g, w) for _, w, g in given])
+    yield Point("matmul_dw", shape, flop * times, draw, lambda given: [add_mm_(w, g.t(), x) for x, w, g in given])
 
 
 def attention(pool: Pool, seq: int, head_dim: int) -> Iterator[Point]:
@@ -156,6 +155,7 @@ def attention(pool: Pool, seq: int, head_dim: int) -> Iterator[Point]:
     import torch
     import torch.nn.functional as F
 
+    in_wide = widening(pool.dtype)
     batch = max(1, TOKENS // seq)
     flop = 4.0 * batch * 8 * head_dim * seq * (seq + 1) / 2
 
@@ -163,8 +163,8 @@ def attention(pool: Pool, seq: int, head_dim: int) -> Iterator[Point]:
         return [pool.learn(batch, seq, 8, head_dim).transpose(1, 2) for _ in "qkv"]
 
     def forward(qkv: Any) -> Any:
-        q, k, v = qkv
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        q, k, v = (in_wide(each) for each in qkv)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).to(pool.dtype)
 
     def ahead() -> Any:
         qkv = draw()

@@ -1,6 +1,7 @@
-"""The row operators of a training step as a probe times them: the native library's, torch's where there is none.
+"""Row operators and products of a training step as a probe times them: the native library's, torch's where it has none.
 
-They are those of danlu/kernels/rows.py, called here by their C names, since the fleet's room imports no other.
+They are those of danlu/kernels/rows.py, called here by their C names, and of danlu/kernels/wide.py, since the fleet's
+room imports no other.
 """
 
 from __future__ import annotations
@@ -18,17 +19,55 @@ Pass = tuple[tuple[Shape, ...], Callable[[Any], Any]]  # shapes of its operands;
 def passes(rows: int, columns: int, dtype: Any) -> dict[str, Pass]:
     """By operator (docs/formats.md), what it needs and how it is run, on tensors of (rows, columns) and that dtype.
 
-    The library has them for fp32.
+    The library has them for fp32; other numbers are widened for it.
     """
-    import torch
 
     isa = next((each for each in ("avx2", "ref") if native.runs(each)), None)
     one, two = (rows, columns), (rows, 2 * columns)
-    plain = isa is None or columns % 8 or dtype != torch.float32
-    ways = _torch() if plain else _native(str(isa), rows, columns)
+    ways = _torch() if isa is None or columns % 8 else _native(isa, rows, columns)
+    if isa is not None and columns % 8 == 0:
+        ways = {name: _rounded(way, dtype) for name, way in ways.items()}
     needs = {"norm": (one, (columns,)), "norm_back": (one, one, (columns,)), "gate": (two,), "gate_back": (two, one),
              "rotate": (one, one)}  # fmt: skip
     return {name: (needs[name], way) for name, way in ways.items()}
+
+
+def widening(dtype: Any) -> Callable[[Any], Any]:
+    """What tensors of a dtype go through before a product or attention: `float` where this CPU lacks instructions."""
+    import torch
+
+    name = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype)
+    asked = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", None) if name else None
+    return (lambda x: x) if name is None or (asked is not None and asked()) else (lambda x: x.float())
+
+
+def sums(dtype: Any) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any, Any], Any]]:
+    """a @ b, and c += a @ b, as a trainer computes them on tensors of that dtype."""
+    import torch
+
+    in_wide = widening(dtype)
+
+    def mm(a: Any, b: Any) -> Any:
+        return (in_wide(a) @ in_wide(b)).to(dtype)
+
+    def add_mm_(c: Any, a: Any, b: Any) -> Any:
+        kept = in_wide(c)
+        return c.addmm_(a, b) if kept is c else c.copy_(torch.addmm(kept, in_wide(a), in_wide(b)))
+
+    return mm, add_mm_
+
+
+def _rounded(way: Callable[[Any], Any], dtype: Any) -> Callable[[Any], Any]:
+    """An operator for fp32 on tensors of another dtype."""
+    import torch
+
+    if dtype == torch.float32:
+        return way
+
+    def narrow(made: Any) -> Any:
+        return tuple(each.to(dtype) for each in made) if isinstance(made, tuple) else made.to(dtype)
+
+    return lambda given: narrow(way([each.float() for each in given]))
 
 
 def _native(isa: str, rows: int, columns: int) -> dict[str, Callable[[Any], Any]]:

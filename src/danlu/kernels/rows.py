@@ -1,7 +1,8 @@
 """The row operators of a training step: RMS norm, gated SiLU, rotary positions, forward and backward.
 
 Native for fp32 on one thread, which is what a rank on CPU cards runs; torch otherwise. Each native call goes over
-memory once where torch makes three to eight passes. Axes: T tokens, D columns, F width of a gated MLP, K head size.
+memory once where torch makes three to eight passes, so 16-bit rows are widened, computed in fp32 and rounded once.
+Axes: T tokens, D columns, F width of a gated MLP, K head size.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.kernels.ops import check, find
+from danlu.kernels.wide import NARROW
 
 LANES = 8  # columns a native norm takes at once
 
@@ -24,8 +26,16 @@ def native(x: Tensor, columns: int) -> bool:
     return fits and torch.get_num_threads() == 1 and find("norm") is not None
 
 
+def _narrow(x: Tensor, columns: int) -> bool:
+    """True when the native operators run on tensors like x once they are widened."""
+    return x.dtype in NARROW and native(x.new_empty(0, dtype=torch.float32), columns)
+
+
 def norm(x_TD: Tensor, w_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """RMS norm of every row (Zhang & Sennrich 2019), and 1 / the root mean square of each (T,)."""
+    """RMS norm of every row (Zhang & Sennrich 2019), and 1 / the root mean square of each (T,), never below fp32."""
+    if _narrow(x_TD, x_TD.shape[1]):
+        h_TD, rstd_T = norm(x_TD.float(), w_D.float(), eps)
+        return h_TD.to(x_TD.dtype), rstd_T
     if not native(x_TD, x_TD.shape[1]):
         rstd_T = torch.rsqrt(x_TD.float().square().mean(-1) + eps)
         return (x_TD.float() * rstd_T[:, None]).to(x_TD.dtype) * w_D, rstd_T
@@ -36,6 +46,11 @@ def norm(x_TD: Tensor, w_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def norm_back(x_TD: Tensor, w_D: Tensor, rstd_T: Tensor, g_TD: Tensor, other_TD: Tensor, dw_D: Tensor) -> Tensor:
     """The gradient of x: through the norm, whose result has gradient g, plus `other`; dw is added to."""
+    if _narrow(x_TD, x_TD.shape[1]):
+        sums_D = dw_D.float()
+        dx_TD = norm_back(x_TD.float(), w_D.float(), rstd_T, g_TD.float(), other_TD.float(), sums_D)
+        dw_D.copy_(sums_D)
+        return dx_TD.to(x_TD.dtype)
     if not native(x_TD, x_TD.shape[1]):
         unit_TD = x_TD.float() * rstd_T[:, None]
         dw_D.add_((g_TD.float() * unit_TD).sum(0).to(dw_D.dtype))
@@ -50,6 +65,8 @@ def norm_back(x_TD: Tensor, w_D: Tensor, rstd_T: Tensor, g_TD: Tensor, other_TD:
 def gate(ab_T2F: Tensor) -> Tensor:
     """silu(a) * b, of rows [a | b]."""
     rows, width = len(ab_T2F), ab_T2F.shape[1] // 2
+    if _narrow(ab_T2F, width):
+        return gate(ab_T2F.float()).to(ab_T2F.dtype)
     if not native(ab_T2F, width):
         a_TF, b_TF = ab_T2F.chunk(2, 1)
         return F.silu(a_TF) * b_TF
@@ -61,6 +78,9 @@ def gate(ab_T2F: Tensor) -> Tensor:
 def gate_back(ab_T2F: Tensor, g_TF: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient of [a | b], and silu(a) * b once more, so that nobody need keep it."""
     rows, width = g_TF.shape
+    if _narrow(ab_T2F, width):
+        wide_T2F, again_TF = gate_back(ab_T2F.float(), g_TF.float())
+        return wide_T2F.to(ab_T2F.dtype), again_TF.to(g_TF.dtype)
     if not native(ab_T2F, width):
         a_TF, b_TF = ab_T2F.chunk(2, 1)
         s_TF, silu_TF = torch.sigmoid(a_TF), F.silu(a_TF)
@@ -78,6 +98,11 @@ def turn(x_THK: Tensor, y_THK: Tensor, cos_TK: Tensor, sin_TK: Tensor, *, back: 
     """
     tokens, heads, size = x_THK.shape
     half = size // 2
+    if _narrow(x_THK, LANES):
+        wide_THK = x_THK.float()
+        turn(wide_THK, wide_THK, cos_TK.float(), sin_TK.float(), back=back)
+        y_THK.copy_(wide_THK)
+        return
     if not native(x_THK, LANES):
         sin = -sin_TK[:, None] if back else sin_TK[:, None]
         cos, left, right = cos_TK[:, None], x_THK[..., :half], x_THK[..., half:]

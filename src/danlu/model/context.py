@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from danlu.kernels import wide
 from danlu.model.state import Meta
 
 
@@ -61,10 +62,7 @@ class CausalPart:
         q = q_THK.view(self.batch, -1, *q_THK.shape[1:]).transpose(1, 2)
         square = k.shape[2] == q.shape[2] and (window is None or window >= q.shape[2])
         mask = None if square else self._mask(k.shape[2], window, q.device)
-        o = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=square, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-        )
-        return o.transpose(1, 2).reshape(q_THK.shape)
+        return wide.attention(q, k, v, mask, scale).transpose(1, 2).reshape(q_THK.shape)
 
     def before(self, layer: int, number: int, x_TC: Tensor, meta: Meta) -> Tensor:
         """The row above, also of the part before; zero where a sequence begins, and at a position 0."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from danlu.kernels import rows
+from danlu.kernels import rows, wide
 from danlu.model.halves import Halves, Left
 from danlu.model.layers import Attention, Head, Mlp
 from danlu.model.parts import Context, Linear, Norm
@@ -77,19 +77,19 @@ class _MlpPass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, unit: _FusedMlp) -> Tensor:
         h, rstd = rows.norm(x, unit.norm.weight, unit.norm.eps)
-        ab = h @ unit.gate_up.t()
+        ab = wide.mm(h, unit.gate_up.t())
         ctx.save_for_backward(x, h, rstd, ab)
         ctx.unit = unit
-        return torch.addmm(x, rows.gate(ab), unit.down.t())
+        return wide.addmm(x, rows.gate(ab), unit.down.t())
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         (x, h, rstd, ab), unit = ctx.saved_tensors, ctx.unit
         g = g.contiguous()
-        dab, p = rows.gate_back(ab, g @ unit.down)
+        dab, p = rows.gate_back(ab, wide.mm(g, unit.down))
         unit.halves.end(Left(unit.down, None, p, g))
         unit.halves.end(Left(unit.gate_up, None, h, dab))
-        return _through_norm(unit.norm, x, rstd, dab @ unit.gate_up, g), None
+        return _through_norm(unit.norm, x, rstd, wide.mm(dab, unit.gate_up), g), None
 
 
 class _FusedAttention:
@@ -117,7 +117,7 @@ class _Heads(torch.autograd.Function):
         ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, unit: _FusedAttention
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         h, rstd = rows.norm(x, unit.norm.weight, unit.norm.eps)
-        qkv = h @ unit.qkv.t()
+        qkv = wide.mm(h, unit.qkv.t())
         ctx.save_for_backward(x, h, rstd, cos, sin)
         ctx.unit = unit
         turned = qkv[:, : unit.widths[0] + unit.widths[1]].view(len(x), -1, unit.size)  # q and k lie side by side
@@ -138,7 +138,7 @@ class _Heads(torch.autograd.Function):
                 g = g if g.stride(1) == unit.size and g.stride(2) == 1 else g.contiguous()
                 rows.turn(g, part, cos, sin, back=True)
         unit.halves.end(Left(unit.qkv, None, h, dqkv))
-        return _through_norm(unit.norm, x, rstd, dqkv @ unit.qkv, residual), None, None, None
+        return _through_norm(unit.norm, x, rstd, wide.mm(dqkv, unit.qkv), residual), None, None, None
 
 
 class _Output(torch.autograd.Function):
@@ -148,14 +148,14 @@ class _Output(torch.autograd.Function):
     def forward(ctx: Any, o: Tensor, residual: Tensor, unit: _FusedAttention) -> Tensor:
         ctx.save_for_backward(o)
         ctx.unit = unit
-        return torch.addmm(residual, o, unit.o.t())
+        return wide.addmm(residual, o, unit.o.t())
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
         (o,), unit = ctx.saved_tensors, ctx.unit
         g = g.contiguous()
         unit.halves.end(Left(unit.o, None, o.detach(), g.view_as(g)))
-        return g @ unit.o, g, None
+        return wide.mm(g, unit.o), g, None
 
 
 class _FusedHead:
@@ -175,14 +175,14 @@ class _HeadPass(torch.autograd.Function):
         h, rstd = rows.norm(x, unit.norm.weight, unit.norm.eps)
         ctx.save_for_backward(x, h, rstd)
         ctx.weight, ctx.unit = weight, unit  # saved by torch it would come back without its grad
-        return h @ weight.t()
+        return wide.mm(h, weight.t())
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
         (x, h, rstd), unit = ctx.saved_tensors, ctx.unit
         g = g.contiguous()
         unit.halves.end(Left(ctx.weight, None, h, g))
-        return _through_norm(unit.norm, x, rstd, g @ ctx.weight, torch.zeros_like(x)), None, None
+        return _through_norm(unit.norm, x, rstd, wide.mm(g, ctx.weight), torch.zeros_like(x)), None, None
 
 
 def _through_norm(norm: Any, x: Tensor, rstd: Tensor, g: Tensor, residual: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from danlu.kernels import wide
 
 
 class Left(NamedTuple):
@@ -25,7 +26,7 @@ class Left(NamedTuple):
     def run(self) -> None:
         """Add the gradients of this micro-batch. The weights' `grad` must be there."""
         assert self.weight.grad is not None
-        self.weight.grad.addmm_(self.g.t(), self.x)
+        wide.add_mm_(self.weight.grad, self.g.t(), self.x)
         if self.bias is not None:
             assert self.bias.grad is not None
             self.bias.grad.add_(self.g.sum(0))
@@ -41,7 +42,7 @@ class Halves:
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """F.linear whose weights' gradients come as this object says. x (..., in) -> (..., out)."""
         if not torch.is_grad_enabled():
-            return F.linear(x, weight, bias)
+            return wide.linear(x, weight, bias)
         found: Tensor = _Linear.apply(x, weight, bias, self)  # type: ignore[no-untyped-call]
         return found
 
@@ -62,12 +63,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, halves: Halves) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.weight, ctx.bias, ctx.halves = (
-            weight,
-            bias,
-            halves,
-        )  # saved by torch they would come back without their grad
-        return F.linear(x, weight, bias)
+        ctx.weight, ctx.bias, ctx.halves = weight, bias, halves  # saved by torch they come back without their grad
+        return wide.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, None, None]:
@@ -75,5 +72,5 @@ class _Linear(torch.autograd.Function):
         # detach: a saved input holds its graph, and the graph would live as long as what is left (20% slower)
         flat_g = g.reshape(-1, g.shape[-1])
         ctx.halves.end(Left(weight, ctx.bias, x.detach().reshape(-1, x.shape[-1]), flat_g))
-        back = (flat_g @ weight).view(x.shape) if ctx.needs_input_grad[0] else None
+        back = wide.mm(flat_g, weight).view(x.shape) if ctx.needs_input_grad[0] else None
         return back, None, None, None

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from danlu.kernels import wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,7 @@ class Causal:
         """Attention inside each sequence, over the last `window` tokens (the token itself counts) if there is one."""
         q, k, v = (x.view(self.batch, self.seq, *x.shape[1:]).transpose(1, 2) for x in (q_THK, k_TGK, v_TGK))
         mask = None if window is None or window >= self.seq else self._mask(window, q_THK.device)
-        o = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-        )
-        return o.transpose(1, 2).reshape(q_THK.shape)
+        return wide.attention(q, k, v, mask, scale).transpose(1, 2).reshape(q_THK.shape)
 
     def before(self, layer: int, number: int, x_TC: Tensor, meta: Meta) -> Tensor:
         """The row above; zero where a sequence begins, and at a position 0: a document packed behind another."""

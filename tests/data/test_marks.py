@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.data import clean_parts, marks, parts
+from danlu.data import clean_parts, compare_parts, marks, parts
 from danlu.data.clean import pipeline
 from danlu.data.document import Document, Funnel, to_record
 from danlu.store.packs import Store, Writer
@@ -17,11 +18,16 @@ columns = st.integers(1, 3)
 
 
 @given(columns.flatmap(lambda k: st.lists(st.lists(st.integers(0, 9), min_size=k, max_size=k), min_size=1)))
-def test_shared_is_what_all_pairs_say(rows):
-    made = np.array(rows, np.uint64)
-    alike = [any(any(a == b for a, b in zip(one, two, strict=True)) for j, two in enumerate(rows) if j != i)
-             for i, one in enumerate(rows)]  # fmt: skip
-    assert marks.shared(made).tolist() == alike
+def test_groups_are_what_walking_from_row_to_row_finds(rows):
+    made = marks.groups(np.array(rows, np.uint64)).tolist()
+    for start in range(len(rows)):
+        reached, todo = {start}, [start]
+        while todo:
+            one = rows[todo.pop()]
+            more = {n for n, two in enumerate(rows) if any(a == b for a, b in zip(one, two, strict=True))} - reached
+            reached |= more
+            todo += more
+        assert made[start] == min(reached)
 
 
 def family(rng: random.Random, count: int) -> list[Document]:
@@ -51,11 +57,26 @@ def test_parts_drop_what_one_stream_drops(tmp_path_factory, seed, steps):
     kept = [document.key for document in pipeline(one, ["normalise", *steps], truth)]
     raw.close()
     before = clean_parts.run(home / "raw", home / "jobs", "test", ["normalise", *steps],
-                             lambda folder, numbers, tell: [parts.make(folder, n) for n in numbers],
+                             lambda folder, numbers, tell: [parts.make(folder, n) for n in reversed(numbers)],
                              lambda words, share: None)  # fmt: skip
     funnel = Funnel()
-    assert [document.key for document in before.documents(funnel)] == kept and before.steps == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare_parts, "LEAST_SIZE", 900)  # characters: a handful of documents in a part
+        patch.setattr(compare_parts, "OPENED_SIZE", 0)
+        assert [document.key for document in before.documents(funnel)] == kept and before.steps == []
     assert funnel.dropped == truth.dropped and funnel.examples == truth.examples
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 50)), min_size=1, max_size=40), st.integers(20, 200))
+def test_parts_take_whole_groups_and_nobody_who_is_alone(rows, most):
+    groups, sizes = (np.array(each, np.int64) for each in zip(*rows, strict=True))
+    shares = compare_parts._shares(groups, sizes, most)
+    together = {group for group in groups.tolist() if (groups == group).sum() > 1}
+    found = [set(groups[share].tolist()) for share in shares]
+    assert all(found) and sum(map(len, found)) == len(together) and set().union(*found) == together
+    assert sum(map(len, shares)) == sum(group in together for group in groups.tolist())
+    largest = max((sizes[groups == group].sum() for group in together), default=0)
+    assert all(sizes[share].sum() <= most + largest for share in shares)
 
 
 def test_only_steps_with_marks_that_follow_at_once_are_compared_in_parts():

@@ -1,25 +1,21 @@
 """Cleaning in parts. A part is a store; a done one says so in its manifest.
 
-Steps that look at one document alone run in the parts. Those that compare documents come after them, in one process,
-which looks at those that share a mark (marks.py) and lets the others pass.
+Steps that look at one document alone run in these parts. Those that compare documents come after them, in parts of
+their own (compare_parts.py), which look at those that share a mark and let the others pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial, reduce
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from danlu import atomic
-from danlu.data import marks, parts
-from danlu.data.clean import DROPPED, Before, Spec, cleaned, is_whole, pipeline
+from danlu.data import compare_parts, marks, parts
+from danlu.data.clean import DROPPED, Before, Spec, cleaned, is_whole
 from danlu.data.document import Document, Funnel, from_record
 from danlu.data.ingest import Tell
-from danlu.store.batch import Batch
 from danlu.store.packs import Store
 
 
@@ -48,7 +44,8 @@ def run(raw: Path, home: Path, source: str, steps: Sequence[Spec], execute: part
     log = folder / DROPPED
     atomic.write(log, b"".join((each / DROPPED).read_bytes() for each in folders))
     rest = steps[len(first) + len(then) :]
-    return Before(funnel, log, packs, partial(_dropped, folders, then), partial(_left, folders, then), rest)
+    compare = partial(compare_parts.run, folder, then, execute, tell)
+    return Before(funnel, log, packs, compare, partial(_left, folders, compare), rest)
 
 
 def make(folder: Path, job: parts.Job, number: int) -> None:
@@ -65,38 +62,10 @@ def is_done(folder: Path, number: int) -> bool:
     return parts.is_done_store(parts.place(folder, number) / "store")
 
 
-def _left(folders: Sequence[Path], steps: Sequence[str], funnel: Funnel) -> Iterator[Document]:
-    """The documents of all parts but those that steps drop."""
-    gone = set(_dropped(folders, steps, funnel))
-    for batch in _batches(folders):
-        yield from (from_record(record.key, record.value) for record in batch.records() if record.key not in gone)
-
-
-def _dropped(folders: Sequence[Path], steps: Sequence[str], funnel: Funnel) -> list[bytes]:
-    """The names of documents that steps drop, which look at what shares a mark with another alone."""
-    if not steps:
-        return []
-    some = reduce(np.logical_or, (marks.shared(marks.load(folders, step)) for step in steps))
-    asked: list[bytes] = []
-    left = {document.key.encode() for document in pipeline(_asked(folders, some, asked), steps, funnel)}
-    return [key for key in asked if key not in left]
-
-
-def _asked(folders: Sequence[Path], some: npt.NDArray[np.bool_], names: list[bytes]) -> Iterator[Document]:
-    """The chosen documents of all parts; their names are added to `names`."""
-    at = 0
-    for batch in _batches(folders):
-        wanted = np.flatnonzero(some[at : at + len(batch)])
-        at += len(batch)
-        for record in batch.take(wanted).records():
-            names.append(record.key)
-            yield from_record(record.key, record.value)
-    assert at == len(some), "marks and records differ"
-
-
-def _batches(folders: Sequence[Path]) -> Iterator[Batch]:
+def _left(folders: Sequence[Path], compare: Callable[[Funnel], list[bytes]], funnel: Funnel) -> Iterator[Document]:
+    """The documents of all parts but those that comparing drops."""
+    gone = set(compare(funnel))
     for folder in folders:
         store = Store(folder / "store")
-        for batch in store.batches():
-            yield batch.present()
+        yield from (from_record(record.key, record.value) for record in store.scan() if record.key not in gone)
         store.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,46 @@ def of(step: Any) -> Any:
     return getattr(plugins.load("danlu.data.steps", step), "marks", None) if isinstance(step, str) else None
 
 
-def shared(marks: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Whether each row has, in any column, what another row has there. Cost: one sort of every column."""
-    found = np.zeros(len(marks), bool)
-    for column in marks.T:
-        order = np.argsort(column)
-        same = np.flatnonzero(column[order[1:]] == column[order[:-1]])
-        found[order[same]] = found[order[same + 1]] = True
-    return found
+def groups(marks: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Of each row the first one of its group: rows that have, in any column, the same there, and those they share with.
+
+    Cost: one sort of every column, then a few passes over the rows that share something.
+    """
+    runs = [_runs(column) for column in marks.T]
+    first = np.arange(len(marks))
+    while True:
+        before = first.copy()
+        for order, starts, counts in runs:
+            first[order] = np.repeat(np.minimum.reduceat(first[order], starts), counts)
+        first = first[first]
+        if np.array_equal(first, before):
+            return first
+
+
+def _runs(column: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows whose value another one has, equal ones in a row; where each run of them begins; and how many it has."""
+    order = np.argsort(column)
+    edges = np.flatnonzero(np.diff(column[order])) + 1
+    counts = np.diff(edges, prepend=0, append=len(order))
+    order, counts = order[np.repeat(counts > 1, counts)], counts[counts > 1]
+    return order, np.cumsum(counts) - counts, counts
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """What `Marks.save` wrote, in the store's order: marks, a row for each document; characters of its text; its name.
+
+    ends  where each name ends in `text`, which is UTF-8
+    """
+
+    marks: npt.NDArray[np.uint64]
+    sizes: npt.NDArray[np.int64]
+    text: bytes
+    ends: npt.NDArray[np.int64]
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """Names of the documents of these rows."""
+        return [self.text[self.ends[row - 1] if row else 0 : self.ends[row]].decode() for row in rows]
 
 
 class Marks:
@@ -42,6 +75,7 @@ class Marks:
 
     def __init__(self, steps: Sequence[str]) -> None:
         self._keys: list[bytes] = []
+        self._sizes: list[int] = []
         self._rows: dict[str, list[npt.NDArray[np.uint64]]] = {step: [] for step in steps}
         self._make = {step: of(step) for step in steps}
 
@@ -52,6 +86,7 @@ class Marks:
             return
         for batch in batches(documents, BATCH):
             self._keys += [document.key.encode() for document in batch]
+            self._sizes += [len(document.text) for document in batch]
             for step, rows in self._rows.items():
                 rows.append(self._make[step](batch))
             yield from batch
@@ -65,15 +100,17 @@ class Marks:
             np.savez(
                 raw,
                 allow_pickle=False,
+                names=np.array(bytearray().join(self._keys[each] for each in order), np.uint8),
+                ends=np.cumsum([len(self._keys[each]) for each in order], dtype=np.int64),
+                sizes=np.array(self._sizes, np.int64)[order],
                 **{step: np.concatenate(rows)[order] for step, rows in self._rows.items() if rows},
             )
             atomic.write(folder / FILE, raw.getvalue())
 
 
-def load(folders: Sequence[Path], step: str) -> npt.NDArray[np.uint64]:
-    """The marks of a step that `save` wrote in these folders, one after the other."""
-    found: list[npt.NDArray[np.uint64]] = []
-    for folder in folders:
-        with np.load(folder / FILE, allow_pickle=False) as arrays:
-            found += [arrays[step]] if step in arrays else []  # a part of which nothing is left has none
-    return np.concatenate(found) if found else np.empty((0, 0), np.uint64)
+def load(folder: Path, steps: Sequence[str]) -> Marked:
+    """What `save` wrote there, the marks of these steps side by side."""
+    with np.load(folder / FILE, allow_pickle=False) as arrays:
+        # a part of which nothing is left has no marks
+        rows = [arrays[step] for step in steps if step in arrays] or [np.empty((0, 0), np.uint64)]
+        return Marked(np.hstack(rows), arrays["sizes"], arrays["names"].tobytes(), arrays["ends"])

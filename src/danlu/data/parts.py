@@ -26,8 +26,8 @@ from danlu.store.home import home_of
 from danlu.store.packs import Store
 
 JOB = "job.json"
-VERSION = 3
-KINDS = {"read": "danlu.data.read_parts", "clean": "danlu.data.clean_parts", "encode": "danlu.data.encode_parts"}
+VERSION = 4
+KINDS = {each: f"danlu.data.{each}_parts" for each in ("read", "clean", "compare", "encode")}
 PART_BYTES = 16 << 20  # of the store: a second or two of work; each part waits for the disk a few times
 DEEPEST = 40  # bits of a range: a store of 10^12 records still has one part for each
 LEAST_PARTS, LEAST_BYTES = 24, 1 << 20  # of a smaller store: enough parts that no process waits long for the last one

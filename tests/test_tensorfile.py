@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from provoke import provoke
 from safetensors.numpy import load_file, save_file
 
 from danlu.errors import BadTensorFile
-from danlu.tensorfile import WIDTH, Entry, Writer, read, read_folder, write
+from danlu.tensorfile import WIDTH, Entry, Writer, read, read_folder, taken, write
 
 ARRAYS = {"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b.c": np.arange(5, dtype=np.int64),
           "empty": np.zeros((0, 7), np.float16), "scalar": np.array(3, np.uint8)}  # fmt: skip
@@ -167,3 +168,31 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path):
     code = f"import pathlib, test_tensorfile; test_tensorfile.write_beyond_the_limit(pathlib.Path({path!r}))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
     assert (tmp_path / "x").read_bytes() == before and [each.name for each in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_file_that_is_removed_or_replaced_is_read_to_its_end(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write(path, entries())
+    found = read(path)
+    write(path, {"a": Entry("F32", (3, 4), np.ones((3, 4), np.float32))})
+    path.unlink()
+    for name, expected in ARRAYS.items():
+        np.testing.assert_array_equal(array(taken(found[name])), expected)
+    np.testing.assert_array_equal(array(taken(found["a"], (1, 3))), ARRAYS["a"][1:3])
+    np.testing.assert_array_equal(array(taken(entries()["a"], (1, 3))), ARRAYS["a"][1:3])
+
+
+@pytest.mark.parametrize(("fault", "why"), [
+    (lambda path: os.truncate(path, path.stat().st_size - 1), "bytes when it was opened"),
+    (lambda path: os.truncate(path, 0), "and has 0 now"),
+    (lambda path: path.write_bytes(path.read_bytes() + b"more"), "bytes when it was opened"),
+    (lambda path: os.utime(path, ns=(0, 1)), "somebody has written to it"),
+])  # fmt: skip
+def test_a_file_that_changes_while_it_is_read_is_named(fault, why, tmp_path):
+    path = tmp_path / "x.safetensors"
+    write(path, entries())
+    found = read(path)
+    fault(path)
+    with provoke("DL-DATA-022") as caught:
+        taken(found["a"])
+    assert caught.error.where == str(path) and why in caught.error.why

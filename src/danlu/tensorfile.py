@@ -1,6 +1,7 @@
-"""Safetensors files: named tensors as a JSON header and raw bytes. Read by mapping, written whole or not at all.
+"""Safetensors files: named tensors as a JSON header and raw bytes. Mapped or read, written whole or not at all.
 
-Nothing is copied when a file is read: an Entry's buffer is a read-only view of the map.
+Nothing is copied when a file is opened: an Entry's buffer is a read-only view of the map. A file that is cut under its
+map ends the process by a signal (SIGBUS); `taken` reads instead, for those who copy anyway, and raises an error.
 The format is safetensors' own (docs/formats.md, "model folder"). The reader is strict, for the header is a stranger's
 word: every length, offset, shape and name is checked before a byte is handed out. No torch here.
 """
@@ -12,6 +13,7 @@ import json
 import math
 import mmap
 import os
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,22 +37,75 @@ class Entry:
     dtype: str
     shape: tuple[int, ...]
     buffer: Any  # anything with the buffer protocol
+    source: Source | None = None  # the file it is in, where it is in one
+    at: int = 0  # its first byte there
+
+
+class Source:
+    """Owns an open file of tensors: whoever removes or replaces it by name, these bytes stay to be read."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        self.path = path
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._closed = weakref.finalize(self, os.close, self.fd)
+        self._seen = os.fstat(self.fd)
+
+    @property
+    def size(self) -> int:
+        """Bytes when it was opened."""
+        return self._seen.st_size
+
+    def read(self, at: int, size: int) -> memoryview:
+        """Bytes [at, at + size). Raises BadTensorFile where they are gone, or the file has changed since it was opened.
+
+        Also asked after the last byte: whatever was written into the file before then is seen.
+        """
+        found = memoryview(bytearray(size))
+        got = 0
+        try:
+            while got < size and (count := os.preadv(self.fd, [found[got:]], at + got)):
+                got += count
+            now = os.fstat(self.fd)
+        except OSError as error:
+            raise self._bad(error.strerror or str(error)) from error
+        if now.st_size != self.size:
+            raise self._bad(f"it had {self.size:,} bytes when it was opened, and has {now.st_size:,} now")
+        if got < size or now.st_mtime_ns != self._seen.st_mtime_ns:
+            raise self._bad("somebody has written to it since it was opened")
+        return found.toreadonly()
+
+    def _bad(self, why: str) -> BadTensorFile:
+        return BadTensorFile(f"{self.path.name} changed while it was read", where=str(self.path), why=why,
+                             fix=f"wait until nothing writes there, then start again: ls -l {self.path}")  # fmt: skip
 
 
 def read(path: Path) -> dict[str, Entry]:
     """All tensors of one file, in the file's order, without reading them. Raises BadTensorFile."""
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start, layout = _header(path, file.read(8), size, file.read)
-            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        source = Source(path)
+        start, layout = _header(
+            path, os.pread(source.fd, 8, 0), source.size, lambda count: os.pread(source.fd, count, 8)
+        )
+        view = memoryview(mmap.mmap(source.fd, 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise BadTensorFile(
             f"cannot read {path.name}", where=str(path), why=error.strerror or str(error), fix=f"ls -l {path.parent}"
         ) from error
     return {
-        name: Entry(dtype, shape, view[start + at : start + end]) for name, (dtype, shape, at, end) in layout.items()
+        name: Entry(dtype, shape, view[start + at : start + end], source, start + at)
+        for name, (dtype, shape, at, end) in layout.items()
     }
+
+
+def taken(entry: Entry, rows: tuple[int, int] | None = None) -> Entry:
+    """The tensor, or its rows [start, stop) of the first axis, in memory of its own. Raises BadTensorFile."""
+    start, stop = rows or (0, entry.shape[0] if entry.shape else 1)
+    shape = (stop - start, *entry.shape[1:]) if entry.shape else ()
+    each = WIDTH[entry.dtype] * math.prod(entry.shape[1:])
+    if entry.source is None:
+        return Entry(entry.dtype, shape, bytes(memoryview(entry.buffer).cast("B")[start * each : stop * each]))
+    return Entry(entry.dtype, shape, entry.source.read(entry.at + start * each, (stop - start) * each))
 
 
 def let_go(entries: Iterable[Entry]) -> None:

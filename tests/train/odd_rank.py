@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from train_world import batches
 
+from danlu import tensorfile
 from danlu.comm import header
 from danlu.comm.mesh import call
 from danlu.train import job, rank
@@ -30,6 +32,19 @@ def other_weights(told: TrainJob) -> TrainJob:
     """One on a host where the model's folder holds another model."""
     assert told.weights is not None
     return replace(told, weights=told.weights.with_name("other"))
+
+
+def cut_weights(told: TrainJob) -> TrainJob:
+    """One whose weights are cut when it has opened them, a copy for this rank alone."""
+    opened = tensorfile.read_folder
+
+    def cut(folder: Path) -> dict[str, tensorfile.Entry]:
+        found = opened(folder)
+        os.truncate(folder / "model.safetensors", 4096)
+        return found
+
+    tensorfile.read_folder = cut
+    return other_weights(told)
 
 
 def other_shape(told: TrainJob) -> TrainJob:

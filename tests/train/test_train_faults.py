@@ -80,6 +80,14 @@ def test_a_rank_with_other_weights_is_named(tmp_path):
     assert fingerprint(tmp_path / "model") in said and fingerprint(tmp_path / "other") in said
 
 
+def test_weights_that_are_cut_while_a_rank_reads_them_are_named(tmp_path):
+    for name in ("model", "other"):
+        saved(SPEC, 0, tmp_path / name)
+    job = a_job(tmp_path / "run", weights=tmp_path / "model")
+    said = ended(job, "DL-DATA-022", spawn=with_odd("cut_weights"))
+    assert "model.safetensors changed while it was read" in said and str(tmp_path / "other") in said
+
+
 def saved(spec: ModelSpec, seed: int, out: Path) -> None:
     decoder = Decoder(spec)
     init(decoder, seed)

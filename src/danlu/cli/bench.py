@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     from danlu.cli.output import write_json
     from danlu.errors import BadValue
 
-    began = time.monotonic()
+    began, measured = time.monotonic(), commit()  # main may move on while a long bench runs
     area = load(args.area)
     if args.model is not None:
         if not hasattr(area, "profile"):
@@ -127,6 +127,6 @@ def run(args: argparse.Namespace) -> int:
     if hasattr(area, "worst"):
         found |= area.worst(found)
     seconds += kept.get("seconds", 0.0)
-    write_json(args.json, {**found, "machine": machine(), "commit": commit(), "seconds": round(seconds, 1)})
-    print(f"\n{machine()}, commit {commit()}, {seconds} s")
+    write_json(args.json, {**found, "machine": machine(), "commit": measured, "seconds": round(seconds, 1)})
+    print(f"\n{machine()}, commit {measured}, {seconds} s")
     return 0

@@ -43,6 +43,8 @@ def load(
 ) -> Decoder:
     """Units [start, stop) of the model in `folder`, its weights turned to `dtype`; only their bytes are read.
 
+    They are read and not mapped: a file that is cut meanwhile is BadTensorFile, not the end of the process.
+
     In a quantized folder the small matrices of the layers stay as they are, in the file's own pages.
     Raises what spec_of raises, BadTensorFile, WrongNf4, NewerFormat, and WrongWeights for tensors that are missing,
     left over or misshapen.
@@ -69,7 +71,7 @@ def load(
                 whole = q4.dequantize(quantized.matrix(name_there, (rows, columns), entries, version,
                                                        lambda each: tensor(entries[each])))  # fmt: skip
             else:
-                whole = joined(pieces[source], entries)
+                whole = taken(pieces[source], entries)
             span = decoder.share.span(spec, name)
             parameter.copy_(whole if span is None else whole.narrow(span[0], span[1], span[2] - span[1]))
     return decoder
@@ -96,6 +98,17 @@ def parameters(folder: Path) -> tuple[ModelSpec, dict[str, Tensor]]:
 def joined(pieces: Sequence[families.Piece], entries: Mapping[str, tensorfile.Entry]) -> Tensor:
     """One of our parameters from the parts of a file's tensors; a single part is no copy."""
     parts = [part_of(tensor(entries[each.name]), each) for each in pieces]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def taken(pieces: Sequence[families.Piece], entries: Mapping[str, tensorfile.Entry]) -> Tensor:
+    """The same, read into memory of its own, and of a stored tensor only the rows asked for. Raises BadTensorFile."""
+    parts = []
+    for each in pieces:
+        first, *rest = each.index or ((0, entries[each.name].shape[0]),)
+        rows, at = (first, (0, first[1] - first[0])) if isinstance(first, tuple) else ((first, first + 1), 0)
+        stored = tensor(tensorfile.taken(entries[each.name], rows))
+        parts.append(part_of(stored, families.Piece(each.name, (at, *rest))))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

@@ -141,7 +141,7 @@ def _weights(
     read, packed, signal, noise, books = 0, 0, 0.0, 0.0, dict[str, int]()
     with tensorfile.Writer(path, layout, {"danlu_quant": str(VERSION)}) as out:
         for ours, name in theirs.items():
-            weight = load.joined(pieces[ours], entries)
+            weight = load.taken(pieces[ours], entries)
             if ours in bits:
                 found, book = small(name, weight, recipe, bits[ours])
                 put(out, name, found)

@@ -436,6 +436,12 @@ class NotRunnable(BadConfig):
     code = "DL-CFG-085"
 
 
+class NoFloat8(BadEnvironment):
+    """A plan multiplies 8-bit floats on a card that cannot."""
+
+    code = "DL-ENV-080"
+
+
 class UnreadableJob(BadData):
     """The job file that every process of a training job reads cannot be used."""
 

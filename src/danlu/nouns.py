@@ -5,7 +5,7 @@ Seconds, bytes and FLOP everywhere. Two words are used all over the house:
 
 unit    the smallest piece a pipeline cut may fall between. A model is a row of units:
         "embed", "layers.0.attn", "layers.0.mlp", ..., "head" (the final norm belongs to "head").
-dtype   "fp32", "bf16", "fp16", "fp8", "int8", "nf4".
+dtype   "fp32", "bf16", "fp16", "fp8", "int8", "nf4". A plan to train may also say FP8's other words.
 """
 
 from __future__ import annotations
@@ -16,6 +16,15 @@ from dataclasses import dataclass, field, replace
 from danlu import recipe
 
 DTYPE_BYTES: Mapping[str, float] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "nf4": 4.127 / 8}
+
+# What a plan to train calls products in 8 bits: on every card; on cards that have them, elsewhere in bf16; on cards
+# that have them, elsewhere emulated.
+FP8 = ("fp8", "fp8-mixed", "fp8-emulated")
+
+
+def kept_as(dtype: str) -> str:
+    """The dtype of weights, activations and messages of a plan: 8 bits are only what products read."""
+    return "bf16" if dtype in FP8 else dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +308,7 @@ class Plan:
     schedule      order of instructions: "1f1b", "1f1b:N", or "zb" for the `orders` given
     micro_batch   sequences per micro-batch; `micro_batches` of them make one step
     seq           tokens per sequence
-    dtype         element type of weights and activations
+    dtype         element type of weights and activations; 8 bits (FP8) are of what products of sub-layers read
     orders        for "zb", what each stage computes in order, a letter each: F forward, B backward, I and W the two
                   halves of a backward (to the input, to the weights); the n-th of a letter is of micro-batch n, and
                   the n-th of B and I together
@@ -325,6 +334,13 @@ class Plan:
     def pipelines(self) -> tuple[Replica, ...]:
         """Every copy of the model, or part of one: that of `stages` first, then `replicas`."""
         return (Replica(self.stages, self.micro_batches, self.orders, self.context, self.experts), *self.replicas)
+
+    @property
+    def emulated(self) -> str:
+        """What of it is paced or imitated, not real, as people are told; "" where nothing is."""
+        cards = any(card.emulated for card in self.fleet.cards)
+        numbers = self.dtype == "fp8-emulated" and any("fp8" not in card.flops for card in self.fleet.cards)
+        return ", ".join(("emulated",) * cards + ("fp8 emulated",) * numbers)
 
     @property
     def sequences(self) -> int:

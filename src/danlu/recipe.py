@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from danlu.nouns import ModelSpec
 
 ATTENDS = ("attn", "lfa")  # kinds with attention: they rotate positions and keep keys and values
+# Where a token goes hangs on these few numbers: of an 8-bit run's sub-layers the only products that are not in 8 bits.
+WIDE = ("router.weight", "shared_gate.weight")
 
 
 class Weight(NamedTuple):
@@ -55,6 +57,11 @@ def weights(spec: ModelSpec, kind: str) -> tuple[Weight, ...]:
 def params(spec: ModelSpec, kind: str) -> int:
     """Number of parameters of a unit of that kind."""
     return sum(_count(each.shape) for each in weights(spec, kind))
+
+
+def narrow(weight: Weight) -> bool:
+    """True for what is multiplied in 8 bits where a run asks for it: a sub-layer's matrices, not embedding and head."""
+    return len(weight.shape) == 2 and "." in weight.name and weight.name not in WIDE
 
 
 def weight_of(spec: ModelSpec, name: str) -> Weight:

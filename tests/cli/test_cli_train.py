@@ -146,5 +146,5 @@ def test_a_run_in_bf16_plans_trains_and_exports(words, drilled, tmp_path, capsys
     assert said["train.loss_last"] < said["train.loss_first"]
     assert plan_text.loads((tmp_path / "run" / "plan.json").read_text()).dtype == "bf16"
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "model"), "--dtype", "bf16"]) == 0
-    assert main(["train", *words, *more, "--train.dtype", "fp8", "--out", str(tmp_path / "no")]) == 2
-    assert "DL-CFG-085" in capsys.readouterr().err and not (tmp_path / "no" / "job.json").exists()
+    assert main(["train", *words, *more, "--train.dtype", "fp8", "--out", str(tmp_path / "no")]) == 3
+    assert "DL-ENV-080" in capsys.readouterr().err and not (tmp_path / "no" / "job.json").exists()

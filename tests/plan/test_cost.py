@@ -12,9 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from danlu.fleet import measure
 from danlu.kernels import ops
+from danlu.model.fp8 import Float8, emulated
 from danlu.model.halves import Halves
 from danlu.model.net import Causal, Decoder, init
-from danlu.nouns import Card, ModelSpec, Rate
+from danlu.model.products import Plain
+from danlu.nouns import Card, ModelSpec, Rate, kept_as
 from danlu.plan import operators
 from danlu.plan.cost import interpolate, unit_costs
 from danlu.plan.flop import unit_flop
@@ -49,18 +51,18 @@ def test_products_are_those_the_decoder_runs(spec, batch, seq, number):
     assert ours == unit_flop(spec, unit, batch, seq)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp8"])
 @pytest.mark.parametrize(("spec", "batch", "seq"), [*SHAPES, *SPARSE, (YUAN, 2, 24)])
 def test_activation_bytes_are_those_autograd_keeps(spec, batch, seq, dtype):
     for start, stop in ((0, 3), (1, 5), (3, 6)):
-        decoder = Decoder(spec, start, stop, dtype=TORCH[dtype])
+        decoder = Decoder(spec, start, stop, dtype=TORCH[kept_as(dtype)])
         init(decoder, 0)
         state = Causal(batch, seq)
         rows = batch * seq
         x = torch.randint(0, spec.vocab, (rows,)) if start == 0 else torch.randn(rows, spec.hidden, dtype=decoder.dtype)
         x.requires_grad_(start > 0)
         AdamW(decoder, weight_decay=0.1)
-        decoder.halve(Halves())
+        decoder.halve(Halves(), Float8(multiply=emulated) if dtype == "fp8" else Plain())
         weights = {p.untyped_storage().data_ptr() for p in decoder.parameters()}
         held = {}
 

@@ -76,5 +76,5 @@ def test_a_kill_in_bf16_leaves_no_trace_in_the_bits(tmp_path):
 
 def test_an_element_type_without_kernels_is_refused(tmp_path):
     with provoke("DL-CFG-085") as caught:
-        owner.run(a_job(tmp_path, replace(plan(SPEC, (3,)), dtype="fp8")), (sys.executable,), None)
-    assert "fp8" in caught.error.what and "card0" in caught.error.where and not list(Path(tmp_path).iterdir())
+        owner.run(a_job(tmp_path, replace(plan(SPEC, (3,)), dtype="nf4")), (sys.executable,), None)
+    assert "nf4" in caught.error.what and "card0" in caught.error.where and not list(Path(tmp_path).iterdir())

@@ -79,9 +79,10 @@ def render_runs(runs: Sequence[History]) -> str:
         lines = [(run.name, [at["step"] for at in run.steps], [at[key] for at in run.steps]) for run in runs]
         marks = [fault["during"] for run in runs for fault in run.faults]
         drawn.append((title, pictures.curves(lines, unit, title, marks), words))
+    imitated = "; ".join(sorted({run.emulated for run in runs} - {""}))
     return filled(
         "runs.html.j2", runs=runs, pictures=drawn, now=time.time(), version=__version__, span=span,
-        when=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), emulated=any(run.emulated for run in runs),
+        when=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"), emulated=imitated,
     )  # fmt: skip
 
 

@@ -139,7 +139,7 @@ def told(plan: Plan, even: Plan) -> str:
 
     assert plan.forecast is not None and even.forecast is not None
     used = {seat.card for seat in seats(plan)}
-    label = " *emulated*" if any(plan.fleet.card(name).emulated for name in used) else ""
+    label = f" *{plan.emulated}*" if plan.emulated else ""
     spare = sorted({c.name for c in plan.fleet.cards} - used)
     shape = f"{plan.sequences // plan.micro_batch} micro-batches of {plan.micro_batch} x {plan.seq} tokens"
     lines = [

@@ -101,10 +101,11 @@ class TrainText(Section):
     """How the model learns."""
 
     steps: int = Field(100, gt=0, description="optimizer steps of the whole run")
-    dtype: Literal["fp32", "bf16", "fp8"] | None = Field(
+    dtype: Literal["fp32", "bf16", "fp8", "fp8-mixed", "fp8-emulated"] | None = Field(
         None,
-        description="of weights and activations; sums of gradients, master weights and the loss are fp32. By "
-        "default the plan's, and fp32 where one is made",
+        description="of weights and activations; sums of gradients, master weights and the loss are fp32. fp8: bf16 "
+        "whose sub-layers multiply in 8 bits, on every card; fp8-mixed: on cards that can; fp8-emulated: cards that "
+        "cannot round alike. By default the plan's, and fp32 where one is made",
     )
     lr: float = Field(3e-3, gt=0, description="highest learning rate, at the end of the warm-up")
     warmup: int = Field(10, ge=0, description="steps over which the learning rate rises")

@@ -98,7 +98,7 @@ def shown(each: History) -> str:
     model, forecast = each.plan.model, each.plan.forecast
     last = each.steps[-1] if each.steps else {"step": 0, "loss": float("nan")}
     first = each.steps[0] if each.steps else last
-    label = " (emulated)" if each.emulated else ""
+    label = f" ({each.emulated})" if each.emulated else ""
     lines = [
         f"{each.name}: {each.state(time.time())} at step {last['step']}/{each.wanted or '?'}",
         f"{model.family}, {model.params / 1e6:.1f} M parameters, {model.layers} layers; {each.plan.schedule}, "

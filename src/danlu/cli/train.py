@@ -309,8 +309,8 @@ def quiet_step(start: int, steps: int, save_every: int) -> int:
 
 
 def label(plan: Plan) -> str:
-    """Said beside every figure of cards that are paced, not real."""
-    return " (emulated)" if any(card.emulated for card in plan.fleet.cards) else ""
+    """Said beside every figure of cards that are paced, or of numbers that are imitated."""
+    return f" ({plan.emulated})" if plan.emulated else ""
 
 
 def figures(run: Run, plan: Plan, result: Result) -> dict[str, Any]:

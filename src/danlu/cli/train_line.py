@@ -52,7 +52,7 @@ class StepLine:
 
     @property
     def _label(self) -> str:
-        return " (emulated)" if any(card.emulated for card in self._cards) else ""
+        return f" ({self._job.plan.emulated})" if self._job.plan.emulated else ""
 
     def _memory(self, done: Step) -> list[str]:
         """The fullest card, and the snapshots in host memory."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from danlu.cli.run_text import Run
-from danlu.nouns import Fleet, ModelSpec, Plan
+from danlu.nouns import FP8, Fleet, ModelSpec, Plan, kept_as
 from danlu.plan.candidates import Ask
 
 if TYPE_CHECKING:
@@ -157,10 +157,16 @@ def _trainable(dtype: str, fleet: Fleet) -> str:
     from danlu.train.job import check_dtype
 
     check_dtype(dtype, fleet)
-    slow = [card.name for card in fleet.cards if dtype not in card.flops]
-    if slow and dtype != "fp32":
-        fallback("plan.dtype", f"{slow[0]} was not measured in {dtype}: its fp32 speed is taken, which a CPU without "
-                               f"{dtype} instructions does not reach (matrix products on AVX2: a ninth)")  # fmt: skip
+    kept = kept_as(dtype)
+    slow = [card.name for card in fleet.cards if kept not in card.flops]
+    if slow and kept != "fp32":
+        fallback("plan.dtype", f"{slow[0]} was not measured in {kept}: its fp32 speed is taken, which a CPU without "
+                               f"{kept} instructions does not reach (matrix products on AVX2: a ninth)")  # fmt: skip
+    lacking = [card.name for card in fleet.cards if "fp8" not in card.flops]
+    if lacking and dtype in FP8:
+        how = "in bf16" if dtype == "fp8-mixed" else "in emulated fp8, which is slow: to see what 8 bits do to the loss"
+        fallback("plan.fp8", f"{len(lacking)} of {len(fleet.cards)} cards cannot multiply 8-bit floats, {lacking[0]} "
+                             f"first: they multiply {how}")  # fmt: skip
     return dtype
 
 

@@ -18,6 +18,14 @@ class Memory:
     free: int
 
 
+@dataclass(frozen=True, slots=True)
+class Float8:
+    """What a card multiplies in 8 bits, by torch's names of element types: activations and weights, and gradients."""
+
+    ahead: str = "float8_e4m3fn"
+    behind: str = "float8_e5m2"
+
+
 class Driver(Protocol):
     """One vendor's file. Functions import torch, when they need it, only inside."""
 
@@ -38,6 +46,9 @@ class Driver(Protocol):
 
     def health(self, card: Card) -> str:
         """Empty when the card answers, else what is wrong."""
+
+    def fp8(self, card: Card) -> Float8 | str:
+        """What the card multiplies 8-bit floats in, asked from the card itself; why it cannot, for people."""
 
 
 def vendor(card: Card) -> Driver:

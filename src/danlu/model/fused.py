@@ -18,23 +18,24 @@ from danlu.kernels import rows, wide
 from danlu.model.halves import Halves, Left
 from danlu.model.layers import Attention, Head, Mlp
 from danlu.model.parts import Context, Linear, Norm
+from danlu.model.products import PLAIN, Products
 
 Run = Callable[[Tensor, Context], Tensor]
 End = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 
 
-def fused(unit: nn.Module, halves: Halves) -> Run:
+def fused(unit: nn.Module, halves: Halves, products: Products = PLAIN) -> Run:
     """The unit as a trainer runs it; itself where this file has nothing for it. Its weights must have their `grad`."""
     if type(unit) is Mlp and unit.sums.reduce is None:
         gate, up, down = unit.gate, unit.up, unit.down
         assert isinstance(gate, Linear) and isinstance(up, Linear) and isinstance(down, Linear)
         if (gate_up := joined([gate.weight, up.weight])) is not None:
-            return _FusedMlp(unit.norm, gate_up, down.weight, halves)
+            return _FusedMlp(unit.norm, gate_up, down.weight, halves, products)
     if type(unit) is Attention and unit.sums.reduce is None and unit.q_norm is None:
         linears = (unit.q, unit.k, unit.v, unit.o)
         qkv = joined([unit.q.weight, unit.k.weight, unit.v.weight])
         if qkv is not None and all(type(each) is Linear and each.bias is None for each in linears):
-            return _FusedAttention(unit, qkv, halves)
+            return _FusedAttention(unit, qkv, halves, products)
     return unit
 
 
@@ -65,8 +66,8 @@ def joined(weights: Sequence[Tensor]) -> Tensor | None:
 
 
 class _FusedMlp:
-    def __init__(self, norm: Norm, gate_up: Tensor, down: Tensor, halves: Halves) -> None:
-        self.norm, self.gate_up, self.down, self.halves = norm, gate_up, down, halves
+    def __init__(self, norm: Norm, gate_up: Tensor, down: Tensor, halves: Halves, products: Products) -> None:
+        self.norm, self.gate_up, self.down, self.halves, self.products = norm, gate_up, down, halves, products
 
     def __call__(self, x_TD: Tensor, context: Context) -> Tensor:
         found: Tensor = _MlpPass.apply(x_TD, self)  # type: ignore[no-untyped-call]
@@ -77,24 +78,27 @@ class _MlpPass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, unit: _FusedMlp) -> Tensor:
         h, rstd = rows.norm(x, unit.norm.weight, unit.norm.eps)
-        ab = wide.mm(h, unit.gate_up.t())
-        ctx.save_for_backward(x, h, rstd, ab)
+        seen, products = unit.products.seen(h), unit.products
+        ab = products.ahead(seen, unit.gate_up)
+        ctx.save_for_backward(x, rstd, ab, *seen)
         ctx.unit = unit
-        return wide.addmm(x, rows.gate(ab), unit.down.t())
+        return products.ahead(products.seen(rows.gate(ab)), unit.down, x)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        (x, h, rstd, ab), unit = ctx.saved_tensors, ctx.unit
+        (x, rstd, ab, *seen), unit, products = ctx.saved_tensors, ctx.unit, ctx.unit.products
         g = g.contiguous()
-        dab, p = rows.gate_back(ab, wide.mm(g, unit.down))
-        unit.halves.end(Left(unit.down, None, p, g))
-        unit.halves.end(Left(unit.gate_up, None, h, dab))
-        return _through_norm(unit.norm, x, rstd, wide.mm(dab, unit.gate_up), g), None
+        back = products.back(g)
+        dab, p = rows.gate_back(ab, products.behind(back, unit.down))
+        unit.halves.end(Left(unit.down, products.seen(p), back, products))
+        back = products.back(dab)
+        unit.halves.end(Left(unit.gate_up, tuple(seen), back, products))
+        return _through_norm(unit.norm, x, rstd, products.behind(back, unit.gate_up), g), None
 
 
 class _FusedAttention:
-    def __init__(self, unit: Attention, qkv: Tensor, halves: Halves) -> None:
-        self.norm, self.qkv, self.o, self.halves = unit.norm, qkv, unit.o.weight, halves
+    def __init__(self, unit: Attention, qkv: Tensor, halves: Halves, products: Products) -> None:
+        self.norm, self.qkv, self.o, self.halves, self.products = unit.norm, qkv, unit.o.weight, halves, products
         self.layer, self.window, self.size = unit.layer, unit.window, unit.size
         self.widths = [len(each.weight) for each in (unit.q, unit.k, unit.v)]
 
@@ -117,8 +121,9 @@ class _Heads(torch.autograd.Function):
         ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, unit: _FusedAttention
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         h, rstd = rows.norm(x, unit.norm.weight, unit.norm.eps)
-        qkv = wide.mm(h, unit.qkv.t())
-        ctx.save_for_backward(x, h, rstd, cos, sin)
+        seen = unit.products.seen(h)
+        qkv = unit.products.ahead(seen, unit.qkv)
+        ctx.save_for_backward(x, rstd, cos, sin, *seen)
         ctx.unit = unit
         turned = qkv[:, : unit.widths[0] + unit.widths[1]].view(len(x), -1, unit.size)  # q and k lie side by side
         rows.turn(turned, turned, cos, sin)
@@ -127,7 +132,7 @@ class _Heads(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (x, h, rstd, cos, sin), unit = ctx.saved_tensors, ctx.unit
+        (x, rstd, cos, sin, *seen), unit, products = ctx.saved_tensors, ctx.unit, ctx.unit.products
         dq, dk, dv, residual = grads
         dqkv = x.new_empty(len(x), sum(unit.widths))
         for g, part in zip((dq, dk, dv), torch.split(dqkv, unit.widths, 1), strict=True):
@@ -137,8 +142,9 @@ class _Heads(torch.autograd.Function):
             else:
                 g = g if g.stride(1) == unit.size and g.stride(2) == 1 else g.contiguous()
                 rows.turn(g, part, cos, sin, back=True)
-        unit.halves.end(Left(unit.qkv, None, h, dqkv))
-        return _through_norm(unit.norm, x, rstd, wide.mm(dqkv, unit.qkv), residual), None, None, None
+        back = products.back(dqkv)
+        unit.halves.end(Left(unit.qkv, tuple(seen), back, products))
+        return _through_norm(unit.norm, x, rstd, products.behind(back, unit.qkv), residual), None, None, None
 
 
 class _Output(torch.autograd.Function):
@@ -146,16 +152,17 @@ class _Output(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, o: Tensor, residual: Tensor, unit: _FusedAttention) -> Tensor:
-        ctx.save_for_backward(o)
+        ctx.save_for_backward(o)  # as it is: attention keeps it anyway
         ctx.unit = unit
-        return wide.addmm(residual, o, unit.o.t())
+        return unit.products.ahead(unit.products.seen(o), unit.o, residual)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
-        (o,), unit = ctx.saved_tensors, ctx.unit
+        (o,), unit, products = ctx.saved_tensors, ctx.unit, ctx.unit.products
         g = g.contiguous()
-        unit.halves.end(Left(unit.o, None, o.detach(), g.view_as(g)))
-        return wide.mm(g, unit.o), g, None
+        back = products.back(g.view_as(g))
+        unit.halves.end(Left(unit.o, products.seen(o.detach()), back, products))
+        return products.behind(back, unit.o), g, None
 
 
 class _FusedHead:
@@ -181,7 +188,7 @@ class _HeadPass(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
         (x, h, rstd), unit = ctx.saved_tensors, ctx.unit
         g = g.contiguous()
-        unit.halves.end(Left(ctx.weight, None, h, g))
+        unit.halves.end(Left(ctx.weight, (h,), (g,)))
         return _through_norm(unit.norm, x, rstd, wide.mm(g, ctx.weight), torch.zeros_like(x)), None, None
 
 

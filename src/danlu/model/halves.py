@@ -1,8 +1,7 @@
 """The two halves of a linear layer's backward: to its input, which the stage before waits for, and to its weights.
 
 While one card trains a model alone both run at once. In a pipeline the second half may be left for a moment when the
-card would wait. Either way the weights' gradient is added where it is kept, by the product itself: no gradient of one
-micro-batch is ever written down, which torch's own linear does.
+card would wait. Either way the weights' gradient is added where it is kept (products.py).
 """
 
 from __future__ import annotations
@@ -12,24 +11,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from danlu.kernels import wide
+from danlu.model.products import PLAIN, Operand, Products
 
 
 class Left(NamedTuple):
-    """A weights' half that was left: weight (out, in), bias (out,) or None, x (T, in), g (T, out)."""
+    """A weights' half that was left: weight (out, in), and what its product reads of x (T, in) and g (T, out)."""
 
     weight: Tensor
-    bias: Tensor | None
-    x: Tensor
-    g: Tensor
+    x: Operand
+    g: Operand
+    products: Products = PLAIN
 
     def run(self) -> None:
-        """Add the gradients of this micro-batch. The weights' `grad` must be there."""
+        """Add the gradient of this micro-batch. The weight's `grad` must be there."""
         assert self.weight.grad is not None
-        wide.add_mm_(self.weight.grad, self.g.t(), self.x)
-        if self.bias is not None:
-            assert self.bias.grad is not None
-            self.bias.grad.add_(self.g.sum(0))
+        self.products.add(self.weight.grad, self.g, self.x)
 
 
 class Halves:
@@ -39,12 +35,12 @@ class Halves:
         self.later = False
         self._left: list[Left] = []
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, products: Products = PLAIN) -> Tensor:
         """F.linear whose weights' gradients come as this object says. x (..., in) -> (..., out)."""
         if not torch.is_grad_enabled():
-            return wide.linear(x, weight, bias)
-        found: Tensor = _Linear.apply(x, weight, bias, self)  # type: ignore[no-untyped-call]
-        return found
+            return products.ahead(products.seen(_rows(x)), weight, bias).view(*x.shape[:-1], -1)
+        found: Tensor = _Linear.apply(_rows(x), weight, bias, self, products)  # type: ignore[no-untyped-call]
+        return found.view(*x.shape[:-1], -1)
 
     def take(self) -> list[Left]:
         """What was left since the last call, in the order in which it came."""
@@ -61,16 +57,23 @@ class Halves:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, halves: Halves) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.weight, ctx.bias, ctx.halves = weight, bias, halves  # saved by torch they come back without their grad
-        return wide.linear(x, weight, bias)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, halves: Halves, products: Products) -> Tensor:
+        seen = products.seen(x)
+        ctx.save_for_backward(*seen)
+        # saved by torch they would come back without their grad
+        ctx.weight, ctx.bias, ctx.halves, ctx.products = weight, bias, halves, products
+        return products.ahead(seen, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, None, None]:
-        (x,), weight = ctx.saved_tensors, ctx.weight
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, None, None, None]:
+        weight, products = ctx.weight, ctx.products
         # detach: a saved input holds its graph, and the graph would live as long as what is left (20% slower)
-        flat_g = g.reshape(-1, g.shape[-1])
-        ctx.halves.end(Left(weight, ctx.bias, x.detach().reshape(-1, x.shape[-1]), flat_g))
-        back = wide.mm(flat_g, weight).view(x.shape) if ctx.needs_input_grad[0] else None
-        return back, None, None, None
+        seen, back = tuple(each.detach() for each in ctx.saved_tensors), products.back(g)
+        ctx.halves.end(Left(weight, seen, back, products))
+        if ctx.bias is not None:
+            ctx.bias.grad.add_(g.sum(0))
+        return products.behind(back, weight) if ctx.needs_input_grad[0] else None, None, None, None, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])

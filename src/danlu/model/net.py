@@ -24,6 +24,7 @@ from danlu.model.layers import Attention, Embed, Head, Mlp
 from danlu.model.parallel import Reduce
 from danlu.model.parts import Context, Linear, Made, Unit
 from danlu.model.post import Post
+from danlu.model.products import PLAIN, Products
 from danlu.model.rope import rope_frequencies
 from danlu.model.state import Causal, Meta, State
 from danlu.nouns import ModelSpec
@@ -91,13 +92,24 @@ class Decoder(nn.Module):
             x = end(x, meta.rows_R, self.embed.weight if self.embed is not None else None)
         return x
 
-    def halve(self, halves: Halves) -> None:
-        """Run as a trainer does (fused.py), weights' gradients where `halves` says; each must have its `grad`."""
-        for module in self.modules():
+    def halve(self, halves: Halves, products: Products = PLAIN) -> None:
+        """Run as a trainer does (fused.py), weights' gradients where `halves` says; each must have its `grad`.
+
+        products  how matrices of sub-layers are multiplied, but those that route tokens (recipe.narrow)
+        """
+        for name, module in self.named_modules():
             if isinstance(module, (Linear, Head)):
                 module.halves = halves
-        self._runs = [fused(unit, halves) for unit in self._body]
+            if isinstance(module, Linear) and not f"{name}.weight".endswith(recipe.WIDE):
+                module.products = products
+        self._runs = [fused(unit, halves, products) for unit in self._body]
         self._end = None if self.head is None else fused_head(self.head, halves)
+
+    @property
+    def product_bytes(self) -> int:
+        """Bytes that products keep of the weights beside these."""
+        linears = [module for module in self.modules() if isinstance(module, Linear)]
+        return sum(each.products.held_bytes(*each.weight.shape) for each in linears)
 
     def watch(self, look: Callable[[str, Tensor], None]) -> None:
         """From now on, `look` is told the name and the output of every unit that runs."""

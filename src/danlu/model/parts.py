@@ -13,6 +13,7 @@ from danlu import recipe
 from danlu.model.halves import Halves
 from danlu.model.parallel import Reduce, Sums
 from danlu.model.post import Post
+from danlu.model.products import PLAIN, Products
 from danlu.model.state import Meta, State
 from danlu.nouns import ModelSpec
 from danlu.shares import Share
@@ -21,10 +22,12 @@ from danlu.shares import Share
 class Linear(nn.Module):
     """y = x W^T + b with W (out, in). Replaced in place by its quantized form, which answers the same call.
 
-    halves  where a trainer's weight gradients go; None for torch's own backward
+    halves    where a trainer's weight gradients go; None for torch's own backward
+    products  how a trainer multiplies
     """
 
     halves: Halves | None = None
+    products: Products = PLAIN
 
     def __init__(self, rows: int, columns: int, bias: bool, dtype: torch.dtype, device: str | torch.device) -> None:
         super().__init__()
@@ -34,7 +37,7 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""
         if self.halves is not None:
-            return self.halves.linear(x, self.weight, self.bias)
+            return self.halves.linear(x, self.weight, self.bias, self.products)
         return F.linear(x, self.weight, self.bias)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from danlu.nouns import DTYPE_BYTES, Card, ModelSpec, Rate
+from danlu import recipe
+from danlu.nouns import DTYPE_BYTES, FP8, Card, ModelSpec, Rate, kept_as
 from danlu.plan import operators
 from danlu.plan.memory import unit_activation_bytes
 from danlu.plan.operators import Operator
@@ -39,17 +40,21 @@ def unit_costs(spec: ModelSpec, card: Card, micro_batch: int, seq: int, dtype: s
     """The cost of every unit of the model on a card, in the units' order.
 
     A card with rates is charged operator by operator at the rate of its shape; one that has none (declared flops and
-    mem_bw only) max(FLOP / flops, bytes / mem_bw) for each operator (the roofline, Williams 2009).
+    mem_bw only) max(FLOP / flops, bytes / mem_bw) for each operator (the roofline, Williams 2009). Products in 8 bits
+    are charged what rounding moves, too: of inputs and gradients in every pass, of weights once a step.
     """
-    table, state = Rates(card, dtype), Rates(card, "fp32")
+    plain, state = Rates(card, kept_as(dtype)), Rates(card, "fp32")
+    narrow = Rates(card, dtype) if rounds(card, dtype) else plain
     kinds: dict[str, UnitCost] = {}
     for unit in spec.units:
         kind = unit.rsplit(".", 1)[-1]
         if kind in kinds:
             continue
-        forward = table.seconds(operators.forward(spec, unit, micro_batch, seq))
-        behind = operators.backward(spec, unit, micro_batch, seq)
-        backward, later = table.seconds(behind), table.seconds(operators.weights(behind))
+        table = plain if kind in ("embed", "head") else narrow
+        ahead, behind = (each(spec, unit, micro_batch, seq) for each in (operators.forward, operators.backward))
+        if table is not plain:
+            ahead, behind = operators.rounded(ahead), operators.rounded(behind)
+        forward, backward, later = (table.seconds(each) for each in (ahead, behind, operators.weights(behind)))
         split = table.seconds(operators.split(behind))
         params = spec.unit_params(unit)
         norm, step = (state.seconds(each(params, spec.params)) for each in (operators.norm, operators.step))
@@ -57,6 +62,8 @@ def unit_costs(spec: ModelSpec, card: Card, micro_batch: int, seq: int, dtype: s
             collect, rounded = operators.mixed(params, spec.params)
             backward, later = backward + state.seconds(collect), later + state.seconds(collect)
             step += state.seconds(rounded)
+        if table is not plain:
+            step += table.seconds(operators.rounding(recipe.weights(spec, kind)))
         kept = unit_activation_bytes(spec, unit, micro_batch, seq, dtype)
         kinds[kind] = UnitCost(forward, backward, norm, step, params, kept, later, split)
     return tuple(kinds[unit.rsplit(".", 1)[-1]] for unit in spec.units)
@@ -74,13 +81,27 @@ def tied_s(spec: ModelSpec, card: Card, dtype: str) -> float:
     return Rates(card, "fp32").seconds((operators.tied(spec),))
 
 
+def rounds(card: Card, dtype: str) -> bool:
+    """True where a card multiplies in 8 bits, or acts as if it did."""
+    return dtype in FP8 and (dtype == "fp8-emulated" or "fp8" in card.flops)
+
+
 class Rates:
-    """A card's speed by operator and shape; a point between measured ones is interpolated in logarithms."""
+    """A card's speed by operator and shape; a point between measured ones is interpolated in logarithms.
+
+    In 8 bits are only the products of sub-layers; where these are emulated they go at the speed of fp32.
+    """
 
     def __init__(self, card: Card, dtype: str) -> None:
-        self._card, self._bytes = card, DTYPE_BYTES[dtype]
-        self._flops = _flops(card, dtype)
-        self._grids = _grids(card.rates, dtype)
+        kept = kept_as(dtype)
+        self._card, self._bytes = card, DTYPE_BYTES[kept]
+        self._flops = self._products = _flops(card, kept)
+        self._grids = _grids(card.rates, kept)
+        if rounds(card, dtype):
+            narrow = "fp8" if "fp8" in card.flops else "fp32"
+            self._products = _flops(card, narrow)
+            products = {op: grid for op, grid in _grids(card.rates, narrow).items() if op.startswith("matmul")}
+            self._grids = {op: grid for op, grid in self._grids.items() if not op.startswith("matmul")} | products
 
     def seconds(self, ops: Sequence[Operator]) -> float:
         """Seconds of these operators one after the other."""
@@ -90,8 +111,9 @@ class Rates:
         grid = self._grids.get(op.op)
         if grid is not None:
             return op.work / interpolate(grid, op.shape)
+        speed = self._products if op.op.startswith("matmul") else self._flops
         flop = op.work if operators.arithmetic(op.op) else 0.0
-        return max(flop / self._flops, op.moved * self._bytes / self._card.mem_bw)
+        return max(flop / speed, op.moved * self._bytes / self._card.mem_bw)
 
 
 def _flops(card: Card, dtype: str) -> float:

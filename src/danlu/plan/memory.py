@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
-from danlu.nouns import DTYPE_BYTES, ModelSpec
+from danlu import recipe
+from danlu.nouns import DTYPE_BYTES, FP8, ModelSpec, kept_as
 from danlu.plan.operators import fused
 
 
@@ -40,9 +41,9 @@ def stage_bytes(
                 micro-batches at once all that a second forward has made
 
     Weights and gradients are kept in `dtype`; Adam's two moments in fp32, and of what is not fp32 a master copy of the
-    weights and the sum of gradients over the step.
+    weights and the sum of gradients over the step. Of weights that are multiplied in 8 bits two copies in those.
     """
-    size = DTYPE_BYTES[dtype]
+    size = DTYPE_BYTES[kept_as(dtype)]
     sums = _sums(spec, micro_batch, seq, dtype)
     params = sums.params[stop] - sums.params[start] + copied_params(spec, start, stop)
     kept = sums.kept[stop] - sums.kept[start]
@@ -53,8 +54,23 @@ def stage_bytes(
         activations = in_flight * micro_batch * seq * int(spec.hidden * size if start else 8) + recomputed * kept
     single = dtype == "fp32"
     gradients = int(params * (size if single else size + 4))
-    return StageBytes(int(params * size), gradients, params * (8 if single else 12), activations,
+    weights = int(params * size) + rounded_bytes(spec, start, stop, dtype)
+    return StageBytes(weights, gradients, params * (8 if single else 12), activations,
                       int(3 * micro_batch * seq * widest))  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def rounded_bytes(spec: ModelSpec, start: int, stop: int, dtype: str) -> int:
+    """Bytes of the two copies in 8 bits, their sides filled up to the grain of a card's product (model/fp8.py)."""
+    if dtype not in FP8:
+        return 0
+    kinds = [recipe.kind_of(unit) for unit in spec.units[start:stop]]
+    return sum(kinds.count(kind) * _rounded(spec, kind) for kind in set(kinds))
+
+
+def _rounded(spec: ModelSpec, kind: str) -> int:
+    sides = [each.shape for each in recipe.weights(spec, kind) if recipe.narrow(each)]
+    return sum(2 * (rows + -rows % 16) * (columns + -columns % 16) for rows, columns in sides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +88,7 @@ def _sums(spec: ModelSpec, micro_batch: int, seq: int, dtype: str) -> _Sums:
         return (0, *accumulate(values))
 
     units = spec.units
-    size = DTYPE_BYTES[dtype]
+    size = DTYPE_BYTES[kept_as(dtype)]
     widths = [_widest(spec, unit) * (max(size, 4) if unit == "head" else size) for unit in units]  # its loss is in fp32
     return _Sums(
         over([spec.unit_params(unit) for unit in units]),
@@ -98,6 +114,7 @@ def unit_activation_bytes(spec: ModelSpec, unit: str, micro_batch: int, seq: int
     moe   its input, the norm's output (twice), router's probabilities; per expert that runs: its tokens, what mlp keeps
           inside, its result before and after weighing, five indices and weights; for the shared
           expert what mlp keeps inside
+    What products in 8 bits read is kept in those.
     """
     rows, hidden = micro_batch * seq, spec.hidden
     q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
@@ -121,7 +138,17 @@ def unit_activation_bytes(spec: ModelSpec, unit: str, micro_batch: int, seq: int
         case _:
             raise KeyError(unit)
     wide = 0 if dtype == "fp32" else rows * _wide_bytes(spec, unit.rsplit(".", 1)[-1])
-    return int(numbers * DTYPE_BYTES[dtype]) + wide + (8 * rows if unit == "embed" else 0)
+    narrow = _narrow(spec, unit.rsplit(".", 1)[-1], rows) if dtype in FP8 else 0
+    return int(numbers * DTYPE_BYTES[kept_as(dtype)]) + wide - narrow + (8 * rows if unit == "embed" else 0)
+
+
+def _narrow(spec: ModelSpec, kind: str, rows: int) -> int:
+    """Bytes fewer that `rows` take where products read 8 bits: inputs are kept in those, each with a scale."""
+    if kind in ("embed", "head"):
+        return 0
+    inputs = {"attn": spec.hidden if fused(spec) else 0, "mlp": spec.hidden, "lfa": 2 * spec.hidden,
+              "moe": spec.experts_used * spec.hidden}  # fmt: skip
+    return rows * inputs.get(kind, 0) - 4 * sum(map(recipe.narrow, recipe.weights(spec, kind)))
 
 
 def _wide_bytes(spec: ModelSpec, kind: str) -> int:

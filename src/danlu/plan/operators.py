@@ -98,6 +98,28 @@ def backward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator
     raise KeyError(unit)
 
 
+def rounded(ops: Sequence[Operator]) -> tuple[Operator, ...]:
+    """These operators with what products in 8 bits cost beside themselves (model/fp8.py).
+
+    An input, or a gradient, is read for its largest number, scaled, and rounded to half as many bytes; for the product
+    over rows both are turned round in memory.
+    """
+    found: list[Operator] = []
+    for op in ops:
+        rows, inner, columns = op.shape if op.op.startswith("matmul") else (0, 0, 0)
+        moved = {"matmul": 4.5 * rows * inner, "matmul_dx": 4.5 * rows * columns, "matmul_dw": rows * (inner + columns)}
+        if op.op in moved:
+            found.append(Operator("round", (), 0.0, moved[op.op], op.times))
+        found.append(op)
+    return tuple(found)
+
+
+def rounding(held: Sequence[recipe.Weight]) -> tuple[Operator, ...]:
+    """What the two copies of a unit's weights in 8 bits cost, once a step."""
+    count = sum(each.shape[0] * each.shape[1] for each in held if recipe.narrow(each))
+    return (Operator("round", (), 0.0, 5.5 * count),)
+
+
 def weights(backward: Sequence[Operator]) -> tuple[Operator, ...]:
     """Those operators of a backward that can be left for later: the gradients of matrices."""
     return tuple(op for op in backward if op.op == "matmul_dw")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from danlu.errors import UnknownSchedule
-from danlu.nouns import DTYPE_BYTES, Plan
+from danlu.nouns import DTYPE_BYTES, Plan, kept_as
 from danlu.plan.flop import unit_flop
 
 LETTERS = {"F": "forward", "B": "backward", "I": "backward_input", "W": "backward_weight"}
@@ -107,7 +107,7 @@ def instructions(plan: Plan) -> tuple[tuple[Instruction, ...], ...]:
 
 def message_bytes(plan: Plan) -> int:
     """Bytes of one activation (or its gradient) between two stages."""
-    return int(plan.micro_batch * plan.seq * plan.model.hidden * DTYPE_BYTES[plan.dtype])
+    return int(plan.micro_batch * plan.seq * plan.model.hidden * DTYPE_BYTES[kept_as(plan.dtype)])
 
 
 def tied_apart(plan: Plan) -> bool:

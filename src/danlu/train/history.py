@@ -45,9 +45,9 @@ class History:
         return step / self.step_s if self.step_s else 0.0
 
     @property
-    def emulated(self) -> bool:
-        """True when a card of the run is paced, not real."""
-        return any(card.emulated for card in self.plan.fleet.cards)
+    def emulated(self) -> str:
+        """What of the run is paced or imitated, not real; "" where nothing is."""
+        return self.plan.emulated
 
     def state(self, now: float) -> str:
         """ "done", "running" or "stopped", by the age of its last line. `now` in Unix seconds."""

@@ -9,13 +9,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from danlu.errors import NotRunnable, UnreadableJob
-from danlu.nouns import Card, Fleet, Plan
+from danlu.errors import NoFloat8, NotRunnable, UnreadableJob
+from danlu.nouns import FP8, Card, Fleet, Plan
 from danlu.plan import text as plan_text
 from danlu.plan.ranks.seats import seats
 
 VERSION = 1
-DTYPES = ("fp32", "bf16")
+DTYPES = ("fp32", "bf16", *FP8)
 RECOMPUTE = ("none", "full")
 
 
@@ -33,13 +33,22 @@ def check(plan: Plan) -> None:
 
 
 def check_dtype(dtype: str, fleet: Fleet) -> None:
-    """Raises NotRunnable for an element type that nothing trains in."""
+    """Raises NotRunnable for an element type that nothing trains in, NoFloat8 where cards of the fleet lack 8 bits."""
+    lacking = [card for card in fleet.cards if "fp8" not in card.flops]
     if dtype not in DTYPES:
         raise NotRunnable(
             f"training in {dtype}",
             where=", ".join(card.name for card in fleet.cards if dtype not in card.flops),
-            why=f"the trainer computes in {' and '.join(DTYPES)}; it has no kernels for {dtype}, on any card",
+            why=f"the trainer computes in {', '.join(DTYPES)}; it has no kernels for {dtype}, on any card",
             fix="--train.dtype bf16: master weights, sums of gradients and the loss are fp32",
+        )
+    if dtype == "fp8" and lacking:
+        raise NoFloat8(
+            f"{len(lacking)} of {len(fleet.cards)} cards cannot multiply 8-bit floats",
+            where=", ".join(card.name for card in lacking),
+            why=f"no fp8 was measured on {lacking[0].name} ({lacking[0].model or lacking[0].vendor}); "
+            f"it has {', '.join(lacking[0].flops)}",
+            fix="--train.dtype fp8-mixed (bf16 on such cards), fp8-emulated (slow, the same numbers), or bf16",
         )
 
 

@@ -30,7 +30,7 @@ from danlu.memory.arena import Arena
 from danlu.model.fingerprint import fingerprint
 from danlu.model.load import load
 from danlu.model.net import Decoder, init
-from danlu.nouns import Stage
+from danlu.nouns import FP8, Stage, kept_as
 from danlu.plan.ranks.cells import cells, share_of
 from danlu.plan.ranks.parts import deals
 from danlu.plan.ranks.seats import Seat, group, instructions_of, seats, shared
@@ -43,6 +43,7 @@ from danlu.train.control import Line
 from danlu.train.group import TORCH, Group
 from danlu.train.job import TrainJob, digest
 from danlu.train.posting import RankPost
+from danlu.train.precision import products, words
 from danlu.train.program import program
 from danlu.train.shared import SharedAdamW
 from danlu.train.snapshot import Place, Saver
@@ -92,8 +93,11 @@ def warm_up(job: TrainJob) -> None:
     """Make torch load and start what it starts at first use (0.3 s), so that a spare takes a place without it."""
     model = replace(job.plan.model, layers=1, hidden=16, heads=1, kv_heads=1, head_dim=16, ffn=16, vocab=16)
     model = replace(model, experts=min(model.experts, 2), experts_used=min(model.experts_used, 1), shared_ffn=16)
-    card = job.plan.stages[0].cards[:1]
-    plan = replace(job.plan, model=model, stages=(Stage(card, 0, len(model.units)),), replicas=(), context=0, experts=0)
+    here = [seat.card for seat in seats(job.plan) if not vendor(job.plan.fleet.card(seat.card)).present()]
+    if not here:
+        return  # a rank says what is wrong when it gets its place
+    plan = replace(job.plan, model=model, stages=(Stage((here[0],), 0, len(model.units)),), replicas=(), context=0,
+                   experts=0, dtype=kept_as(job.plan.dtype))  # fmt: skip
     tiny = build(replace(job, plan=plan), 0)
     init(tiny.decoder, job.seed)
     tiny.warm()
@@ -176,6 +180,8 @@ class _Member:
         if self._stage is None:
             print(f"rank {rank} on card {self.job.card(rank).name}, process {os.getpid()}", flush=True)
             self._stage = build(self.job, rank)
+            if self.job.plan.dtype in FP8:
+                print(words(self._stage.products), flush=True)
             self._restore(self._stage, rank, step)
             self._stage.warm()
             settle()
@@ -254,14 +260,15 @@ def build(job: TrainJob, rank: int) -> Interpreter:
     share, together = share_of(plan, seat.replica, seat.stage, seat.part), Group(ranks) if len(ranks) > 1 else None
     deal = deals(plan)[seat.replica]
     post = RankPost(plan, seat) if deal.stop - deal.start < plan.model.experts else None
-    decoder = Decoder(plan.model, stage.start, stage.stop, dtype=TORCH[plan.dtype], device=driver.device(card),
+    decoder = Decoder(plan.model, stage.start, stage.stop, dtype=TORCH[kept_as(plan.dtype)], device=driver.device(card),
                       share=share, reduce=together, post=post)  # fmt: skip
     optimizer: optim.AdamW | SharedAdamW = (
         SharedAdamW(decoder, cells(plan), rank, weight_decay=job.weight_decay) if shared(plan)
         else optim.AdamW(decoder, weight_decay=job.weight_decay)
     )  # fmt: skip
     arena = Arena(card.name, card.mem_bytes)
-    return Interpreter(plan, rank, decoder, optimizer, driver.pace(card), arena, together, post)
+    multiply = products(plan.dtype, driver, card, job.name(rank))
+    return Interpreter(plan, rank, decoder, optimizer, driver.pace(card), arena, together, post, multiply)
 
 
 def stage_of(job: TrainJob, seat: Seat) -> Stage:

@@ -29,7 +29,8 @@ from danlu.model.context import CausalPart
 from danlu.model.halves import Halves, Left
 from danlu.model.net import Causal, Decoder
 from danlu.model.parallel import cross_entropy
-from danlu.nouns import Plan
+from danlu.model.products import PLAIN, Products
+from danlu.nouns import Plan, kept_as
 from danlu.plan.ranks.parts import parts, sequences_before
 from danlu.plan.ranks.seats import receivers, seats, sender
 from danlu.train import blame
@@ -83,11 +84,12 @@ class Interpreter:
     index  the rank, which in a plan that shares nothing is the stage's number
     group  sums over the cards of the stage, where there are several;  post  takes tokens to other cards' experts, where
            there are such: the decoder was built with both
+    products  how matrices of sub-layers are multiplied
     """
 
     def __init__(
         self, plan: Plan, index: int, decoder: Decoder, optimizer: AdamW | SharedAdamW, pacer: Pacer, arena: Arena,
-        group: Group | None = None, post: RankPost | None = None,
+        group: Group | None = None, post: RankPost | None = None, products: Products = PLAIN,
     ) -> None:  # fmt: skip
         self.plan, self.index, self._group, self._seats = plan, index, group, seats(plan)
         self.seat = self._seats[index]
@@ -107,8 +109,8 @@ class Interpreter:
         self._again = plan.pipelines[self.seat.replica].stages[self.seat.stage].recompute == "full"
         self._ending = Ending(optimizer, self._device, tied=tied_here(plan, decoder), counts=self.seat.part == 0)
         self._activation_bytes = 0
-        self._halves = Halves()
-        decoder.halve(self._halves)
+        self._halves, self.products, self._dtype = Halves(), products, kept_as(plan.dtype)
+        decoder.halve(self._halves, products)
         self._do: dict[str, Callable[[Work], None]] = {
             "forward": self._forward, "backward": self._backward, "backward_input": self._backward_input,
             "backward_weight": self._backward_weight, "step": self._step,
@@ -116,6 +118,7 @@ class Interpreter:
         }  # fmt: skip
         for name, size in optimizer.state_bytes.items():
             arena.reserve(name, size)
+        arena.reserve("rounded weights", decoder.product_bytes)
 
     def run(
         self, work: Sequence[Work], wire: Wire, step: int, batch: npt.NDArray[np.int64], rate: float, clip: float,
@@ -129,6 +132,7 @@ class Interpreter:
         Raises what Wire.take raises, DoesNotFit; NotFinite on the rank that went wrong first, Aborted on the others.
         """
         self._wire, self._number, self._rate, self._clip, self._work = wire, step, rate, clip, work
+        self.products.fresh()
         rows, own = torch.from_numpy(batch).to(self._device), self._tokens_of
         self._x, self._y = rows[:, :-1][:, own].clamp(min=0), rows[:, 1:][:, own]  # below 0: no token, and no target
         self._tokens = max(1, int((batch[:, 1:] >= 0).sum()))
@@ -157,6 +161,7 @@ class Interpreter:
         What autograd keeps of a micro-batch is counted here.
         """
         tokens, width = self._shape
+        self.products.fresh()
         for meet in self._meets:
             meet.begin(None, 0)
         x = torch.zeros(tokens, dtype=torch.int64, device=self._device) if self.first else (
@@ -183,7 +188,7 @@ class Interpreter:
         for recv in work.waits:
             tag = Tag(recv.what, self._number, recv.mb)
             peer = sender(self._seats, self.seat, recv.peer)
-            self._came[recv.what] = found = self._wire.take(peer, tag, self.plan.dtype, self._shape)
+            self._came[recv.what] = found = self._wire.take(peer, tag, self._dtype, self._shape)
             ready = max(ready, found.header.ready)
         return max(ready, self._ending.collect(work, self.pacer.clock))
 
@@ -191,7 +196,7 @@ class Interpreter:
         for send in work.posts:
             tag = Tag(send.what, self._number, send.mb)
             for peer in receivers(self._seats, self.seat, send.peer):
-                self._wire.post(peer, tag, as_buffer(self._made), self.plan.dtype, self._shape, self.pacer.clock)
+                self._wire.post(peer, tag, as_buffer(self._made), self._dtype, self._shape, self.pacer.clock)
         self._ending.post(work, self.pacer.clock)
 
     def _forward(self, work: Work) -> None:

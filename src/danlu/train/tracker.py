@@ -66,7 +66,7 @@ def _config(run: history.History) -> dict[str, Any]:
     plan = run.plan
     return {
         "family": plan.model.family, "parameters": plan.model.params, "layers": plan.model.layers,
-        "cards": [card.name for card in plan.fleet.cards], "emulated": run.emulated, "schedule": plan.schedule,
+        "cards": [card.name for card in plan.fleet.cards], "emulated": bool(run.emulated), "schedule": plan.schedule,
         "micro_batch": plan.micro_batch, "micro_batches": plan.micro_batches, "seq": plan.seq,
         "forecast_step_s": plan.forecast.step_s if plan.forecast else None,
     }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from danlu.fleet.driver import Memory
+from danlu.fleet.driver import Float8, Memory
 from danlu.fleet.pace import Pacer
 from danlu.nouns import Card
 
@@ -41,6 +41,11 @@ def health(card: Card) -> str:
     """A CPU that answers is well, unless the card wants more cores than there are."""
     cores = len(os.sched_getaffinity(0))
     return "" if card.cores <= cores else f"{card.name} wants {card.cores:g} cores, this process may use {cores}"
+
+
+def fp8(card: Card) -> Float8 | str:
+    """No CPU."""
+    return "a CPU has no products of 8-bit floats"
 
 
 def available() -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from danlu.fleet.driver import Memory
+from danlu.fleet.driver import Float8, Memory
 from danlu.fleet.pace import Pacer
 from danlu.nouns import Card
 
@@ -24,7 +25,7 @@ def present() -> str:
 
 
 def cards() -> tuple[Card, ...]:
-    """Each card with the rate of one large matmul in fp32 and bf16, and of copying memory."""
+    """Each card with the rate of one large matmul in fp32, bf16 and, where it has that, fp8, and of copying memory."""
     import torch
 
     found = []
@@ -32,7 +33,11 @@ def cards() -> tuple[Card, ...]:
         where = f"cuda:{number}"
         flops = {name: _matmul_rate(where, kind) for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
         total = torch.cuda.mem_get_info(number)[1]
-        found.append(Card(where, "cuda", torch.cuda.get_device_name(number), flops, int(total), _copy_rate(where)))
+        card = Card(where, "cuda", torch.cuda.get_device_name(number), flops, int(total), _copy_rate(where))
+        narrow = fp8(card)
+        if isinstance(narrow, Float8):
+            card = replace(card, flops={**flops, "fp8": _narrow_rate(where, narrow)})
+        found.append(card)
     return tuple(found)
 
 
@@ -41,6 +46,18 @@ def _matmul_rate(where: str, dtype: Any, size: int = 8192, repeats: int = 10) ->
 
     a = torch.ones(size, size, device=where, dtype=dtype)
     return 2.0 * size**3 / _seconds(lambda: a @ a, where, repeats)
+
+
+def _narrow_rate(where: str, kinds: Float8, size: int = 8192, repeats: int = 10) -> float:
+    import torch
+
+    one = torch.ones((), device=where)
+    a = torch.ones(size, size, device=where).to(getattr(torch, kinds.ahead))
+
+    def run() -> object:
+        return torch._scaled_mm(a, a.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+
+    return 2.0 * size**3 / _seconds(run, where, repeats)
 
 
 def _copy_rate(where: str, size: int = 2**28, repeats: int = 10) -> float:
@@ -96,3 +113,20 @@ def health(card: Card) -> str:
     except RuntimeError as error:
         return str(error).splitlines()[0]
     return "" if total == 2 else f"{card.name} says 1 + 1 = {total:g}"
+
+
+def fp8(card: Card) -> Float8 | str:
+    """NVIDIA: from compute capability 8.9 (Ada, Hopper). AMD: gfx94x in kinds of its own (fnuz), gfx95x and gfx12x."""
+    import torch
+
+    if torch.version.hip is None:
+        major, minor = torch.cuda.get_device_capability(index(card))
+        if (major, minor) >= (8, 9):
+            return Float8()
+        return f"its compute capability is {major}.{minor}; products of 8-bit floats begin with 8.9"
+    chip = str(torch.cuda.get_device_properties(index(card)).gcnArchName).partition(":")[0]
+    if chip.startswith("gfx94"):
+        return Float8("float8_e4m3fnuz", "float8_e5m2fnuz")
+    if chip.startswith(("gfx95", "gfx12")):
+        return Float8()
+    return f"it is a {chip}; products of 8-bit floats begin with gfx940"

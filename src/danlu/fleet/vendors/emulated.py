@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from danlu.fleet.driver import Memory
+from danlu.fleet.driver import Float8, Memory
 from danlu.fleet.pace import Pacer
 from danlu.fleet.vendors import cpu
 from danlu.nouns import Card
@@ -47,3 +47,8 @@ def health(card: Card) -> str:
     if not 0 < card.cores <= 1:
         return f"{card.name} has speed {card.cores:g} cores; one thread gives at most 1"
     return ""
+
+
+def fp8(card: Card) -> Float8 | str:
+    """Its numbers are the CPU's."""
+    return cpu.fp8(card)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from danlu import recipe
-from danlu.nouns import DTYPE_BYTES, Card, ModelSpec, Plan
+from danlu.nouns import DTYPE_BYTES, Card, ModelSpec, Plan, kept_as
 from danlu.plan import operators
 from danlu.plan.cost import Rates, UnitCost, unit_costs
 from danlu.plan.ranks.context import pieces
@@ -72,7 +72,7 @@ def following(plan: Plan, mine: Sequence[Seat], costs: Sequence[StageCost]) -> S
 def _message_s(plan: Plan, seat: Seat) -> float:
     """The longest message of keys and values that a card hears from another part."""
     every = seats(plan)
-    size = 2 * plan.model.head_dim * plan.micro_batch * DTYPE_BYTES[plan.dtype]
+    size = 2 * plan.model.head_dim * plan.micro_batch * DTYPE_BYTES[kept_as(plan.dtype)]
     reach = None if plan.model.window is None else plan.model.window - 1
     found = [0.0]
     for piece in pieces(plan, seat, "kv_heads", reach):
@@ -93,5 +93,5 @@ def kept_of_others(plan: Plan, seat: Seat, spec: ModelSpec, in_flight: int) -> i
     keys = own.stop - first_key(spec, own)
     # Where attention runs fused, its own keys lie in one tensor with the queries, and are kept twice.
     rows = keys if operators.fused(spec) else keys - own.tokens
-    each = 2 * rows * plan.micro_batch * spec.kv_heads * spec.head_dim * DTYPE_BYTES[plan.dtype]
+    each = 2 * rows * plan.micro_batch * spec.kv_heads * spec.head_dim * DTYPE_BYTES[kept_as(plan.dtype)]
     return int(layers * in_flight * each) + (own.tokens * keys if layers and own.start else 0)

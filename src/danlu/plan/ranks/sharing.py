@@ -13,10 +13,10 @@ from itertools import permutations
 from math import prod
 
 from danlu import recipe
-from danlu.nouns import DTYPE_BYTES, Link, ModelSpec, Plan
+from danlu.nouns import DTYPE_BYTES, Link, ModelSpec, Plan, kept_as
 from danlu.plan import operators
 from danlu.plan.cost import Rates, UnitCost, entry_s
-from danlu.plan.memory import stage_bytes
+from danlu.plan.memory import rounded_bytes, stage_bytes
 from danlu.plan.operators import Operator
 from danlu.plan.pauses import Pauses
 from danlu.plan.ranks.cells import Cell, cells, share_of
@@ -171,7 +171,7 @@ def _sums_s(plan: Plan, mine: Sequence[Seat], units: Sequence[str]) -> tuple[flo
 
     def seconds(counts: Sequence[int]) -> float:
         return sum(
-            max((link.seconds(count * DTYPE_BYTES[plan.dtype]) for link in links), default=0.0)
+            max((link.seconds(count * DTYPE_BYTES[kept_as(plan.dtype)]) for link in links), default=0.0)
             + max(rate.seconds((_flat("add_", count, 3, len(mine)), Operator("call", (), 1, 0, CALLS)))
                   for rate in rates)
             for count in counts
@@ -255,7 +255,7 @@ def rank_bytes(plan: Plan, moved: Exchange) -> tuple[int, ...]:
     Weights and gradients of what it holds; master weights, moments and the summed gradient of what it owns; what it
     sends and hears of `exchange` at a time.
     """
-    size, found = DTYPE_BYTES[plan.dtype], []
+    size, found = DTYPE_BYTES[kept_as(plan.dtype)], []
     for seat in seats(plan):
         stage, order = plan.pipelines[seat.replica].stages[seat.stage], orders(alone(plan, seat.replica))[seat.stage]
         again = held_at_once(order.replace("F", "").replace("I", "F")) or 1 if stage.recompute == "full" else None
@@ -267,6 +267,7 @@ def rank_bytes(plan: Plan, moved: Exchange) -> tuple[int, ...]:
         heard = kept_of_others(plan, seat, part, flight) + kept_of_guests(plan, seat, part, flight)
         each = 2 * size if plan.dtype == "fp32" else 2 * size + 4  # gradients are summed in fp32 beside themselves
         state = int(each * moved.held[seat.rank]) + 16 * moved.owned[seat.rank]
+        state += rounded_bytes(part, stage.start, stage.stop, plan.dtype)
         swapped = max(
             sum(count for pair, count in pairs.items() if seat.rank in pair) for pairs in (moved.data, moved.weights)
         )

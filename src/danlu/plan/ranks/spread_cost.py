@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from danlu import recipe
-from danlu.nouns import DTYPE_BYTES, Card, ModelSpec, Plan
+from danlu.nouns import DTYPE_BYTES, Card, ModelSpec, Plan, kept_as
 from danlu.plan.cost import UnitCost, unit_costs
 from danlu.plan.ranks.cells import share_of
 from danlu.plan.ranks.parts import deals, parts
@@ -48,7 +48,7 @@ def sent_s(plan: Plan, mine: Sequence[Seat]) -> float:
             link = plan.fleet.link(every[lane.sender].card, every[lane.receiver].card)
             if link is not None:
                 rows = lane.tokens * plan.model.experts_used * (lane.stop - lane.start) / plan.model.experts
-                found.append(link.seconds(rows * plan.model.hidden * DTYPE_BYTES[plan.dtype]))
+                found.append(link.seconds(rows * plan.model.hidden * DTYPE_BYTES[kept_as(plan.dtype)]))
     return 2 * max(found)
 
 
@@ -60,7 +60,7 @@ def kept_of_guests(plan: Plan, seat: Seat, spec: ModelSpec, in_flight: int) -> i
     stage = plan.pipelines[seat.replica].stages[seat.stage]
     layers = sum(recipe.kind_of(unit) == "moe" for unit in spec.units[stage.start : stage.stop])
     pairs = plan.micro_batch * parts(plan)[seat.replica].tokens * spec.experts_used
-    each = (2 * spec.hidden + 4 * spec.ffn) * DTYPE_BYTES[plan.dtype]
+    each = (2 * spec.hidden + 4 * spec.ffn) * DTYPE_BYTES[kept_as(plan.dtype)]
     known = deals(plan)[seat.replica]
     spread = known.stop - known.start < spec.experts
     return int(layers * in_flight * (dealt(plan, seat) - 1.0) * pairs * each) if layers and spread else 0

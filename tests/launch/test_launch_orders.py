@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from train_world import SPEC, plan
 
 from danlu.cli.app import main
 from danlu.fault.drill import Drill
-from danlu.launch import k8s, local, slurm
+from danlu.launch import k8s, local, slurm, ssh
 from danlu.launch.orders import Orders, helper
 from danlu.nouns import Job
 from danlu.train import owner
@@ -105,10 +106,28 @@ def run_yaml(tmp_path) -> Path:
 
 @pytest.mark.parametrize("on", ["local", "ssh", "slurm", "ray", "k8s"])
 def test_a_dry_run_shows_what_would_start(on, tmp_path, capsys):
-    assert main(["launch", str(run_yaml(tmp_path)), "--on", on, "--dry-run", "--train.steps", "7"]) == 0
+    inside = ["--mount", str(tmp_path)] if on == "k8s" else []
+    assert main(["launch", str(run_yaml(tmp_path)), "--on", on, "--dry-run", "--train.steps", "7", *inside]) == 0
     told = capsys.readouterr().out
     assert "danlu.cli" in told and "--train.steps 7" in told and ("n2" in told) == (on != "local")
     assert ("--launch.by orders" in told) == (on != "local") and not (tmp_path / "out" / "orders").exists()
+
+
+def test_pods_that_would_not_meet_are_refused(tmp_path, capsys):
+    assert main(["launch", str(run_yaml(tmp_path)), "--on", "k8s", "--mount", str(tmp_path / "other")]) == 2
+    told = capsys.readouterr().err
+    assert f"--out {tmp_path / 'other' / 'out'}" in told and not (tmp_path / "out" / "launch.k8s.yaml").exists()
+
+
+def test_a_host_that_ssh_does_not_reach_is_named_at_once(tmp_path):
+    began = time.monotonic()
+    lines = ssh.Connections(["far"], tmp_path / "orders", ["-o", "ProxyCommand=false"], tmp_path / "logs")
+    try:
+        with provoke("DL-ENV-020") as caught:
+            Orders(tmp_path / "orders").spawn(job("never", FOREVER, "far"))
+    finally:
+        lines.close()
+    assert "far" in caught.error.what and "ended with" in caught.error.why and time.monotonic() - began < 60
 
 
 def test_the_slurm_script_is_a_script(tmp_path, capsys):

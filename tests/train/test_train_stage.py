@@ -245,7 +245,7 @@ def test_the_first_bad_unit_and_its_rank_are_named_by_that_rank_alone(weight, va
     for line in lines:
         line.close()
     (named,) = [error for error in found if isinstance(error, NotFinite)]
-    assert cause in named.what and f"rank {found.index(named)}," in named.where, named
+    assert cause in named.what and f"stage {found.index(named)}" == named.where, named
     stage = a_plan.stages[found.index(named)]
     assert "norm" in cause or any(f" {unit} " in named.what for unit in SPEC.units[stage.start : stage.stop])
 

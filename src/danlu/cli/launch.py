@@ -82,6 +82,7 @@ def told(args: argparse.Namespace, hosts: Sequence[str], orders: Path, out: Path
     if args.on == "slurm":
         return slurm.script(name, hosts, apart, orders, out)
     if args.on == "k8s":
+        _check_mount(out, Path(args.mount))
         inside = ["python", *apart[1:]]
         return k8s.manifest(name, hosts, inside, orders, image=args.image, claim=args.claim, mount=args.mount)
     if args.on == "ssh":
@@ -91,6 +92,15 @@ def told(args: argparse.Namespace, hosts: Sequence[str], orders: Path, out: Path
         lines = [f"a Ray task on a node for {host}: {shlex.join(helper(orders, host))}" for host in hosts]
         return "\n".join([*lines, shlex.join(apart)])
     return shlex.join(train)
+
+
+def _check_mount(out: Path, mount: Path) -> None:
+    """Raises BadValue for a run that the pods would write outside the volume they share, and so not meet."""
+    from danlu.errors import BadValue
+
+    if not out.is_relative_to(mount):
+        raise BadValue(f"{out} is not in the volume of the pods", where="--mount", why=f"it appears there as {mount}",
+                       fix=f"--out {mount}/{out.name}, with run.yaml and the text in {mount} too")  # fmt: skip
 
 
 @contextmanager
@@ -104,7 +114,7 @@ def _helpers(args: argparse.Namespace, hosts: Sequence[str], orders: Path, out: 
         return
     shutil.rmtree(orders, ignore_errors=True)
     if args.on == "ssh":
-        lines = ssh.start(hosts, orders, shlex.split(args.ssh), out / "logs")
+        lines = ssh.Connections(hosts, orders, shlex.split(args.ssh), out / "logs")
     else:
         tasks = ray.start(hosts, orders, args.address)
     try:
@@ -113,7 +123,7 @@ def _helpers(args: argparse.Namespace, hosts: Sequence[str], orders: Path, out: 
         orders.mkdir(parents=True, exist_ok=True)
         appear(orders / "all.over", "")
         if args.on == "ssh":
-            ssh.stop(lines)
+            lines.close()
         else:
             ray.stop(tasks)
 

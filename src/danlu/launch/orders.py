@@ -50,6 +50,9 @@ class Orders:
         limit_s = SILENT_S if job.host in self._seen else self._come_s
         deadline = time.monotonic() + limit_s
         while not self.alive(job.host):
+            if (why := self._gone(job.host)) is not None:
+                raise HostMissing(f"no helper on host {job.host}", where=str(self.folder), why=why,
+                                  fix=f"ssh {job.host} true; a fleet's hosts are names that ssh knows")  # fmt: skip
             if time.monotonic() > deadline:
                 here = [each for each in sorted(path.stem for path in self.folder.glob("*.here")) if self.alive(each)]
                 raise HostMissing(
@@ -73,6 +76,13 @@ class Orders:
             (self.folder / old).unlink(missing_ok=True)
         appear(self.folder / f"{job.name}.order", json.dumps(order))
         return Ordered(job, self)
+
+    def _gone(self, host: str) -> str | None:
+        """Why there will be no helper on a host, where it is known."""
+        try:
+            return (self.folder / f"{host}.gone").read_text(encoding="utf-8")
+        except OSError:
+            return None
 
     def close(self) -> None:
         """Every helper ends what it runs, and itself."""

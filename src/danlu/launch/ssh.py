@@ -6,10 +6,11 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from danlu.launch.orders import helper
+from danlu.launch.orders import POLL_S, appear, helper
 
 OPTIONS = ("-o", "BatchMode=yes", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
 
@@ -26,25 +27,43 @@ def command(host: str, orders: Path, options: Sequence[str] = ()) -> tuple[str, 
     return ("ssh", *OPTIONS, *options, host, before + come)
 
 
-def start(hosts: Sequence[str], orders: Path, options: Sequence[str], logs: Path) -> list[subprocess.Popen[bytes]]:
-    """One connection per host. They close with this process; `stop` closes them sooner."""
-    logs.mkdir(parents=True, exist_ok=True)
-    started = []
-    for host in hosts:
-        with (logs / f"ssh-{host}.log").open("ab") as log:
-            tied = (sys.executable, "-m", "danlu.launch.child", str(os.getpid()), *command(host, orders, options))
-            started.append(subprocess.Popen(tied, stdin=subprocess.PIPE, stdout=log, stderr=log))
-    return started
+class Connections:
+    """Owns one connection per host. They close with this process; `close` closes them sooner.
 
+    A host whose connection has ended is told of in the folder of orders, so that nobody waits for its helper.
+    """
 
-def stop(started: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Close the connections."""
-    for each in started:
-        if each.stdin is not None:
-            each.stdin.close()
-    for each in started:
-        try:
-            each.wait(10.0)
-        except subprocess.TimeoutExpired:
-            each.kill()
-            each.wait()
+    def __init__(self, hosts: Sequence[str], orders: Path, options: Sequence[str], logs: Path) -> None:
+        logs.mkdir(parents=True, exist_ok=True)
+        orders.mkdir(parents=True, exist_ok=True)
+        self._orders, self._over = orders, threading.Event()
+        self._logs = {host: logs / f"ssh-{host}.log" for host in hosts}
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
+        for host, path in self._logs.items():
+            with path.open("wb") as log:
+                tied = (sys.executable, "-m", "danlu.launch.child", str(os.getpid()), *command(host, orders, options))
+                self._started[host] = subprocess.Popen(tied, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        self._watch = threading.Thread(target=self._tell, name="ssh", daemon=True)
+        self._watch.start()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._over.set()
+        self._watch.join()
+        for each in self._started.values():
+            if each.stdin is not None:
+                each.stdin.close()
+        for each in self._started.values():
+            try:
+                each.wait(10.0)
+            except subprocess.TimeoutExpired:
+                each.kill()
+                each.wait()
+
+    def _tell(self) -> None:
+        while not self._over.wait(POLL_S):
+            for host, each in self._started.items():
+                if each.poll() is not None and not (self._orders / f"{host}.gone").exists():
+                    said = self._logs[host].read_text(errors="replace").strip().splitlines()
+                    last = said[-1] if said else "it said nothing"
+                    appear(self._orders / f"{host}.gone", f"ssh ended with {each.returncode}: {last}")

@@ -222,7 +222,9 @@ class _Owner:
         who = f"a rank that has no place yet, {member.name} on host {member.host}"
         if member.rank is not None:
             who = f"rank {member.rank} on host {member.host}, card {self._job.card(member.rank).name}"
-        if message["code"] == errors.NotFinite.code and self._committed == self._at > 0:
+        if message["code"] == errors.NotFinite.code and not self._committed:
+            message = {**message, "fix": "there is no snapshot yet: begin again with a lower --train.lr LR"}
+        elif message["code"] == errors.NotFinite.code and self._committed == self._at:
             dead = checkpoint.folder_of(self._job.checkpoints, self._committed)
             message = {**message, "fix": f"rm -r {dead}, which leads straight here; then {message['fix']}"}
         raise as_error(message, who)

@@ -283,7 +283,7 @@ class Interpreter:
         why = "before it began" if found.mb < 0 else when if known else "though every number of it is"
         raise NotFinite(
             f"step {self._number}: {what}",
-            where=f"rank {self.index}, stage {self.seat.stage}, card {self.arena.card}",
+            where=f"stage {self.seat.stage}",
             why=f"{why}; loss {self._ending.loss:g}, gradient norm {self._ending.norm:g}",
             fix="go on from the last snapshot with a lower --train.lr: --train.resume true --train.lr LR",
         )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from danlu import __version__
@@ -16,10 +17,16 @@ from danlu.cli.output import size, span
 if TYPE_CHECKING:
     from danlu.train.history import History
 
+FAR = 4.0  # times the usual step, above which a picture of step times ends
 # Key of the step log, title, unit of the axis, caption.
 CURVES = (
     ("loss", "Loss by step", "nats per token", "Training loss of every step of the final curve."),
-    ("seconds", "Seconds of a step", "seconds", "Wall time of every step; a step beside a snapshot takes longer."),
+    (
+        "seconds",
+        "Seconds of a step",
+        "seconds",
+        "Wall time of every step, up to four times the usual; one beside a snapshot, or after a start, takes longer.",
+    ),
     ("norm", "Gradient norm", "norm", "Norm of the gradient before clipping."),
     ("lr", "Learning rate", "rate", "As the schedule gave it."),
 )
@@ -72,13 +79,20 @@ def filled(name: str, **values: Any) -> str:
     return str(room.get_template(name).render(values))
 
 
+def _top(curves: Sequence[Sequence[float]]) -> float | None:
+    """Where a picture of step times may end so that the first steps, which warm up, do not flatten the others."""
+    top = FAR * max((median(values) for values in curves if len(values) > 2), default=0.0)
+    return top if 0 < top < max(max(values, default=0.0) for values in curves) else None
+
+
 def render_runs(runs: Sequence[History]) -> str:
     """A page about one run, or several side by side. Raises MissingPackage without matplotlib."""
     drawn = []
     for key, title, unit, words in CURVES:
         lines = [(run.name, [at["step"] for at in run.steps], [at[key] for at in run.steps]) for run in runs]
         marks = [fault["during"] for run in runs for fault in run.faults]
-        drawn.append((title, pictures.curves(lines, unit, title, marks), words))
+        top = _top([values for _, _, values in lines]) if key == "seconds" else None
+        drawn.append((title, pictures.curves(lines, unit, title, marks, top), words))
     imitated = "; ".join(sorted({run.emulated for run in runs} - {""}))
     return filled(
         "runs.html.j2", runs=runs, pictures=drawn, now=time.time(), version=__version__, span=span,

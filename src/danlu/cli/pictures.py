@@ -17,6 +17,7 @@ from danlu.errors import MissingPackage
 INK, FAINT = "#1f2933", "#9aa5b1"
 FORWARD, BACKWARD, WAIT, FAULT, SECOND = "#2f6f9f", "#e08e45", "#eef1f4", "#b23a48", "#7a9e7e"
 COLOURS = (FORWARD, BACKWARD, SECOND, FAINT)
+DASHES = ("-", "--", "-.", ":")
 Span = tuple[str, int, float, float]  # instruction name, micro-batch, start and end in seconds
 
 
@@ -110,15 +111,19 @@ def loss_curve(losses: Sequence[float], unigram: float, fault_step: int | None, 
 
 
 def curves(lines: Sequence[tuple[str, Sequence[int], Sequence[float]]], unit: str, title: str,
-           marks: Sequence[int] = ()) -> str:  # fmt: skip
-    """Lines over steps, one colour each, with its name at its end.
+           marks: Sequence[int] = (), top: float | None = None) -> str:  # fmt: skip
+    """Lines over steps, one colour and one dash each, so that equal ones show through each other; a lone step is a dot.
 
     lines  (name, steps, values)
     marks  steps at which something was lost
+    top    of the picture, where some values are far above the others
     """
     figure, axes = _figure(9, 3.2)
     for at, (name, steps, values) in enumerate(lines):
-        axes.plot(steps, values, color=COLOURS[at % len(COLOURS)], linewidth=1.6, label=name)
+        axes.plot(steps, values, color=COLOURS[at % len(COLOURS)], linestyle=DASHES[at % len(DASHES)],
+                  linewidth=1.6, marker="o" if len(steps) == 1 else None, label=name)  # fmt: skip
+    if top is not None:
+        axes.set_ylim(0, top)
     for step in marks:
         axes.axvline(step, color=FAULT, linewidth=1, alpha=0.6)
     axes.set_xlabel("step")

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from danlu.cli import config, prep, train, wiring
+from danlu.cli import config, prep, wiring
 from danlu.cli.bench import load
 from danlu.cli.output import span, table
+from danlu.cli.train_told import placed
 from danlu.nouns import Fleet, ModelSpec, Plan
 from danlu.plan import search
 from danlu.plan.candidates import Ask
@@ -50,7 +51,7 @@ def measure(rounds: int) -> dict[str, Any]:
                     step_s = fleets.timed_step_s(fleets.trained(run, plan, rounds))
                     error = plan.forecast.step_s / step_s - 1
                     keys[f"real_run_error.{fleet}, {name}"] = error
-                    rows.append([fleet, name, train.placed(plan), span(plan.forecast.step_s), span(step_s),
+                    rows.append([fleet, name, placed(plan), span(plan.forecast.step_s), span(step_s),
                                  f"{error:+.1%}"])  # fmt: skip
     print(table(["fleet (emulated)", "model", "plan", "forecast", "step", "error"], rows))
     bf16 = {name: keys.pop(name) for name in list(keys) if name.endswith("bf16")}

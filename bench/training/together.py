@@ -30,7 +30,7 @@ from danlu.fleet.pace import Pacer
 from danlu.model.net import Causal, Decoder, init
 from danlu.nouns import ModelSpec, Plan
 from danlu.plan.ranks.seats import instructions_of, seats
-from danlu.train import rank
+from danlu.train import rank, start
 from danlu.train.job import TrainJob
 from danlu.train.optim import AdamW, learning_rate
 from danlu.train.program import program
@@ -107,7 +107,7 @@ def started(job: TrainJob) -> list[Interpreter]:
     for seat in seats(job.plan):
         stage = rank.build(job, seat.rank)
         stage.pacer = Pacer()
-        rank.begin(job, stage)
+        start.begin(job, stage)
         stage.warm()
         found.append(stage)
     return found

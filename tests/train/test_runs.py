@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from provoke import provoke
 from test_schedule import plan_of
 
+from danlu.cli import page
 from danlu.cli.app import main
 from danlu.nouns import Forecast
 from danlu.plan import text
@@ -150,3 +151,8 @@ def test_send_keeps_every_step_for_weights_and_biases(tmp_path):
 def test_send_without_a_login_says_how_to_get_one(tmp_path):
     done = sending(a_run(tmp_path / "a", 2), NETRC=str(tmp_path / "netrc"))
     assert done.returncode == 2 and "wandb login" in done.stderr, done.stderr
+
+
+def test_a_slow_first_step_does_not_flatten_the_picture():
+    assert page._top([[0.4, 0.01, 0.01, 0.01, 0.02], [0.3]]) == pytest.approx(page.FAR * 0.01)
+    assert page._top([[0.02, 0.01, 0.01]]) is page._top([[0.4]]) is page._top([[]]) is None

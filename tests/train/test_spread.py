@@ -19,7 +19,8 @@ from train_world import fleet
 
 from danlu.cli import config, wiring
 from danlu.cli.plan import drawn
-from danlu.cli.train import placed, without
+from danlu.cli.train_away import without
+from danlu.cli.train_told import placed
 from danlu.errors import CardAway
 from danlu.fault.drill import Drill
 from danlu.launch.nursery import Nursery
@@ -36,7 +37,7 @@ from danlu.plan.ranks.spread_cost import dealt
 from danlu.plan.ranks.step_search import Ways
 from danlu.plan.ranks.step_split import dealt as dealt_by
 from danlu.store import checkpoint
-from danlu.train import owner, rank
+from danlu.train import owner, rank, start
 
 torch.set_num_threads(1)
 TWO = (6, (2, 2), ())
@@ -173,7 +174,7 @@ def test_a_snapshot_goes_on_under_a_plan_that_spreads_otherwise(tmp_path):
         job = bench.job_of(spread(MOE, pipes), tmp_path)
         again = bench.started(job)
         for stage in again:
-            rank.restore(job, stage, 2)
+            start.restore(job, stage, 2)
         np.testing.assert_allclose(bench.run(job, again, 2, 4), rest, rtol=1e-5)
 
 

@@ -24,8 +24,9 @@ from danlu.nouns import Replica
 from danlu.store import checkpoint
 from danlu.train import owner, snapshot
 from danlu.train.job import TrainJob, dumps, loads
-from danlu.train.rank import build, saved_tensors
+from danlu.train.rank import build
 from danlu.train.result import Result
+from danlu.train.start import saved_tensors
 
 pytestmark = pytest.mark.procs
 nursery = Nursery(["danlu.train.rank"])

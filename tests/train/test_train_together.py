@@ -16,7 +16,7 @@ from danlu.nouns import ModelSpec, Plan, Replica, Stage
 from danlu.plan import text
 from danlu.plan.ranks.cells import cells
 from danlu.store import checkpoint
-from danlu.train import rank
+from danlu.train import start
 from danlu.train.job import TrainJob
 from danlu.train.optim import BETAS, EPS, learning_rate
 
@@ -129,7 +129,7 @@ def test_a_snapshot_of_one_plan_goes_on_under_another(tmp_path):
         job = job_of(plan_of(DENSE, other), tmp_path)
         again = started(job)
         for stage in again:
-            rank.restore(job, stage, 2)
+            start.restore(job, stage, 2)
         np.testing.assert_allclose(run(job, again, 2, 4), rest, rtol=1e-5)
     assert begun[0] != rest[0]
 

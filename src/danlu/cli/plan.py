@@ -112,7 +112,7 @@ def _of_run(args: argparse.Namespace, path: Path | None) -> int:
 def split_table(plan: Plan) -> str:
     """Which units each card computes, the memory it needs and how busy it should be: one row for each rank."""
     from danlu.cli import output
-    from danlu.cli.train import part
+    from danlu.cli.train_told import part
     from danlu.plan.ranks.parts import parts
     from danlu.plan.ranks.seats import alone, seats, shared
 

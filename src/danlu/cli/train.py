@@ -11,19 +11,17 @@ example:
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from danlu.cli.train_told import figures, label, placed, summary
 
 if TYPE_CHECKING:
     from danlu.cli.run_text import Run
-    from danlu.errors import CardAway
     from danlu.fault.drill import Drill
     from danlu.nouns import Job, Plan
-    from danlu.plan.ranks.seats import Seat
     from danlu.store.checkpoint import Snapshot
     from danlu.train.crew import Running, Spawn
     from danlu.train.job import TrainJob
@@ -40,6 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, and say what came of it."""
     from danlu.cli import config, output, wiring
+    from danlu.cli.train_away import trained
     from danlu.fault import drill
     from danlu.plan.ranks.seats import seats
     from danlu.train.snapshot import start_of
@@ -60,72 +59,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Away:
-    """Cards that stayed away, the plan without them, and seconds from knowing so to the next good step."""
-
-    cards: tuple[str, ...]
-    plan: Plan
-    seconds: float
-
-    @property
-    def words(self) -> str:
-        """What a person wants to know of it."""
-        from danlu.cli.output import span
-
-        return f"{', '.join(self.cards)} stayed away: planned anew, {placed(self.plan)}; {span(self.seconds)} to a step"
-
-
-def trained(run: Run, plan: Plan, *, drills: Sequence[Drill] = ()) -> tuple[Plan, Result, list[Away]]:
-    """Train by a plan and, when a card does not come back, from the last snapshot by a new one over those left.
-
-    Returns the last plan, its result, and what was lost on the way. Raises what train_run raises; CardAway when no card
-    is left, DoesNotFit when the others have too little memory.
-    """
-    from danlu.cli import output
-    from danlu.errors import CardAway
-
-    away: list[Away] = []
-    with starter(run, plan) as started:
-        while True:
-            known = time.monotonic()
-
-            def step(done: Step, known: float = known) -> None:
-                if away and not away[-1].seconds:
-                    away[-1] = replace(away[-1], seconds=done.ended - known)
-
-            try:
-                return plan, train_run(run, plan, drills=drills, on_step=step, started=started), away
-            except CardAway as error:
-                plan = without(run, plan, error)
-                output.Progress("train").done(f"{error.what} ({error.why}); planned anew: {placed(plan)}{label(plan)}")
-                away.append(Away(error.cards, plan, 0.0))
-                run, drills = run.model_copy(update={"train": run.train.model_copy(update={"resume": True})}), ()
-
-
-def without(run: Run, plan: Plan, error: CardAway) -> Plan:
-    """The best plan for the same batches over the cards that are left. Raises the error when there are none.
-
-    It may share the model in the ways that the run names; whole sequences and experts where too few cards are left.
-    """
-    from danlu.cli import wiring
-    from danlu.errors import BadContext
-    from danlu.events import fallback
-    from danlu.plan.candidates import Ask
-    from danlu.plan.ranks import wishes
-
-    left = plan.fleet.without(error.cards)
-    if not left.cards or not error.cards:
-        raise error
-    ask = Ask(plan.model, plan.micro_batch, plan.sequences // plan.micro_batch, plan.seq, plan.dtype)
-    wanted = wiring.wishes_of(run)
-    try:
-        return wishes.best(ask, left, wanted)
-    except BadContext as refused:
-        fallback("plan.context", f"whole sequences and experts from now on: {refused.why}")
-        return wishes.best(ask, left, replace(wanted, context=1, spread=False))
-
-
 def planned(run: Run) -> Plan:
     """The plan of a run, its tokens prepared first where they are missing."""
     from danlu.cli import output, prep, wiring
@@ -138,23 +71,6 @@ def planned(run: Run) -> Plan:
     forecast = f", forecast {output.span(plan.forecast.step_s)} a step" if plan.forecast else ""
     line.done(f"{placed(plan)}{label(plan)}{forecast}")
     return plan
-
-
-def placed(plan: Plan) -> str:
-    """Who holds what: "4 + 2 layers on a + b"; cards that share a stage are joined by "|", copies of the model by ;.
-
-    Parts of one copy's sequences are told as copies, with their tokens.
-    """
-    from danlu.plan.ranks.parts import deals, parts
-    from danlu.plan.ranks.seats import alone
-
-    found, known, held = [], parts(plan), deals(plan)
-    for number, each in enumerate(plan.pipelines):
-        layers = " + ".join(f"{count:g}" for count in alone(plan, number).layers_per_stage)
-        cards = " + ".join("|".join(stage.cards) for stage in each.stages)
-        found.append(f"{layers} layers on {cards}{known[number].words(plan.seq)}"
-                     f"{held[number].words(plan.model.experts)}")  # fmt: skip
-    return "; ".join(found)
 
 
 def train_run(
@@ -306,74 +222,3 @@ def quiet_step(start: int, steps: int, save_every: int) -> int:
     """A step like most: some steps after the start, and not beside a snapshot; the second one of a very short run."""
     later = range(start + 4, steps + 1)
     return next((step for step in later if step % save_every > 1), min(start + 2, steps))
-
-
-def label(plan: Plan) -> str:
-    """Said beside every figure of cards that are paced, or of numbers that are imitated."""
-    return f" ({plan.emulated})" if plan.emulated else ""
-
-
-def figures(run: Run, plan: Plan, result: Result) -> dict[str, Any]:
-    """The command's JSON: step time beside its forecast, losses, and what the last fault cost."""
-    from danlu.cli.wiring import tokens_of
-    from danlu.data.loader import manifest_of
-
-    values: dict[str, Any] = {
-        "train.steps": result.steps[-1].step if result.steps else result.began_at,
-        "train.step_s": result.step_s,
-        "train.tokens_per_s": result.tokens_per_s,
-        "train.loss_first": result.steps[0].loss if result.steps else None,
-        "train.loss_last": result.steps[-1].loss if result.steps else None,
-        "train.unigram_entropy": manifest_of(tokens_of(run))["unigram_entropy"],
-        "train.snapshots": result.snapshots,
-        "train.peak_bytes": list(result.peak_bytes),
-        "train.busy_s": list(result.busy_s),
-        "plan.layers_per_card": list(plan.layers_per_stage),
-        "plan.forecast_step_s": plan.forecast.step_s if plan.forecast else None,
-        "fault.count": len(result.faults),
-        "fault.steps_lost": result.lost,
-        "fault.steps_repeated": result.repeated,
-        "fault.steps_recomputed": sum(fault.recomputed for fault in result.faults),
-    }
-    if result.faults:
-        last = result.faults[-1]
-        values |= {"fault.card": last.card, "fault.during": last.during, "fault.restored": last.restored,
-                   "fault.detected_s": last.detected_s, "fault.recovery_s": last.recovery_s}  # fmt: skip
-    return values
-
-
-def summary(plan: Plan, result: Result) -> str:
-    """What a person wants to know at the end."""
-    from danlu.cli.output import size, span, table
-    from danlu.plan.ranks.seats import alone, seats
-
-    if not result.steps:
-        return f"nothing to do: the run is already at step {result.began_at}"
-    every = seats(plan)
-    layers = [alone(plan, seat.replica).layers_per_stage[seat.stage] for seat in every]
-    rows = [
-        [seat.card, f"{held:g}" + part(plan, seat), span(busy), f"{busy / result.step_s:.0%}", size(peak)]
-        for seat, held, busy, peak in zip(every, layers, result.busy_s, result.peak_bytes, strict=True)
-    ]
-    forecast = f", forecast {span(plan.forecast.step_s)}" if plan.forecast else ""
-    lines = [
-        table(["card", "layers", "computes", "busy", "memory"], rows), "",
-        f"{span(result.step_s)} a step{forecast}{label(plan)}, {result.tokens_per_s:,.0f} tokens/s",
-        f"loss {result.steps[0].loss:.3f} -> {result.steps[-1].loss:.3f} in {len(result.steps)} steps",
-    ]  # fmt: skip
-    lines += [
-        f"{fault.card or 'a line'} was lost in step {fault.during}: seen after {span(fault.detected_s)}, "
-        f"next good step after {span(fault.recovery_s)}, {fault.recomputed} steps done again, none lost"
-        for fault in result.faults
-    ]
-    return "\n".join(lines)
-
-
-def part(plan: Plan, seat: Seat) -> str:
-    """What share of its stage a card holds, where it is not alone, and of which tokens and experts, if not of all."""
-    from danlu.plan.ranks.parts import deals, parts
-
-    shares = plan.pipelines[seat.replica].stages[seat.stage].shares
-    held = f" x {shares[seat.part]}/{sum(shares)}" if len(shares) > 1 else ""
-    known = parts(plan)[seat.replica].words(plan.seq) + deals(plan)[seat.replica].words(plan.model.experts)
-    return held + known

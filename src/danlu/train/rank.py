@@ -20,34 +20,30 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from danlu.comm.mesh import Aborted, Door, PeerLost, join
 from danlu.comm.wire import Wire
-from danlu.errors import BadPath, DanluError, LateRank, NoSuchTensor, OtherModel, RankLost
+from danlu.errors import BadPath, DanluError, LateRank, RankLost
 from danlu.fleet.driver import vendor
 from danlu.memory.arena import Arena
-from danlu.model.fingerprint import fingerprint
-from danlu.model.load import load
 from danlu.model.net import Decoder, init
 from danlu.nouns import FP8, Stage, kept_as
 from danlu.plan.ranks.cells import cells, share_of
 from danlu.plan.ranks.parts import deals
-from danlu.plan.ranks.seats import Seat, group, instructions_of, seats, shared
+from danlu.plan.ranks.seats import group, instructions_of, seats, shared
 from danlu.plan.schedule import Instruction
 from danlu.ready import ready
-from danlu.recipe import weight_of
-from danlu.store import checkpoint
 from danlu.train import optim
 from danlu.train.control import Line
 from danlu.train.group import TORCH, Group
-from danlu.train.job import TrainJob, digest
+from danlu.train.job import TrainJob
 from danlu.train.posting import RankPost
 from danlu.train.precision import products, words
 from danlu.train.program import program
 from danlu.train.shared import SharedAdamW
 from danlu.train.snapshot import Place, Saver
 from danlu.train.stage import Done, Interpreter
+from danlu.train.start import agreed, begin, held_twice, restore, stage_of
 
 Batches = Callable[[int], npt.NDArray[np.int64]]  # step, counted from 0 -> (sequences, seq + 1)
 BEAT_S = 0.25
@@ -206,7 +202,7 @@ class _Member:
         listed = instructions_of(job.plan, stage.seat)
         plain = program(listed)
         saving = program((*listed, Instruction("save", after=(len(listed) - 1,))))
-        skipped = _held_twice(job, stage)
+        skipped = held_twice(job, stage)
         stage.reset()
         for step in range(begun + 1, job.steps + 1):
             rate = optim.learning_rate(step, peak=job.lr, warmup=job.warmup, steps=job.steps)
@@ -271,90 +267,9 @@ def build(job: TrainJob, rank: int) -> Interpreter:
     return Interpreter(plan, rank, decoder, optimizer, driver.pace(card), arena, together, post, multiply)
 
 
-def stage_of(job: TrainJob, seat: Seat) -> Stage:
-    """The stage of a seat."""
-    return job.plan.pipelines[seat.replica].stages[seat.stage]
-
-
-def begin(job: TrainJob, stage: Interpreter) -> None:
-    """Weights of step 0: from the job's model folder, else random by name and seed. Moments are zero."""
-    here, optimizer = stage_of(job, stage.seat), stage.optimizer
-    if job.weights is None:
-        init(stage.decoder, job.seed)
-        source: Decoder = stage.decoder
-    else:
-        source = load(job.weights, here.start, here.stop, share=stage.decoder.share)
-    if isinstance(optimizer, SharedAdamW):
-        with torch.no_grad():
-            for name, parameter in source.named_parameters():
-                stage.decoder.get_parameter(name).copy_(parameter)
-        optimizer.begin()
-        return
-    weights = {name: parameter.detach() for name, parameter in source.named_parameters()}
-    zeros = {
-        name + mark: np.zeros(weight.shape, np.float32) for name, weight in weights.items() for mark in (".m", ".v")
-    }
-    optimizer.restore_named(0, {**{n: w.float().cpu().numpy() for n, w in weights.items()}, **zeros})
-
-
-def agreed(job: TrainJob, step: int) -> dict[str, str]:
-    """What all ranks must have alike before they train on from `step`: the job, and the weights it goes on with."""
-    if step:
-        return {"job": digest(job), "snapshot": checkpoint.identity(job.checkpoints, step)}
-    return {"job": digest(job), "model folder": "none" if job.weights is None else fingerprint(job.weights)}
-
-
-def restore(job: TrainJob, stage: Interpreter, step: int) -> None:
-    """The state after `step` steps, from its snapshot, whatever plan wrote it. Raises OtherModel if it does not fit."""
-    optimizer = stage.optimizer
-    if not isinstance(optimizer, SharedAdamW):
-        optimizer.restore_named(step, saved_tensors(job, stage, step))
-        return
-    try:
-        found = checkpoint.load(
-            job.checkpoints, step, [name + mark for name in optimizer.names for mark in ("", ".m", ".v")]
-        )
-    except NoSuchTensor as error:
-        raise other_model(job, step, error.why) from error
-    for name in optimizer.names:
-        if found[name].shape != weight_of(job.plan.model, name).shape:
-            raise other_model(job, step, f"{name} has shape {found[name].shape} there")
-    optimizer.restore_whole(step, found)
-
-
-def saved_tensors(job: TrainJob, stage: Interpreter, step: int) -> dict[str, npt.NDArray[Any]]:
-    """A stage's tensors from the snapshot of a step, whoever wrote them. Raises OtherModel if they do not fit."""
-    source = {"head.weight": "embed.weight"} if _held_twice(job, stage) else {}
-    names = {name + mark: source.get(name, name) + mark for name in stage.optimizer.slots for mark in ("", ".m", ".v")}
-    try:
-        found = checkpoint.load(job.checkpoints, step, names.values())
-    except NoSuchTensor as error:
-        raise other_model(job, step, error.why) from error
-    for name, slot in stage.optimizer.slots.items():
-        shape = found[names[name]].shape
-        if shape != tuple(slot.shape):
-            raise other_model(job, step, f"{name} has shape {shape} there and {tuple(slot.shape)} here")
-    return {name: found[there] for name, there in names.items()}
-
-
-def other_model(job: TrainJob, step: int, why: str) -> OtherModel:
-    """The error for a snapshot that another model wrote."""
-    return OtherModel(
-        f"the snapshot of step {step} is of another model",
-        where=str(job.checkpoints),
-        why=why,
-        fix="give the model it was trained with, or another --out",
-    )
-
-
 def paced_links(job: TrainJob, rank: int) -> dict[int, Any]:
     """The links of a stage to all others that an emulated card must be made to wait for."""
     mine = job.card(rank)
     others = {peer: job.card(peer) for peer in range(len(seats(job.plan))) if peer != rank}
     found = {peer: job.plan.fleet.link(mine.name, other.name) for peer, other in others.items()}
     return {peer: link for peer, link in found.items() if link is not None and (mine.emulated or others[peer].emulated)}
-
-
-def _held_twice(job: TrainJob, stage: Interpreter) -> frozenset[str]:
-    """Parameters that this stage has a copy of and another stage saves: the head tied to a far embedding."""
-    return frozenset({"head.weight"} & set(stage.optimizer.slots)) if job.plan.model.tied else frozenset()

@@ -6,9 +6,9 @@ import mmap
 import os
 import random
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ COLD, TURN, FROM_TAR = 300, 10, 3  # reads of a case in a round, in a turn; from
 AT_ONCE = 32  # keys asked for together: of a store in one call, of ext4 by as many threads
 SETTLED_S = 2.0  # whoever reads first after a sync and an emptied cache waits some 15 ms for what they left behind
 BARE = "one page of the pack, O_DIRECT"
-Work = Callable[[list[int]], object]  # reads records by their numbers
+Case = Callable[[list[int]], Callable[[], object]]  # of numbers of records: what reads these, once it is called
 
 
 def measure(found: dict[str, list[float]], home: Path, small: Any, store: Store, wds: Any, rng: random.Random) -> None:
@@ -35,21 +35,24 @@ def measure(found: dict[str, list[float]], home: Path, small: Any, store: Store,
     room = mmap.mmap(-1, 1 << 20)
     packs = [Pack(Folder(home / "store").open(name)) for name in store.names]
     files = home / "files"
-    alone: dict[str, Work] = {
-        "pack": lambda some: [store.get(small.names[n].encode()) for n in some],
-        BARE: lambda some: [_page(packs, small.names[n], room) for n in some],
-        "files": lambda some: [read_file(files, small.names[n]) for n in some],
+    alone: dict[str, Case] = {
+        "pack": lambda some: partial(_each, store.get, [small.names[n].encode() for n in some]),
+        BARE: lambda some: partial(_each, partial(_page, room), [_place(packs, small.names[n]) for n in some]),
+        "files": lambda some: partial(_each, partial(read_file, files), [small.names[n] for n in some]),
     }
-    past: dict[str, Work] = {"files, O_DIRECT": lambda some: [_direct(files, small.names[n], room) for n in some]}
-    tar: dict[str, Work] = {"webdataset": lambda some: [from_tar(wds, home, small, n) for n in some]} if wds else {}
+    past: dict[str, Case] = {
+        "files, O_DIRECT": lambda some: partial(_each, partial(_direct, files, room), [small.names[n] for n in some])
+    }
+    tar: dict[str, Case] = {"webdataset": lambda some: partial(_each, partial(from_tar, wds, home, small), some)}
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        many: dict[str, Work] = {
-            f"pack, {AT_ONCE} at once": lambda some: store.get_many([small.names[n].encode() for n in some]),
-            f"files, {AT_ONCE} threads": lambda some: list(
-                threads.map(lambda n: read_file(files, small.names[n]), some)
+        many: dict[str, Case] = {
+            f"pack, {AT_ONCE} at once": lambda some: partial(store.get_many, [small.names[n].encode() for n in some]),
+            f"files, {AT_ONCE} threads": lambda some: partial(
+                _at_once, threads, partial(read_file, files), [small.names[n] for n in some]
             ),
         }
-        for cases, count, turn in ((alone, COLD, TURN), (past, COLD, TURN), (tar, FROM_TAR, 1), (many, COLD, AT_ONCE)):
+        every = ((alone, COLD, TURN), (past, COLD, TURN), (tar if wds else {}, FROM_TAR, 1), (many, COLD, AT_ONCE))
+        for cases, count, turn in every:
             if cases and SMALL.forget():
                 _in_turn(found, home, cases, count // turn, lambda turn=turn: rng.sample(range(len(small)), turn))
     for each in packs:
@@ -57,16 +60,17 @@ def measure(found: dict[str, list[float]], home: Path, small: Any, store: Store,
 
 
 def _in_turn(
-    found: dict[str, list[float]], home: Path, cases: dict[str, Work], turns: int, choose: Callable[[], list[int]]
+    found: dict[str, list[float]], home: Path, cases: dict[str, Case], turns: int, choose: Callable[[], list[int]]
 ) -> None:
     time.sleep(SETTLED_S)
-    seconds, reads, records = Counter[str](), Counter[str](), 0
-    for work in cases.values():
-        work(choose()[:1])  # opens what is opened once
+    seconds, reads, records = dict.fromkeys(cases, 0.0), dict.fromkeys(cases, 0), 0
+    for case in cases.values():
+        case(choose()[:1])()  # opens what is opened once
     for _ in range(turns):
-        for what, work in cases.items():
-            chosen, before = choose(), SMALL.device_reads(home)
-            seconds[what] += SMALL.timed(lambda: work(chosen))  # type: ignore[assignment]  # noqa: B023
+        for what, case in cases.items():
+            chosen = choose()
+            work, before = case(chosen), SMALL.device_reads(home)
+            seconds[what] += SMALL.timed(work)
             reads[what] += SMALL.device_reads(home) - before
         records += len(chosen)
     for what in cases:
@@ -80,7 +84,17 @@ def read_file(folder: Path, name: str) -> bytes:
         return file.read()
 
 
-def _direct(folder: Path, name: str, room: mmap.mmap) -> bytes:
+def _each(read: Callable[[Any], object], things: Iterable[Any]) -> None:
+    for each in things:
+        read(each)
+
+
+def _at_once(threads: ThreadPoolExecutor, read: Callable[[Any], object], things: Iterable[Any]) -> None:
+    for _ in threads.map(read, things):
+        pass
+
+
+def _direct(folder: Path, room: mmap.mmap, name: str) -> bytes:
     """A file whole, its bytes past the page cache as a store's are."""
     file = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_DIRECT)
     try:
@@ -89,12 +103,17 @@ def _direct(folder: Path, name: str, room: mmap.mmap) -> bytes:
         os.close(file)
 
 
-def _page(packs: list[Pack], name: str, room: mmap.mmap) -> int:
-    """One page where a record's bucket begins, and no more: what no store on this disk could do without."""
+def _place(packs: list[Pack], name: str) -> tuple[int, int]:
+    """The file that has a record, and the page its bucket begins in."""
     key_hash = hash_of(name.encode())
     pack = next(each for each in packs if each.covers(key_hash))
+    return pack.reader.direct, pack.span(key_hash)[0] // PAGE * PAGE
+
+
+def _page(room: mmap.mmap, place: tuple[int, int]) -> None:
+    """One page of the disk and no more: what no store on it could do without."""
     with memoryview(room)[:PAGE] as page:
-        return os.preadv(pack.reader.direct, [page], pack.span(key_hash)[0] // PAGE * PAGE)
+        os.preadv(place[0], [page], place[1])
 
 
 def tars(home: Path) -> list[str]:

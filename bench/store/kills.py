@@ -30,9 +30,10 @@ Start = Callable[[str, Path], BaseProcess]
 def measure(home: Path, rounds: int, quick: bool) -> tuple[dict[str, Any], list[list[Any]]]:
     """kills, kill_lost, kill_doubled, kill_equal: writing, adding, merging, preparing and loading."""
     start, names = _starter(home)
-    wanted, rng = QUICK_KILLS if quick else KILLS, random.Random()
+    wanted, seed = QUICK_KILLS if quick else KILLS, random.randrange(1 << 32)
+    rng = random.Random(seed)
     total = {"kills": 0, "kill_lost": 0, "kill_doubled": 0, "kill_equal": True}
-    rows: list[list[Any]] = []
+    rows: list[list[Any]] = [["seed of the moments", seed, "", ""]]
     for number, name in enumerate(names):
         start(name, home / "whole" / name).join()  # also starts the process that children are forked from
         seconds = SMALL.timed(lambda: start(name, home / "timed" / name).join())  # noqa: B023

@@ -109,8 +109,13 @@ def test_keys_are_listed_in_order_from_any_prefix(tmp_path_factory, names, prefi
 def test_what_is_not_there_is_said(folder, tmp_path, capsys):
     with provoke("DL-DATA-069"):
         run("get", folder, "b")
-    with provoke("DL-DATA-069"):
-        run("get", folder)
+    for given_keys in ((), ("a", "b")):
+        with provoke("DL-CFG-002") as caught:
+            run("get", folder, *given_keys)
+        assert f"{len(given_keys)} keys" in str(caught.error)
     with provoke("DL-DATA-068"):
         run("stat", tmp_path)
+    with provoke("DL-DATA-068") as caught:
+        run("stat", folder / "000000.pack")
+    assert caught.error.why == "it is a file"
     assert main(["store", "stat", str(tmp_path / "absent")]) == 5 and "no such folder" in capsys.readouterr().err

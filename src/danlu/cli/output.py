@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 CALM_S = 5.0  # between two plain lines where no terminal is attached
+RATED_S = 2.0  # after which a rate is worth telling
 
 
 def size(count: float) -> str:
@@ -42,6 +43,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     )
 
 
+def cut(text: str, most: int = 90) -> str:
+    """Text for a cell: what is longer ends in three dots."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def _is_number(cell: str) -> bool:
     return cell[:1].isdigit() or cell[:1] in "-+."
 
@@ -57,6 +63,7 @@ class Progress:
         self._last = 0.0
         self._width = 0
         self.began = time.monotonic()
+        self._first: tuple[float, float] | None = None  # when the first share was told, and what it was
 
     def show(self, text: str, *, force: bool = False) -> None:
         """Show `text` now, unless the last one is too recent to be read."""
@@ -71,6 +78,18 @@ class Progress:
         else:
             self._stream.write(line + "\n")
         self._stream.flush()
+
+    def part(self, words: str, share: float) -> None:
+        """Show words, the share of the stage that is done, and the time the rest takes at the rate since it began.
+
+        share  0 where nobody can say; work that goes on where it was stopped begins with another one
+        """
+        now, share = time.monotonic(), min(share, 1.0)
+        began, first = self._first = self._first or (now, share)
+        rest = ""
+        if now - began > RATED_S and first < share < 1:
+            rest = f", {span((now - began) * (1 - share) / (share - first))} to go"
+        self.show(f"{share:4.0%}  {words}{rest}" if share else words)
 
     def done(self, text: str) -> None:
         """The stage's last word, on a line of its own, with the seconds it took."""

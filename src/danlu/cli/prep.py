@@ -74,7 +74,7 @@ def prepare(run: Run, on: str = "local", address: str | None = None) -> Prepared
 
         def show(words: str, share: float) -> None:
             stages[-1] = line, words
-            line.show(f"{min(share, 1):4.0%}  {words}" if share else words)
+            line.part(words, share)
 
         return show
 
@@ -93,11 +93,11 @@ def prepare(run: Run, on: str = "local", address: str | None = None) -> Prepared
 
 def funnel(made: Prepared) -> str:
     """What became of every document, as a table, with an example for each rule that dropped one."""
-    from danlu.cli.output import table
+    from danlu.cli import output
 
     rows = [["in", f"{made.docs_in:,}", ""]]
     for name, count in sorted(made.dropped.items(), key=lambda item: -item[1]):
-        rows.append([f"- {name}", f"{count:,}", made.examples.get(name, [""])[0][:90]])
+        rows.append([f"- {name}", f"{count:,}", output.cut(made.examples.get(name, [""])[0])])
     rows.append(["kept", f"{made.docs_kept:,}", ""])
     splits = made.manifest["splits"]
     end = (
@@ -106,4 +106,4 @@ def funnel(made: Prepared) -> str:
         f"unigram entropy {made.manifest['unigram_entropy']:.3f} nats\n"
         f"{made.sequences:,} sequences, {made.padding:.3%} of them padding\n{made.tokens}"
     )
-    return table(["documents", "number", "for example"], rows) + "\n\n" + end
+    return output.table(["documents", "number", "for example"], rows) + "\n\n" + end

@@ -85,12 +85,13 @@ def _open(where: str, args: argparse.Namespace) -> Store:
     from danlu.store.home import home_of
     from danlu.store.packs import MANIFEST, Store
 
-    if home_of(where).read(MANIFEST) is None:
+    is_file = Path(where).is_file()
+    if is_file or home_of(where).read(MANIFEST) is None:
         there = "://" in where or Path(where).is_dir()
         raise NoStore(
             f"{where} is no store",
             where=where,
-            why=f"it has no {MANIFEST}" if there else "there is no such folder",
+            why="it is a file" if is_file else f"it has no {MANIFEST}" if there else "there is no such folder",
             fix="name one that danlu store add or danlu prep has filled, such as OUT/store/clean",
         )
     if args.cache is None:
@@ -101,17 +102,16 @@ def _open(where: str, args: argparse.Namespace) -> Store:
 
 
 def _add(args: argparse.Namespace) -> Figures:
-    from danlu.cli.output import Progress, table
+    from danlu.cli.output import Progress, cut, table
     from danlu.data.gather import gather
 
     if not args.names or not args.into:
         raise _usage("store add needs paths and a store", "danlu store add ~/crawl --into crawl.store")
     line = Progress("add")
     added = gather([Path(each) for each in args.names], args.into,
-                   tell=lambda words, share: line.show(f"{min(share, 1):4.0%}  {words}"),
-                   keep=_keeper(args))  # fmt: skip
+                   tell=line.part, keep=_keeper(args))  # fmt: skip
     line.done(f"{added.records:,} records")
-    rows = [[f"- {rule}", f"{count:,}", added.examples[rule][0][:90]] for rule, count in added.refused.items()]
+    rows = [[f"- {rule}", f"{count:,}", cut(added.examples[rule][0])] for rule, count in added.refused.items()]
     print(table(["records", "number", "for example"], [*rows, ["added", f"{added.records:,}", ""]]))
     figures = {"store.added": added.records, **{f"store.refused.{k}": v for k, v in added.refused.items()}}
     if not args.no_merge:
@@ -161,7 +161,7 @@ def _merged(where: str) -> Figures:
     from danlu.store.merge import merge
 
     line = Progress("merge")
-    done = merge(where, tell=lambda words, share: line.show(f"{share:4.0%}  {words}"))
+    done = merge(where, tell=line.part)
     line.done(f"{done.packs[0]} packs of {size(done.size[0])} became {done.packs[1]} of {size(done.size[1])}")
     return {"store.packs": done.packs[1], "store.records": done.records[1], "store.bytes": done.size[1]}
 
@@ -206,7 +206,10 @@ def _bytes(key: str) -> bytes:
 
 
 def _get(store: Store, args: argparse.Namespace) -> Figures:
-    _, value = _found(store, _named(args), args.names[1] if len(args.names) > 1 else "")
+    if len(args.names) != 2:
+        raise _usage(f"store get was given {len(args.names) - 1} keys; it writes the value of one",
+                     f"danlu store get {args.names[0]} KEY; danlu store ls {args.names[0]}")  # fmt: skip
+    _, value = _found(store, *args.names)
     sys.stdout.buffer.write(value)
     sys.stdout.flush()
     return {"store.bytes": len(value)}
@@ -227,7 +230,7 @@ def _no_record(store: Store, where: str, key: str) -> Exception:
     return NoSuchRecord(
         f"the store has no record {key!r}",
         where=where,
-        why=f"none of its {store.records:,} records has that key" if key else "no key was given",
+        why=f"none of its {store.records:,} records has that key",
         fix=f"danlu store ls {where}",
     )
 

@@ -49,7 +49,7 @@ def gather(roots: Sequence[Path], where: str, *, tell: Tell, pack_bytes: int = 6
     Raises BadPath, StoreInUse, DiskFull.
     """
     try:
-        sources, bad = listing(roots)
+        sources, bad = listing(roots, tell)
     except OSError as error:
         raise BadPath("there is nothing to add", where=str(error.filename), why=error.strerror or str(error),
                       fix="check the path: danlu store add PATH... --into STORE") from error  # fmt: skip

@@ -41,7 +41,7 @@ def ingest(roots: Sequence[Path], folder: Path, *, limit: int, tell: Tell,
     Returns the funnel of reading, and the fingerprint of files and limit. Raises NoText, StoreInUse, DiskFull.
     """
     try:
-        sources, refused = listing(roots)
+        sources, refused = listing(roots, tell)
     except OSError as error:
         raise NoText(
             "there is no text to read",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Any, BinaryIO
@@ -18,6 +18,7 @@ __all__ = ["Refused", "Source", "default_text", "listing", "read"]
 PIECE = 64 << 10  # bytes; a longer file becomes several documents, cut at line ends
 MAX_BROKEN = 0.01  # share of characters that are not UTF-8; up to it they are replaced, above it the piece goes
 MAX_CONTROL = 0.10  # share of control characters in text; above it the piece is binary
+TOLD = 1000  # files between two words on how many were found: a cold folder gives some thousand a second
 NO_TEXT = {"__pycache__", ".git", ".hg", ".svn"}  # what programs keep for themselves; not entered, not counted
 _CONTROL = bytes(i for i in range(32) if i not in b"\t\n\r\f\b\x1b") + b"\x7f"
 
@@ -31,9 +32,12 @@ def default_text() -> list[Path]:
     return [*found, *(each for each in documents if each.is_dir())]
 
 
-def listing(roots: Sequence[Path]) -> tuple[list[Source], list[Refused]]:
+def listing(
+    roots: Sequence[Path], tell: Callable[[str, float], None] = lambda words, share: None
+) -> tuple[list[Source], list[Refused]]:
     """Every file under the roots once, in the order of their key's hash: any prefix of it is a random sample.
 
+    tell  is told how many files there are so far
     Links are followed, but no folder is entered twice. Raises OSError for a root that cannot be looked at.
     """
     found: list[Source] = []
@@ -43,7 +47,7 @@ def listing(roots: Sequence[Path]) -> tuple[list[Source], list[Refused]]:
     for number, root in enumerate(roots):
         name = names[number] if names.count(names[number]) == 1 else f"{names[number]}#{number}"
         root.stat()
-        _walk(str(root), _text(name), seen, found, refused)
+        _walk(str(root), _text(name), seen, found, refused, tell)
     found.sort(key=lambda source: (hash_of(source.key.encode()), source.key))
     return found, refused
 
@@ -74,7 +78,8 @@ def read(source: Source, share: int) -> Iterator[Document | Refused]:
             yield refused(source, item.key, error)
 
 
-def _walk(path: str, key: str, seen: set[tuple[int, int]], found: list[Source], refused: list[Refused]) -> None:
+def _walk(path: str, key: str, seen: set[tuple[int, int]], found: list[Source], refused: list[Refused],
+          tell: Callable[[str, float], None]) -> None:  # fmt: skip
     todo = [(path, key)]
     while todo:
         path, key = todo.pop()
@@ -82,6 +87,8 @@ def _walk(path: str, key: str, seen: set[tuple[int, int]], found: list[Source], 
             state = os.stat(path)
             if S_ISREG(state.st_mode):
                 found.append(Source(key, path, state.st_size, state.st_mtime_ns))
+                if len(found) % TOLD == 0:
+                    tell(f"{len(found):,} files found", 0.0)
             elif not S_ISDIR(state.st_mode):
                 refused.append(Refused(key, "not_a_file", "it is a device, a socket or a pipe"))
             elif (state.st_dev, state.st_ino) not in seen:

@@ -220,7 +220,7 @@ class FileLock:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
-            holder = os.read(self._fd, 32).decode() or "unknown"
+            holder = os.read(self._fd, 32).decode(errors="replace") or "unknown"
             os.close(self._fd)
             raise StoreInUse(
                 f"another process {'merges' if path.name == 'merge.lock' else 'writes'} {path.parent.name}",

@@ -13,12 +13,14 @@ import re
 import tempfile
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
+from danlu.errors import DamagedPack
 from danlu.store.home import Home, Reader, Sink
 from danlu.store.packs import Store
 
 NAME = "keys"
-MAGIC = b"danlukeys1\n"
+MAGIC = b"danlukeys2\n"
 RUN = 1_000_000  # keys sorted in memory at a time
 ESCAPED = re.compile(rb"\\(.)")
 BLOCK = 64 << 10  # bytes of keys between two entries of the index
@@ -33,11 +35,11 @@ def listed(store: Store, prefix: bytes = b"") -> Iterator[bytes]:
         assert reader is not None
     try:
         blocks = json.loads(_tail(reader))["blocks"]
-        firsts = [bytes.fromhex(first) for first, _ in blocks]
+        firsts = [bytes.fromhex(first) for first, _, _ in blocks]
         begin = max(0, next((n for n, first in enumerate(firsts) if first >= prefix), len(firsts)) - 1)
         for number in range(begin, len(blocks)):
             stop = blocks[number + 1][1] if number + 1 < len(blocks) else int.from_bytes(_end(reader)[:8], "little")
-            for key in _unescaped(reader.read(blocks[number][1], stop)):
+            for key in _unescaped(_block(reader, blocks[number][1], stop, blocks[number][2])):
                 if key.startswith(prefix):
                     yield key
                 elif key > prefix:
@@ -53,15 +55,14 @@ def write(store: Store) -> int:
     def fill(file: Sink) -> None:
         nonlocal count
         count = 0
-        at, blocks, since = file.write(MAGIC), [], BLOCK
+        at, blocks = file.write(MAGIC), list[list[Any]]()  # first key, where it begins, checksum
         for key in _sorted(store):
             count += 1
             line = _escaped(key)
-            if since >= BLOCK:
-                blocks.append((key.hex(), at))
-                since = 0
+            if not blocks or at - blocks[-1][1] >= BLOCK:
+                blocks.append([key.hex(), at, 0])
             file.write(line)
-            at, since = at + len(line), since + len(line)
+            at, blocks[-1][2] = at + len(line), zlib.crc32(line, blocks[-1][2])
         tail = json.dumps({"packs": store.names, "keys": count, "blocks": blocks}).encode()
         file.write(tail + at.to_bytes(8, "little") + zlib.crc32(tail).to_bytes(4, "little"))
 
@@ -102,12 +103,26 @@ def _unescaped(lines: bytes) -> Iterator[bytes]:
         yield ESCAPED.sub(lambda found: b"\n" if found[1] == b"n" else found[1], line) if b"\\" in line else line
 
 
+def _block(reader: Reader, start: int, stop: int, crc: int) -> bytes:
+    """Lines of keys as they were written. Raises DamagedPack."""
+    data = reader.read(start, stop)
+    if zlib.crc32(data) != crc:
+        raise DamagedPack(
+            f"the sorted keys of {reader.where.rpartition('/')[0]} are damaged",
+            where=reader.where,
+            why=f"bytes {start} to {stop} have another checksum than when they were written",
+            fix=f"remove {reader.where}: danlu store keys makes it again from the packs, which are not touched",
+        )
+    return data
+
+
 def _end(reader: Reader) -> bytes:
     return reader.read(reader.size - 12, reader.size)
 
 
 def _tail(reader: Reader) -> bytes:
-    return reader.read(int.from_bytes(_end(reader)[:8], "little"), reader.size - 12)
+    at = int.from_bytes(_end(reader)[:8], "little")
+    return reader.read(at, reader.size - 12) if len(MAGIC) <= at < reader.size - 12 else b""
 
 
 def _opened(home: Home, packs: list[str]) -> Reader | None:
@@ -118,7 +133,8 @@ def _opened(home: Home, packs: list[str]) -> Reader | None:
         return None
     if reader.size >= len(MAGIC) + 12:
         tail = _tail(reader)
-        if zlib.crc32(tail) == int.from_bytes(_end(reader)[8:], "little") and json.loads(tail)["packs"] == packs:
+        whole = reader.read(0, len(MAGIC)) == MAGIC and zlib.crc32(tail) == int.from_bytes(_end(reader)[8:], "little")
+        if whole and tail and json.loads(tail)["packs"] == packs:
             return reader
     reader.close()
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -11,7 +12,7 @@ from danlu.errors import NewerFormat
 from danlu.store.home import Home
 from danlu.store.pack import damaged
 
-VERSION = 2
+VERSION, OLDER = 3, 2  # the older one has no checksum
 NAME = "manifest.json"
 
 
@@ -43,14 +44,16 @@ def load(home: Home) -> Manifest:
         return Manifest()
     try:
         values = json.loads(text)
-        version = values.pop("pack")
-        if version != VERSION:
+        version, written = values.pop("pack"), values.pop("crc32", None)
+        if version not in (VERSION, OLDER):
             raise NewerFormat(
                 f"{where} is a store of version {version}",
                 where=where,
                 why=f"this danlu reads version {VERSION}",
                 fix="update danlu (git pull), or make the store again: danlu prep",
             )
+        if (version == VERSION or written is not None) and written != _checksum(values):
+            raise damaged(where, "it has another checksum than when it was written")
         merging = values.pop("merging")
         if merging is not None:
             merging = Merging(tuple(merging["inputs"]), merging["bits"], merging["number"], tuple(merging["made"]))
@@ -64,11 +67,17 @@ def change(home: Home, how: Callable[[Manifest], Manifest]) -> Manifest:
     lock = home.lock("manifest.lock", wait=True)
     try:
         after = how(load(home))
-        text = json.dumps({"pack": VERSION, **asdict(after)}).encode()
+        values = json.loads(json.dumps(asdict(after)))
+        text = json.dumps({"pack": VERSION, "crc32": _checksum(values), **values}).encode()
         home.put(NAME, lambda file: _write(file, text))
         return after
     finally:
         lock.close()
+
+
+def _checksum(values: dict[str, Any]) -> int:
+    """Of all fields but `pack` and `crc32`, as they are once they are read back."""
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 def _write(file: Any, text: bytes) -> None:

@@ -53,8 +53,8 @@ class Store:
 
     @property
     def records(self) -> int:
-        """Records in all packs; a key written twice counts twice."""
-        return sum(each.records for each in self._packs)
+        """Records in all packs; until the next merge a key written twice counts twice, a removed one still counts."""
+        return sum(each.records - each.removed for each in self._packs)
 
     @property
     def size(self) -> int:

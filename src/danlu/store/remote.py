@@ -151,16 +151,25 @@ class RemoteLock:
                 elif wait:
                     time.sleep(TRY_S)
                 else:
-                    raise _in_use(home, name, json.loads(held)) from error
+                    raise _in_use(home, name, _holder(held)) from error
 
     def close(self) -> None:
         """See Lock."""
         self._home.remove(self._name)
 
 
+def _holder(held: bytes) -> dict[str, Any]:
+    """Host, process and time that a lock names; of one that cannot be read, a holder that nobody knows."""
+    try:
+        found = json.loads(held)
+        return {"host": str(found["host"]), "pid": int(found["pid"]), "t": float(found["t"])}
+    except (ValueError, KeyError, TypeError):
+        return {"host": "an unknown host", "pid": 0, "t": 0.0}
+
+
 def _gone(held: bytes, wait: bool) -> bool:
     """True when the holder is a process of this host that is no more, or has held a lock of moments for too long."""
-    holder = json.loads(held)
+    holder = _holder(held)
     if wait and time.time() - holder["t"] > MOMENT_S:
         return True
     if holder["host"] != socket.gethostname():

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from danlu.fleet import measure
 from danlu.kernels import ops
-from danlu.model.fp8 import Float8, emulated
+from danlu.model.fp8 import Float8, emulated, scaled
 from danlu.model.halves import Halves
 from danlu.model.net import Causal, Decoder, init
 from danlu.model.products import Plain
@@ -164,3 +164,26 @@ def test_every_operator_is_measured_and_every_measured_one_is_used():
     for dtype in ("fp32", "bf16"):
         assert used == {rate.op for rate in found if rate.dtype == dtype} - {"read"}
         assert sum(cost.forward_s + cost.backward_s for cost in unit_costs(SPEC, card, 2, 8, dtype)) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("multiply", "number", "kind"), [(m, n, k) for m in (scaled, emulated) for n, k in ((1, "attn"), (2, "mlp"))]
+)
+def test_rounding_is_about_as_many_calls_as_the_plan_charges(multiply, number, kind):
+    torch.set_num_threads(1)
+    counted = []
+    for products in (Plain(), Float8(multiply=multiply)):
+        decoder = Decoder(SPEC, number, number + 1, dtype=torch.bfloat16)
+        init(decoder, 0)
+        AdamW(decoder, weight_decay=0.1)
+        decoder.halve(Halves(), products)
+        state = Causal(1, 32)
+        x = torch.randn(32, SPEC.hidden).bfloat16().requires_grad_()
+        for _ in range(2):  # weights are rounded the first time
+            with Calls() as calls:
+                decoder(x, state, state.meta()).sum().backward()
+        counted.append(calls.found.total())
+    rounds = sum(op.times for op in operators.rounded(
+        (*operators.forward(SPEC, f"layers.0.{kind}", 1, 32), *operators.backward(SPEC, f"layers.0.{kind}", 1, 32))
+    ) if op.op == "round")  # fmt: skip
+    assert counted[1] - counted[0] == pytest.approx(rounds * operators.ROUNDS, rel=0.3)

@@ -136,6 +136,12 @@ class ProbeFailed(BadEnvironment):
     code = "DL-ENV-010"
 
 
+class NoNative(BadEnvironment):
+    """The collectives that a kind of chip brings along are not in this torch."""
+
+    code = "DL-ENV-081"
+
+
 class NotShareable(BadEnvironment):
     """A model cannot run as several processes here: too few cores, another card, or no native engine."""
 

@@ -9,7 +9,7 @@ from provoke import provoke
 
 from danlu import plugins
 from danlu.fleet import probe
-from danlu.fleet.driver import vendor
+from danlu.fleet.driver import Float8, vendor
 from danlu.fleet.pace import Pacer
 from danlu.nouns import Card
 
@@ -26,6 +26,8 @@ def test_a_vendor_keeps_the_contract(name):
     memory = driver.memory(card)
     assert 0 < memory.free <= memory.total
     assert driver.health(card) == ""
+    assert isinstance(driver.fp8(card), (str, Float8)) and driver.fp8(card)
+    assert driver.native() in ("", "nccl")
     pacer = driver.pace(card)
     with pacer.instruction():
         pass

@@ -7,7 +7,7 @@ far, so survivors that see the same dead meet in the same epoch, and those that 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from danlu.comm.form import form
 from danlu.comm.group import Group
@@ -83,6 +83,10 @@ class Team:
     def sockets(self) -> SocketGroup:
         """All members over the present wire's sockets, beside the group, for who must not share its memory."""
         return SocketGroup(self.wire, name="sockets")
+
+    def leaders(self, members: Sequence[int]) -> SocketGroup:
+        """Some members over the present wire's sockets: the first ranks of islands."""
+        return SocketGroup(self.wire, members, "leaders")
 
     def close(self) -> None:
         """Leave for good; what was sent still arrives."""

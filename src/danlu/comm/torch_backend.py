@@ -5,7 +5,7 @@
     torch.distributed.init_process_group("danlu")
 
 torch's store only tells the ranks where each listens; from then on danlu's own messages travel, so ranks may run unlike
-torch versions. Collectives are done when the call returns.
+torch versions. Collectives are done when the call returns. docs/collectives.md has the road for tensors on cards.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from danlu.comm.cards import CardGroup
+from danlu.comm.chips import Chip, Chips, accelerator
 from danlu.comm.header import Tag
+from danlu.comm.hosted import Hosted, as_array
 from danlu.comm.mesh import Door, PeerLost
-from danlu.comm.numbers import Array, name_of
+from danlu.comm.numbers import name_of
 from danlu.comm.team import Team
 from danlu.errors import BadMessage, RankLost
 
@@ -42,13 +45,27 @@ _FOLD: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {
 }  # fmt: skip
 
 
-def register() -> None:
-    """Make "danlu" a back end of torch.distributed for CPU tensors; once a process, a second call does nothing."""
-    if NAME not in dist.Backend.backend_list:
-        dist.Backend.register_backend(NAME, _create, devices=["cpu"])
+def register(native: str = "", island: str = "") -> None:
+    """Make "danlu" a back end of torch.distributed; once a process, a second call does nothing.
+
+    native  collectives that this process's chip brings along, for inside its island (comm/native.py): "nccl", "gloo",
+            ..., or "auto" for what the vendor's file says of torch's accelerator. Without, danlu moves host memory.
+            Once one rank of a job has such, all are in islands: the others with gloo
+    island  a name for the ranks that these join; by default the kind of chip. Islands meet through their first ranks,
+            over danlu's own messages
+    """
+    if NAME in dist.Backend.backend_list:
+        return
+    device, found = accelerator() if native not in ("", "gloo") else ("cpu", native)
+    mine = Chip(found if native == "auto" else native, device, island)
+
+    def create(store: Any, rank: int, size: int, timeout: timedelta) -> DanluGroup:
+        return _create(store, rank, size, timeout, mine)
+
+    dist.Backend.register_backend(NAME, create, devices=list(dict.fromkeys(("cpu", device))))
 
 
-def _create(store: Any, rank: int, size: int, timeout: timedelta) -> DanluGroup:
+def _create(store: Any, rank: int, size: int, timeout: timedelta, chip: Chip) -> DanluGroup:
     boot = Path("/proc/sys/kernel/random/boot_id")
     store.set(f"danlu/host/{rank}", boot.read_bytes() if boot.exists() else secrets.token_bytes(16))
     hosts = {store.get(f"danlu/host/{each}") for each in range(size)}
@@ -58,7 +75,9 @@ def _create(store: Any, rank: int, size: int, timeout: timedelta) -> DanluGroup:
         store.set("danlu/key", secrets.token_hex(16))
     addresses = {each: store.get(f"danlu/door/{each}").decode() for each in range(size)}
     key = bytes.fromhex(store.get("danlu/key").decode())
-    return DanluGroup(rank, size, Team(rank, door, addresses, key, limit_s=timeout.total_seconds()))
+    limit_s = timeout.total_seconds()
+    team = Team(rank, door, addresses, key, limit_s=limit_s)
+    return DanluGroup(rank, size, team, Chips.met(store, rank, size, chip, limit_s))
 
 
 def _interface() -> str:
@@ -71,9 +90,11 @@ def _interface() -> str:
 class DanluGroup(_Base):  # type: ignore[misc]
     """torch's face on a Team's group. Calls of one rank may come from several threads, in the same order everywhere."""
 
-    def __init__(self, rank: int, size: int, team: Team) -> None:
+    def __init__(self, rank: int, size: int, team: Team, chips: Chips) -> None:
         super().__init__(rank, size)
-        self._rank, self._size, self._team, self._group = rank, size, team, team.form()
+        self._rank, self._size, self._team = rank, size, team
+        group = team.form()
+        self._group: Hosted | CardGroup = chips.group(team) or Hosted(group)
         self._lock, self._counts = threading.RLock(), Counter[tuple[str, int, int]]()
 
     def getBackendName(self) -> str:
@@ -99,8 +120,7 @@ class DanluGroup(_Base):  # type: ignore[misc]
         """Each tensor becomes the root's."""
         with self._one_call():
             for tensor in tensors:
-                with _as_array(tensor) as array:
-                    self._group.broadcast(array, opts.rootRank)
+                self._group.broadcast(tensor, opts.rootRank)
         return _done(tensors)
 
     def allgather(self, outputs: Sequence[Sequence[Tensor]], inputs: Sequence[Tensor], opts: Any = None) -> Any:
@@ -127,9 +147,8 @@ class DanluGroup(_Base):  # type: ignore[misc]
         with self._one_call():
             count, root = outputs[0].numel(), self._rank == opts.rootRank
             mine = torch.cat([each.reshape(-1) for each in inputs[0]]) if root else outputs[0].new_empty(0)
-            with _as_array(mine) as array:
-                came, _ = self._group.all_to_all(array, [count * root] * self._size)
-            outputs[0].copy_(_as_tensor(came, outputs[0].dtype).view(outputs[0].shape))
+            came, _ = self._group.all_to_all(mine, [count * root] * self._size)
+            outputs[0].copy_(came.view(outputs[0].shape))
         return _done(outputs)
 
     def reduce_scatter(self, outputs: Sequence[Tensor], inputs: Sequence[Sequence[Tensor]], opts: Any = None) -> Any:
@@ -139,8 +158,7 @@ class DanluGroup(_Base):  # type: ignore[misc]
             whole = torch.cat([each.reshape(-1) for each in inputs[0]])
             counts = [each.numel() for each in inputs[0]]
             if operator in (dist.ReduceOp.SUM, dist.ReduceOp.AVG):
-                with _as_array(whole) as array:
-                    part = _as_tensor(self._group.reduce_scatter(array, counts), whole.dtype)
+                part = self._group.reduce_scatter(whole, counts)
                 part = part / self._size if operator == dist.ReduceOp.AVG else part
             else:
                 self._reduce(whole, operator)
@@ -158,17 +176,17 @@ class DanluGroup(_Base):  # type: ignore[misc]
         """Rows of `mine`, cut by receiver, become rows of `output`, by sender; no splits means equal ones."""
         row = mine[0].numel() if mine.dim() and len(mine) else 1
         sends = [rows * row for rows in in_splits] if in_splits else [mine.numel() // self._size] * self._size
-        with self._one_call(), _as_array(mine) as array:
-            came, _ = self._group.all_to_all(array, sends)
-            output.copy_(_as_tensor(came, output.dtype).view(output.shape))
+        with self._one_call():
+            came, _ = self._group.all_to_all(mine, sends)
+            output.copy_(came.view(output.shape))
         return _done([output])
 
     def alltoall(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor], opts: Any = None) -> Any:
         """outputs[r] becomes inputs[this rank] of rank r."""
         mine = torch.cat([each.reshape(-1) for each in inputs])
-        with self._one_call(), _as_array(mine) as array:
-            came, _ = self._group.all_to_all(array, [each.numel() for each in inputs])
-            parts = torch.split(_as_tensor(came, mine.dtype), [each.numel() for each in outputs])
+        with self._one_call():
+            came, _ = self._group.all_to_all(mine, [each.numel() for each in inputs])
+            parts = torch.split(came, [each.numel() for each in outputs])
             for each, part in zip(outputs, parts, strict=True):
                 each.copy_(part.view(each.shape))
         return _done(outputs)
@@ -184,16 +202,19 @@ class DanluGroup(_Base):  # type: ignore[misc]
 
     def send(self, tensors: Sequence[Tensor], peer: int, tag: int) -> Any:
         """Send a tensor to a rank."""
-        with self._one_call(), _as_array(tensors[0]) as array:
+        with self._one_call(), as_array(tensors[0].cpu()) as array:
             self._team.wire.post(peer, self._tag("to", peer, tag), array.copy(), name_of(array), array.shape)
         return _done(tensors)
 
     def recv(self, tensors: Sequence[Tensor], peer: int, tag: int) -> Any:
         """Wait for a tensor from a rank."""
-        with self._one_call(), _as_array(tensors[0]) as array:
+        host = tensors[0].cpu()
+        with self._one_call(), as_array(host) as array:
             due = self._tag("from", peer, tag)
             message = self._team.wire.take(peer, due, name_of(array), array.shape)
             array[...] = np.frombuffer(message.body, array.dtype)
+        if host is not tensors[0]:
+            tensors[0].copy_(host)
         return _done(tensors)
 
     def shutdown(self) -> None:
@@ -206,8 +227,7 @@ class DanluGroup(_Base):  # type: ignore[misc]
 
     def _reduce(self, tensor: Tensor, operator: Any) -> None:
         if operator in (dist.ReduceOp.SUM, dist.ReduceOp.AVG):
-            with _as_array(tensor) as array:
-                self._group.all_reduce(array)
+            self._group.all_reduce(tensor)
             if operator == dist.ReduceOp.AVG:
                 tensor.div_(self._size)
         elif operator in _FOLD:
@@ -222,8 +242,7 @@ class DanluGroup(_Base):  # type: ignore[misc]
             )
 
     def _gather(self, mine: Tensor, counts: Sequence[int]) -> list[Tensor]:
-        with _as_array(mine) as array:
-            return list(torch.split(_as_tensor(self._group.all_gather(array, counts), mine.dtype), list(counts)))
+        return list(torch.split(self._group.all_gather(mine, counts), list(counts)))
 
     @contextmanager
     def _one_call(self) -> Any:
@@ -241,30 +260,6 @@ def _kind(opts: Any) -> Any:
     """Which reduction: a member of RedOpType, which unlike the ReduceOp around it can be compared from either side."""
     operator = opts.reduceOp if opts is not None else dist.ReduceOp.SUM
     return getattr(operator, "op", operator)
-
-
-@contextmanager
-def _as_array(tensor: Tensor) -> Any:
-    """A tensor's numbers as a flat array; what is written there is in the tensor afterwards."""
-    if tensor.device.type != "cpu":
-        raise BadMessage(
-            f"a tensor on {tensor.device} cannot take part",
-            why="the danlu back end moves host memory",
-            fix="tensor.cpu(), or init_process_group('cpu:danlu,cuda:nccl')",
-        )
-    flat = tensor.detach().reshape(-1)  # a copy only of a tensor with gaps
-    yield _bits(flat).numpy()
-    if flat.data_ptr() != tensor.data_ptr():
-        tensor.detach().copy_(flat.view(tensor.shape))
-
-
-def _bits(flat: Tensor) -> Tensor:
-    narrow = {torch.bfloat16: torch.uint16, torch.bool: torch.uint8}
-    return flat.view(narrow[flat.dtype]) if flat.dtype in narrow else flat
-
-
-def _as_tensor(array: Array, dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(array).view(dtype)
 
 
 def _done(tensors: Sequence[Tensor]) -> Any:

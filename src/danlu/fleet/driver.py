@@ -47,6 +47,9 @@ class Driver(Protocol):
     def health(self, card: Card) -> str:
         """Empty when the card answers, else what is wrong."""
 
+    def native(self) -> str:
+        """torch's name of the collectives these cards bring along; "" where danlu's own are better, as on CPUs."""
+
     def fp8(self, card: Card) -> Float8 | str:
         """What the card multiplies 8-bit floats in, asked from the card itself; why it cannot, for people."""
 

@@ -43,6 +43,11 @@ def health(card: Card) -> str:
     return "" if card.cores <= cores else f"{card.name} wants {card.cores:g} cores, this process may use {cores}"
 
 
+def native() -> str:
+    """None: shared memory between processes is faster than gloo (docs of bench train)."""
+    return ""
+
+
 def fp8(card: Card) -> Float8 | str:
     """No CPU."""
     return "a CPU has no products of 8-bit floats"

@@ -115,6 +115,11 @@ def health(card: Card) -> str:
     return "" if total == 2 else f"{card.name} says 1 + 1 = {total:g}"
 
 
+def native() -> str:
+    """NCCL; torch calls AMD's RCCL so, too."""
+    return "nccl"
+
+
 def fp8(card: Card) -> Float8 | str:
     """NVIDIA: from compute capability 8.9 (Ada, Hopper). AMD: gfx94x in kinds of its own (fnuz), gfx95x and gfx12x."""
     import torch

@@ -49,6 +49,11 @@ def health(card: Card) -> str:
     return ""
 
 
+def native() -> str:
+    """The CPU's."""
+    return cpu.native()
+
+
 def fp8(card: Card) -> Float8 | str:
     """Its numbers are the CPU's."""
     return cpu.fp8(card)

@@ -11,13 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from danlu.fleet import measure
+from danlu.fleet.grids import Grid
 from danlu.kernels import ops
 from danlu.model.fp8 import Float8, emulated, scaled
 from danlu.model.halves import Halves
 from danlu.model.net import Causal, Decoder, init
 from danlu.model.products import Plain
 from danlu.nouns import Card, ModelSpec, Rate, kept_as
-from danlu.plan import operators
+from danlu.plan import operator, operators
 from danlu.plan.cost import interpolate, unit_costs
 from danlu.plan.flop import unit_flop
 from danlu.plan.memory import stage_bytes, unit_activation_bytes
@@ -120,11 +121,34 @@ def test_glue_is_what_torch_is_asked_beside_the_operators(number, kind):
     gradient = torch.ones_like(out)
     with Calls() as backward:
         out.backward(gradient)
-    for calls, glue, beside in zip((forward, backward), operators.GLUE[kind], (angles, 0), strict=True):
+    for calls, glue, beside in zip((forward, backward), operator.GLUE[kind], (angles, 0), strict=True):
         timed = sum(
             count for name, count in calls.found.items() if any(each in name for each in ("mm", "_scaled", "copy_"))
         )
         assert calls.found.total() - timed - beside == glue
+
+
+def calls_of_a_mixture(experts):
+    spec = replace(MOE, experts=experts)
+    decoder = Decoder(spec, 2, 3)
+    init(decoder, 0)
+    AdamW(decoder, weight_decay=0.1)
+    decoder.halve(Halves())
+    state = Causal(1, 64)
+    meta, x = state.meta(), torch.randn(64, SPEC.hidden).requires_grad_()
+    with Calls() as forward:
+        out = decoder(x, state, meta)
+    gradient = torch.ones_like(out)
+    with Calls() as backward:
+        out.backward(gradient)
+    return forward.found.total(), backward.found.total()
+
+
+def test_an_expert_is_asked_for_its_products_and_its_glue():
+    torch.set_num_threads(1)
+    few, many = calls_of_a_mixture(4), calls_of_a_mixture(9)
+    for back, products in ((0, 2), (1, 4)):
+        assert many[back] - few[back] == 5 * (products + operator.GLUE["expert"][back])
 
 
 def test_a_declared_card_is_charged_by_its_roof():
@@ -149,10 +173,10 @@ def test_rates_are_met_at_their_points_and_lie_between_them_elsewhere():
 
 def test_every_operator_is_measured_and_every_measured_one_is_used():
     torch.set_num_threads(1)
-    tiny = measure.Grid((16,), (16, 32), (16,), (16,), (1024,), 1e9, (), 1, 0.0)
+    tiny = Grid((16,), (16, 32), (16,), (16,), (1024,), 1e9, (), 1, 0.0)
     found = tuple(Rate(p.op, dtype, p.shape, p.work / measure.seconds(p, 0.0))
                   for dtype in ("fp32", "bf16") for p in measure.points(tiny, dtype))  # fmt: skip
-    spec = replace(SPEC, qk_norm=True)
+    spec = replace(MOE, qk_norm=True, recipe=("attn", "mlp", "moe"))
     used = {
         op.op
         for unit in spec.units
@@ -163,7 +187,7 @@ def test_every_operator_is_measured_and_every_measured_one_is_used():
     card = replace(PLAIN, rates=found, flops={"fp32": 1.0}, mem_bw=1e-9)  # a rate that is missed costs an age
     for dtype in ("fp32", "bf16"):
         assert used == {rate.op for rate in found if rate.dtype == dtype} - {"read"}
-        assert sum(cost.forward_s + cost.backward_s for cost in unit_costs(SPEC, card, 2, 8, dtype)) < 1.0
+        assert sum(cost.forward_s + cost.backward_s for cost in unit_costs(spec, card, 2, 8, dtype)) < 1.0
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from danlu.fleet.grids import BF16, GRIDS, ROUTES, Grid
+from danlu.fleet.mixing import bags, routes
 from danlu.fleet.passes import passes, sums, widening
 from danlu.fleet.pauses import after
 
@@ -28,39 +30,8 @@ POOL = 2**24  # fp32 numbers; cards that share a host share its cache, so a stag
 TOKENS = 512  # of a micro-batch that attention is timed on: one short sequence alone is mostly the cost of calling
 LOOKS = 15  # of the reference whose median stands beside a point: a look alone is off by 10%, an interrupted one by 50%
 TABLE = 2048  # rows of the embedding that `gather` looks up
-FORWARD = {"matmul", "attention", "norm", "gate", "rotate", "gather", "loss", "add", "copy", "angles"}
+FORWARD = {"matmul", "attention", "norm", "gate", "rotate", "gather", "bag", "loss", "add", "copy", "angles"}
 
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Sizes to measure at.
-
-    most_flop  a product of more is left out: its rate is that of a smaller one
-    passes     times the whole grid is gone through
-    pauses     seconds of sleep after which a thread goes on
-    spend_s    least CPU seconds of repeats of one point in one pass
-    """
-
-    rows: tuple[int, ...]
-    widths: tuple[int, ...]
-    seqs: tuple[int, ...]
-    head_dims: tuple[int, ...]
-    elements: tuple[int, ...]
-    most_flop: float
-    pauses: tuple[float, ...]
-    passes: int
-    spend_s: float
-
-
-GRIDS = {
-    "quick": Grid((64, 256, 1024), (64, 192, 512, 2048), (64, 128, 256, 512), (32, 64),
-                  (2**12, 2**15, 2**18, 2**21), 3e8, (0.001, 0.003, 0.01, 0.03), 2, 0.002),
-    "full": Grid((16, 64, 256, 512, 1024, 4096), (64, 128, 192, 256, 384, 512, 1024, 2048, 4096),
-                 (32, 64, 128, 256, 512, 1024), (16, 32, 64, 128), (2**10, 2**14, 2**18, 2**20, 2**22), 2e9,
-                 (0.001, 0.003, 0.01, 0.03, 0.1), 3, 0.004),
-}  # fmt: skip
-# What a training in bf16 runs, at few sizes: where the CPU has no instructions for it a product is as slow at any.
-BF16 = Grid((64, 256), (64, 512), (128,), (32, 64), (2**15, 2**18), 6e7, (), 1, 0.001)
 STATE = {"dot", "adamw"}  # always fp32
 
 
@@ -129,6 +100,9 @@ def points(grid: Grid, dtype: str = "fp32") -> Iterator[Point]:
     for rows, columns in itertools.product(grid.rows, grid.widths):
         if 8 * rows * columns < POOL:
             yield from rowwise(pool, rows, columns)
+    for rows, (experts, used) in itertools.product(grid.rows, ROUTES):
+        for name, (prepare, run) in routes(pool, rows, experts, used).items():
+            yield Point(name, (rows, experts, used), float(rows), prepare, run)
     for rows, head_dim in itertools.product(grid.rows, grid.head_dims):
         yield angles(rows, head_dim)
     for count in grid.elements:
@@ -184,6 +158,9 @@ def rowwise(pool: Pool, rows: int, columns: int) -> Iterator[Point]:
         yield Point(name, shape, work, lambda given=given: [pool.take(*each) for each in given], run)  # type: ignore[misc]
     ids, labels = torch.randint(0, TABLE, (rows,)), torch.randint(0, columns, (rows,))
     yield Point("gather", shape, work, lambda: pool.learn(TABLE, columns), lambda table: F.embedding(ids, table))
+
+    for name, (prepare, run) in bags(pool, rows, columns).items():
+        yield Point(name, shape, work, prepare, run)
 
     def loss(logits: Any) -> Any:
         return F.cross_entropy(logits.float(), labels)
@@ -245,6 +222,12 @@ def calls(pool: Pool) -> Iterator[Point]:
             x = layer(x)
         return x
 
+    @torch.no_grad()
+    def views() -> None:
+        for _ in range(64):
+            one[0:1].t()
+
+    yield Point("view", (), 128.0, lambda: None, lambda _: views())
     yield Point("call", (), 64.0, lambda: None, lambda _: chain())
     yield Point("call_back", (), 64.0, chain, lambda y: y.backward())
     yield Point("start", (), 16.0, lambda: None, lambda _: [layer(one).backward() for _ in range(16)])

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from danlu.model.parts import Context, Linear, Made, Norm, gated
-from danlu.model.post import Post, back, out
+from danlu.model.post import back, out
+
+Compute = Callable[[Tensor, list[list[int]]], Tensor]  # rows by source, then by expert; how many of each
+
+
+class Sent(NamedTuple):
+    """Which pairs of a token and an expert of its this card sees to: those of experts held here, then by receiver.
+
+    pairs_N  token * A + which of its experts, by expert within each receiver
+    own      rows of each expert held here;  told  of each expert of each receiver
+    """
+
+    pairs_N: Tensor
+    own: list[int]
+    told: list[list[int]]
 
 
 class Experts(nn.Module):
@@ -54,49 +70,58 @@ class Experts(nn.Module):
 
     def _mix(self, h_TD: Tensor, weight_TA: Tensor, chosen_TA: Tensor) -> Tensor:
         """Sum over the experts held here of weight * expert(h), and over those that tokens are posted to."""
-        order = chosen_TA.flatten().argsort(stable=True)
-        counts = chosen_TA.flatten().bincount(minlength=self.count).tolist()
-        edges = [0, *accumulate(counts)]
-        kept = order[edges[self.held.start] : edges[self.held.stop]]
-        rows, own = kept // self.used, [counts[i] for i in self.held]
-        if self.post is None:
-            found = self._computed(h_TD[rows], [own])
-        else:
-            away = torch.cat([kept[:0], *(order[edges[start] : edges[stop]] for start, stop in self.post.sends)])
-            told = [counts[start:stop] for start, stop in self.post.sends]
-            found = self._posted(self.post, h_TD, (rows, away // self.used), told, own)
-            kept = torch.cat((kept, away))
-            rows = kept // self.used
-        if not len(kept):
+        sent = self.sent(chosen_TA)
+        rows = sent.pairs_N // self.used
+        found = self.through(h_TD[rows], sent, self._computed)
+        if not len(rows):
             return torch.zeros_like(h_TD) + 0 * (h_TD.sum() + weight_TA.sum() + found.sum())
-        parts = found * weight_TA.flatten()[kept, None]
+        parts = found * weight_TA.flatten()[sent.pairs_N, None]
         return torch.zeros_like(h_TD).index_add(0, rows, parts)
 
-    def _posted(
-        self, post: Post, h_TD: Tensor, rows: tuple[Tensor, Tensor], told: list[list[int]], own: list[int]
-    ) -> Tensor:
-        """What experts held here make of the first `rows`, and behind it what those held elsewhere make of the others.
+    def sent(self, chosen_TA: Tensor) -> Sent:
+        """Where every token goes."""
+        order = chosen_TA.flatten().argsort(stable=True)
+        counts = chosen_TA.flatten().bincount(minlength=self.count).tolist()
+        away = () if self.post is None else self.post.sends
+        edges = [0, *accumulate(counts)]
+        spans = [(self.held.start, self.held.stop), *away]
+        pairs = order if spans == [(0, self.count)] else torch.cat([order[edges[a] : edges[b]] for a, b in spans])
+        return Sent(pairs, counts[self.held.start : self.held.stop], [counts[start:stop] for start, stop in away])
 
-        told  rows of each expert of each card that is sent to;  own  those of each expert held here
-        """
-        came = post.announce(f"n{self.layer}", told, len(self.held))
-        sizes, due = [sum(each) for each in told], [sum(each) for each in came]
-        guests = out(post, f"t{self.layer}", h_TD[rows[1]], sizes, due)
-        found = self._computed(torch.cat((h_TD[rows[0]], guests)), [own, *came])
-        count = len(rows[0])
+    def through(self, seen_ND: Tensor, sent: Sent, compute: Compute) -> Tensor:
+        """What its expert makes of every row, be it held here or elsewhere: (N, D) -> (N, D)."""
+        if self.post is None:
+            return compute(seen_ND, [sent.own])
+        count, post = sum(sent.own), self.post
+        came = post.announce(f"n{self.layer}", sent.told, len(self.held))
+        sizes, due = [sum(each) for each in sent.told], [sum(each) for each in came]
+        guests = out(post, f"t{self.layer}", seen_ND[count:], sizes, due)
+        found = compute(torch.cat((seen_ND[:count], guests)), [sent.own, *came])
         # A card that no one sends to takes part with no rows: its peers wait for it in the backward too.
         return torch.cat((found[:count], back(post, f"y{self.layer}", found[count:], due, sizes)))
 
     def _computed(self, rows_ND: Tensor, counts: list[list[int]]) -> Tensor:
-        """expert(h) of rows that lie by source, then by expert: every expert sees all its tokens in one batch."""
-        blocks = iter(torch.split(rows_ND, [count for each in counts for count in each]))
-        by_source = [[next(blocks) for _ in each] for each in counts]
-        made: list[list[Tensor]] = [[] for _ in counts]
-        for at, expert in enumerate(self.held):
-            mine = [each[at] for each in by_source]
-            sizes = [len(each) for each in mine]
-            if sum(sizes):
-                whole = gated(self.experts.get_submodule(str(expert)), mine[0] if len(mine) == 1 else torch.cat(mine))
-                for source, block in zip(made, torch.split(whole, sizes), strict=True):
-                    source.append(block)
-        return torch.cat([rows_ND[:0], *(block for source in made for block in source)])
+        """expert(h) of rows that lie by source, then by expert."""
+        return by_expert(rows_ND, counts, self._each)
+
+    def _each(self, rows_ND: Tensor, counts: list[int]) -> Tensor:
+        blocks = zip(self.held, torch.split(rows_ND, counts), strict=True)
+        made = [gated(self.experts.get_submodule(str(i)), block) for i, block in blocks if len(block)]
+        return torch.cat([rows_ND[:0], *made])
+
+
+def by_expert(rows_ND: Tensor, counts: list[list[int]], each: Callable[[Tensor, list[int]], Tensor]) -> Tensor:
+    """What `each` makes of rows by expert, of rows that lie by source, then by expert.
+
+    Every expert sees all its tokens in one batch, wherever they came from.
+    """
+    if len(counts) == 1:
+        return each(rows_ND, counts[0])
+    blocks = torch.split(rows_ND, [count for source in counts for count in source])
+    experts = len(counts[0])
+    sorted_ND = torch.cat([blocks[source * experts + at] for at in range(experts) for source in range(len(counts))])
+    made = torch.split(
+        each(sorted_ND, [sum(group) for group in zip(*counts, strict=True)]),
+        [source[at] for at in range(experts) for source in counts],
+    )
+    return torch.cat([made[at * len(counts) + source] for source in range(len(counts)) for at in range(experts)])

@@ -74,18 +74,21 @@ class Float8:
         """(T, O) rounded, and its scale."""
         return rounded(_wide(g_TO), self._behind)
 
-    def ahead(self, x: Operand, weight_OI: Tensor, onto: Tensor | None = None) -> Tensor:
+    def ahead(self, x: Operand, weight_OI: Tensor, onto: Tensor | None = None, *, into: Tensor | None = None) -> Tensor:
         """One product, then the sum."""
         weight8_OI, _, scale = self._weight(weight_OI)
         found = self.multiply(x[0], weight8_OI.t(), x[1], scale, weight_OI.dtype)
-        found = found[:, : len(weight_OI)].contiguous()
-        return found if onto is None else found + onto
+        found = found[:, : len(weight_OI)]
+        if into is not None:
+            return into.copy_(found)
+        return found.contiguous() if onto is None else found + onto
 
-    def behind(self, g: Operand, weight_OI: Tensor) -> Tensor:
+    def behind(self, g: Operand, weight_OI: Tensor, *, into: Tensor | None = None) -> Tensor:
         """One product."""
         _, weight8_IO, scale = self._weight(weight_OI)
         found = self.multiply(g[0], weight8_IO.t(), g[1], scale, weight_OI.dtype)
-        return found[:, : weight_OI.shape[1]].contiguous()
+        found = found[:, : weight_OI.shape[1]]
+        return found.contiguous() if into is None else into.copy_(found)
 
     def add(self, total_OI: Tensor, g: Operand, x: Operand) -> None:
         """One product, then the sum."""

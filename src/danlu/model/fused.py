@@ -93,7 +93,7 @@ class _MlpPass(torch.autograd.Function):
         unit.halves.end(Left(unit.down, products.seen(p), back, products))
         back = products.back(dab)
         unit.halves.end(Left(unit.gate_up, tuple(seen), back, products))
-        return _through_norm(unit.norm, x, rstd, products.behind(back, unit.gate_up), g), None
+        return through_norm(unit.norm, x, rstd, products.behind(back, unit.gate_up), g), None
 
 
 class _FusedAttention:
@@ -144,7 +144,7 @@ class _Heads(torch.autograd.Function):
                 rows.turn(g, part, cos, sin, back=True)
         back = products.back(dqkv)
         unit.halves.end(Left(unit.qkv, tuple(seen), back, products))
-        return _through_norm(unit.norm, x, rstd, products.behind(back, unit.qkv), residual), None, None, None
+        return through_norm(unit.norm, x, rstd, products.behind(back, unit.qkv), residual), None, None, None
 
 
 class _Output(torch.autograd.Function):
@@ -189,9 +189,10 @@ class _HeadPass(torch.autograd.Function):
         (x, h, rstd), unit = ctx.saved_tensors, ctx.unit
         g = g.contiguous()
         unit.halves.end(Left(ctx.weight, (h,), (g,)))
-        return _through_norm(unit.norm, x, rstd, wide.mm(g, ctx.weight), torch.zeros_like(x)), None, None
+        return through_norm(unit.norm, x, rstd, wide.mm(g, ctx.weight), torch.zeros_like(x)), None, None
 
 
-def _through_norm(norm: Any, x: Tensor, rstd: Tensor, g: Tensor, residual: Tensor) -> Tensor:
+def through_norm(norm: Any, x: Tensor, rstd: Tensor, g: Tensor, residual: Tensor) -> Tensor:
+    """The gradient of a norm's input, whose result has gradient g, plus the residual's; the weight's is added."""
     assert norm.weight.grad is not None
     return rows.norm_back(x, norm.weight, rstd, g, residual.contiguous(), norm.weight.grad)

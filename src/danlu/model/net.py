@@ -19,6 +19,7 @@ from danlu import recipe
 from danlu.model.experts import Experts
 from danlu.model.filtered import FilteredAttention
 from danlu.model.fused import End, Run, fused, fused_head
+from danlu.model.fused_experts import fused_experts
 from danlu.model.halves import Halves
 from danlu.model.layers import Attention, Embed, Head, Mlp
 from danlu.model.parallel import Reduce
@@ -102,7 +103,7 @@ class Decoder(nn.Module):
                 module.halves = halves
             if isinstance(module, Linear) and not f"{name}.weight".endswith(recipe.WIDE):
                 module.products = products
-        self._runs = [fused(unit, halves, products) for unit in self._body]
+        self._runs = [_trained(unit, halves, products) for unit in self._body]
         self._end = None if self.head is None else fused_head(self.head, halves)
 
     @property
@@ -138,6 +139,12 @@ class Decoder(nn.Module):
         half = positions_T[:, None, None].float() * self.frequencies
         cos, sin = half.cos().to(self.dtype), half.sin().to(self.dtype)
         return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+def _trained(unit: nn.Module, halves: Halves, products: Products) -> Run:
+    """The unit as a trainer runs it; itself where nothing is written for it."""
+    mixture = fused_experts(unit, halves, products) if isinstance(unit, Experts) else None
+    return mixture or fused(unit, halves, products)
 
 
 def init(decoder: Decoder, seed: int) -> None:

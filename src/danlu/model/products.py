@@ -26,12 +26,15 @@ class Products(Protocol):
         """What `behind` and `add` read of the gradient of its output."""
         ...
 
-    def ahead(self, x: Operand, weight_OI: Tensor, onto: Tensor | None = None) -> Tensor:
-        """x W^T, added to `onto` (a residual (T, O), or a bias (O,)) where there is one: (T, O)."""
+    def ahead(self, x: Operand, weight_OI: Tensor, onto: Tensor | None = None, *, into: Tensor | None = None) -> Tensor:
+        """x W^T, added to `onto` (a residual (T, O), or a bias (O,)) where there is one: (T, O).
+
+        into  where to write it, where nothing is added
+        """
         ...
 
-    def behind(self, g: Operand, weight_OI: Tensor) -> Tensor:
-        """g W: (T, I)."""
+    def behind(self, g: Operand, weight_OI: Tensor, *, into: Tensor | None = None) -> Tensor:
+        """g W: (T, I), written to `into` where there is one."""
         ...
 
     def add(self, total_OI: Tensor, g: Operand, x: Operand) -> None:
@@ -58,15 +61,15 @@ class Plain:
         """The tensor itself."""
         return (g_TO,)
 
-    def ahead(self, x: Operand, weight_OI: Tensor, onto: Tensor | None = None) -> Tensor:
+    def ahead(self, x: Operand, weight_OI: Tensor, onto: Tensor | None = None, *, into: Tensor | None = None) -> Tensor:
         """One product, which adds, too."""
         if onto is None:
-            return wide.mm(x[0], weight_OI.t())
+            return wide.mm(x[0], weight_OI.t(), into)
         return wide.addmm(onto, x[0], weight_OI.t())
 
-    def behind(self, g: Operand, weight_OI: Tensor) -> Tensor:
+    def behind(self, g: Operand, weight_OI: Tensor, *, into: Tensor | None = None) -> Tensor:
         """One product."""
-        return wide.mm(g[0], weight_OI)
+        return wide.mm(g[0], weight_OI, into)
 
     def add(self, total_OI: Tensor, g: Operand, x: Operand) -> None:
         """One product, which adds: the gradient of one micro-batch is never written down, which torch's linear does."""

@@ -11,7 +11,7 @@ from danlu import recipe
 from danlu.nouns import DTYPE_BYTES, FP8, Card, ModelSpec, Rate, kept_as
 from danlu.plan import operators
 from danlu.plan.memory import unit_activation_bytes
-from danlu.plan.operators import Operator
+from danlu.plan.operator import Operator
 
 
 @dataclass(frozen=True, slots=True)

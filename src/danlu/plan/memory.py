@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from danlu import recipe
 from danlu.nouns import DTYPE_BYTES, FP8, ModelSpec, kept_as
-from danlu.plan.operators import fused
+from danlu.plan.operators import fused, fused_experts
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +111,9 @@ def unit_activation_bytes(spec: ModelSpec, unit: str, micro_batch: int, seq: int
     mlp   its input, the norm's output, gate, up
     head  its input, the norm's output, the loss's logits; the norm's twice where it is cut (sharing.part_of marks that)
     lfa   attn's; the shifted input; the channels inside the filter, the same shifted; u + h, and its norm (twice)
-    moe   its input, the norm's output (twice), router's probabilities; per expert that runs: its tokens, what mlp keeps
-          inside, its result before and after weighing, five indices and weights; for the shared
-          expert what mlp keeps inside
+    moe   its input, the norm's output, router's probabilities; per expert that runs: its tokens, gate, up, its result,
+          five indices and weights; of the shared expert gate, up, its result. One whose experts are cut keeps the
+          norm's output and results twice, and what the plain MLP keeps inside
     What products in 8 bits read is kept in those.
     """
     rows, hidden = micro_batch * seq, spec.hidden
@@ -131,6 +131,10 @@ def unit_activation_bytes(spec: ModelSpec, unit: str, micro_batch: int, seq: int
             numbers = rows * (3 * hidden + 3 * q + 2 * kv + extra + filtered)
         case "mlp":
             numbers = rows * (2 * hidden + 2 * spec.ffn + 1)
+        case "moe" if fused_experts(spec):
+            shared = 2 * spec.shared_ffn + hidden + 2 if spec.shared_ffn else 0
+            each = 2 * hidden + 2 * spec.ffn + 9
+            numbers = rows * (2 * hidden + 2 + spec.experts + spec.experts_used * each + shared)
         case "moe":
             shared = 4 * spec.shared_ffn + hidden + 2 if spec.shared_ffn else 0
             each = 3 * hidden + 4 * spec.ffn + 9
@@ -147,7 +151,7 @@ def _narrow(spec: ModelSpec, kind: str, rows: int) -> int:
     if kind in ("embed", "head"):
         return 0
     inputs = {"attn": spec.hidden if fused(spec) else 0, "mlp": spec.hidden, "lfa": 2 * spec.hidden,
-              "moe": spec.experts_used * spec.hidden}  # fmt: skip
+              "moe": (spec.experts_used - (spec.shared_ffn > 0 and fused_experts(spec))) * spec.hidden}  # fmt: skip
     return rows * inputs.get(kind, 0) - 4 * sum(map(recipe.narrow, recipe.weights(spec, kind)))
 
 
@@ -166,7 +170,7 @@ def _wide_bytes(spec: ModelSpec, kind: str) -> int:
             heads = spec.heads + spec.kv_heads
             return norm * (1 + (kind == "lfa")) + spec.qk_norm * 4 * heads * (spec.head_dim + 1) + 2 * spec.heads
         case "moe":
-            return norm + 2 * spec.experts + 16 * spec.experts_used
+            return (4 if fused_experts(spec) else norm) + 2 * spec.experts + 16 * spec.experts_used
         case "mlp":
             return 2
         case _:

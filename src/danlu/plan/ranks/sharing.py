@@ -17,7 +17,7 @@ from danlu.nouns import DTYPE_BYTES, Link, ModelSpec, Plan, kept_as
 from danlu.plan import operators
 from danlu.plan.cost import Rates, UnitCost, entry_s
 from danlu.plan.memory import rounded_bytes, stage_bytes
-from danlu.plan.operators import Operator
+from danlu.plan.operator import Operator, flat
 from danlu.plan.pauses import Pauses
 from danlu.plan.ranks.cells import Cell, cells, share_of
 from danlu.plan.ranks.context_cost import costs_of_part, following, kept_of_others
@@ -172,7 +172,7 @@ def _sums_s(plan: Plan, mine: Sequence[Seat], units: Sequence[str]) -> tuple[flo
     def seconds(counts: Sequence[int]) -> float:
         return sum(
             max((link.seconds(count * DTYPE_BYTES[kept_as(plan.dtype)]) for link in links), default=0.0)
-            + max(rate.seconds((_flat("add_", count, 3, len(mine)), Operator("call", (), 1, 0, CALLS)))
+            + max(rate.seconds((flat("add_", count, 3, len(mine)), Operator("call", (), 1, 0, CALLS)))
                   for rate in rates)
             for count in counts
         )  # fmt: skip
@@ -208,14 +208,14 @@ def _end(plan: Plan, seat: Seat, moved: Exchange) -> StageCost:
     rates = Rates(card, "fp32")
     if not owned:
         return StageCost(0.0, 0.0, weights_s=_taken_s(rates, moved.taken[seat.rank]))
-    summed = rates.seconds((_flat("add_", max(1, moved.summed[seat.rank]), 3),))
-    step = rates.seconds((*operators.step(owned, owned), _flat("copy", owned, 2)))
+    summed = rates.seconds((flat("add_", max(1, moved.summed[seat.rank]), 3),))
+    step = rates.seconds((*operators.step(owned, owned), flat("copy", owned, 2)))
     return StageCost(0.0, 0.0, norm_s=rates.seconds(operators.norm(owned, owned)), step_s=step, data_s=summed,
                      weights_s=_taken_s(rates, moved.taken[seat.rank]))  # fmt: skip
 
 
 def _taken_s(rates: Rates, count: int) -> float:
-    return rates.seconds((_flat("copy", count, 2),)) if count else 0.0
+    return rates.seconds((flat("copy", count, 2),)) if count else 0.0
 
 
 def _within(plan: Plan, mine: Sequence[Seat], pairs: Pairs) -> float:
@@ -273,7 +273,3 @@ def rank_bytes(plan: Plan, moved: Exchange) -> tuple[int, ...]:
         )
         found.append(state + max(kept.activations + kept.transient + heard, swapped))
     return tuple(found)
-
-
-def _flat(op: str, count: int, moved: int, times: int = 1) -> Operator:
-    return Operator(op, (count,), float(count), float(moved * count), times)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from danlu import recipe
 from danlu.nouns import DTYPE_BYTES, Card, ModelSpec, Plan, kept_as
 from danlu.plan.cost import UnitCost, unit_costs
+from danlu.plan.operators import fused_experts
 from danlu.plan.ranks.cells import share_of
 from danlu.plan.ranks.parts import deals, parts
 from danlu.plan.ranks.seats import Seat, seats
@@ -55,12 +56,13 @@ def sent_s(plan: Plan, mine: Sequence[Seat]) -> float:
 def kept_of_guests(plan: Plan, seat: Seat, spec: ModelSpec, in_flight: int) -> int:
     """Bytes that a card keeps for its backwards of others' tokens beyond those of as many of its own; below 0 if fewer.
 
-    Of a token in an expert: its row, what the MLP keeps inside, its result before it is weighed where it came from.
+    Of a token in an expert: its row, gate and up; where cards share experts' columns all that the plain MLP keeps.
     """
     stage = plan.pipelines[seat.replica].stages[seat.stage]
     layers = sum(recipe.kind_of(unit) == "moe" for unit in spec.units[stage.start : stage.stop])
     pairs = plan.micro_batch * parts(plan)[seat.replica].tokens * spec.experts_used
-    each = (2 * spec.hidden + 4 * spec.ffn) * DTYPE_BYTES[kept_as(plan.dtype)]
+    inside = spec.hidden + 2 * spec.ffn if fused_experts(spec) else 2 * spec.hidden + 4 * spec.ffn
+    each = inside * DTYPE_BYTES[kept_as(plan.dtype)]
     known = deals(plan)[seat.replica]
     spread = known.stop - known.start < spec.experts
     return int(layers * in_flight * (dealt(plan, seat) - 1.0) * pairs * each) if layers and spread else 0

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from provoke import provoke
 
 from danlu.comm.collect import all_sum, exchange
@@ -236,3 +237,56 @@ def test_a_rank_that_has_not_what_all_must_have_alike_is_named(other):
     assert "rank 1" in caught.error.where and " than rank 0" in caught.error.what
     for door in doors:
         door.close()
+
+
+def test_what_a_card_still_copies_is_waited_for_by_the_thread_that_sends():
+    """The rank goes on; a message behind it keeps its place."""
+    a, b = pair()
+    copied, waits = threading.Event(), threading.Event()
+
+    def leaving():
+        waits.set()
+        assert copied.wait(10)
+        return np.full(3, 7, np.float32)
+
+    a.post(1, Tag("act", 1), leaving, "fp32", (3,))
+    send(a, 1, Tag("act", 2), np.ones(2, np.float32))
+    assert waits.wait(10), "another thread than this one asks for it"
+    copied.set()
+    assert body(b.take(0, Tag("act", 2), "fp32", (2,))).tolist() == [1, 1]
+    assert body(b.take(0, Tag("act", 1), "fp32", (3,))).tolist() == [7, 7, 7]
+    a.close()
+    b.close()
+
+
+def test_a_copy_that_fails_is_told_where_the_message_was_to_go():
+    a, b = pair()
+
+    def leaving():
+        raise RuntimeError("the card fell off the bus")
+
+    a.post(1, Tag("act", 1), leaving, "fp32", (3,))
+    with pytest.raises(RuntimeError, match="fell off"):
+        a.take(1, Tag("act", 1), "fp32", (3,))
+    a.close()
+    b.close()
+
+
+def test_a_body_is_received_into_the_memory_that_was_asked_for():
+    left, right = socket.socketpair()
+    made = []
+
+    def memory(size):
+        made.append(np.empty(size, np.uint8))
+        return made[-1]
+
+    a, b = Wire(0, 1, {1: left}), Wire(1, 1, {0: right}, memory=memory)
+    for step in (1, 2):
+        send(a, 1, Tag("act", step), np.full(5, step, np.float32))
+        message = b.take(0, Tag("act", step), "fp32", (5,))
+        assert message.body is made[0] and body(message).tolist() == [step] * 5
+        assert torch.frombuffer(message.body, dtype=torch.float32).tolist() == [step] * 5
+        b.recycle(message.body)
+    assert len(made) == 1
+    a.close()
+    b.close()

@@ -6,7 +6,8 @@ same code copies at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -63,6 +64,46 @@ class Staging:
     def _wait(self, at: int) -> None:
         if self._real:
             self._ends[at].synchronize()
+
+
+def leaving(tensor: Tensor) -> Array | Callable[[], Array]:
+    """A contiguous tensor's bits for Wire.post: its own memory on a CPU; else a function that waits for their copy.
+
+    The copy waits for what the card still computes, on a stream of its own, and nobody waits for the copy but the
+    thread that sends: the card goes on with its next instruction meanwhile. Never run by us.
+    """
+    assert tensor.is_contiguous()
+    if tensor.device.type == "cpu":
+        found: Array = bits(tensor.detach()).numpy()
+        return found
+    side, made, copied = _side(tensor.device), torch.Event(tensor.device), torch.Event(tensor.device)
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    made.record()
+    side.wait_event(made)
+    with side:
+        host.copy_(tensor.detach(), non_blocking=True)
+    copied.record(side)
+    tensor.record_stream(side)  # its memory is not given to others before
+
+    def waited() -> Array:
+        copied.synchronize()
+        found: Array = bits(host).numpy()
+        return found
+
+    return waited
+
+
+@functools.cache
+def _side(device: torch.device) -> torch.Stream:
+    """A card's stream for copies to the host."""
+    return torch.Stream(device)
+
+
+def memory(device: torch.device) -> Callable[[int], Any]:
+    """What a Wire receives into: pinned where it goes on to a card, so that it is not copied once more on the way."""
+    if device.type == "cpu":
+        return bytearray
+    return lambda size: torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
 
 
 def blank(like: Tensor) -> Array:

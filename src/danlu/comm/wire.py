@@ -25,7 +25,7 @@ class Message(NamedTuple):
     """A message that came: its header, and its body to be read (and given back by `Wire.recycle`)."""
 
     header: Header
-    body: bytearray
+    body: Any
 
 
 class Lane:
@@ -57,19 +57,21 @@ class Wire:
     def __init__(
         self, rank: int, epoch: int, lines: Mapping[int, socket.socket], *, links: Mapping[int, Link] | None = None,
         limit_s: float = 60.0, body_limit: int = 1 << 32, name: Callable[[int], str] = "rank {}".format,
+        memory: Callable[[int], Any] = bytearray,
     ) -> None:  # fmt: skip
         """lines  a connected socket per peer; links  paced links by peer, none for real ones.
 
         limit_s     longest wait for a message before its sender is called late
         body_limit  longest body in bytes a peer may announce
         name        what a rank is called in an error
+        memory      makes what a body of so many bytes is received into (comm/staging.py)
         """
-        self._name = name
+        self._name, self._memory = name, memory
         self.rank, self.epoch = rank, epoch
         self._limit_s, self._body_limit = limit_s, body_limit
         self._lanes = {peer: Lane(link) for peer, link in (links or {}).items()}
         self._boxes = {peer: _Box(line) for peer, line in lines.items()}
-        self._spare: defaultdict[int, list[bytearray]] = defaultdict(list)
+        self._spare: defaultdict[int, list[Any]] = defaultdict(list)
         self._threads = []
         for peer, box in self._boxes.items():
             for loop in (self._send, self._receive):
@@ -85,6 +87,7 @@ class Wire:
     def post(self, peer: int, tag: Tag, body: Any, dtype: str, shape: tuple[int, ...], sent: float = 0.0) -> None:
         """Send `body` (C-contiguous buffer; unchanged until it is received) to `peer`; returns at once.
 
+        body  or a function that gives it, which the thread that sends calls, and may wait in
         sent  end of the instruction that made it, on the sender's clock; a paced link adds its time to it
         """
         lane = self._lanes.get(peer)
@@ -111,7 +114,7 @@ class Wire:
             )
         return message
 
-    def recycle(self, body: bytearray) -> None:
+    def recycle(self, body: Any) -> None:
         """Give a message's body back, to be received into again."""
         self._spare[len(body)].append(body)
 
@@ -160,6 +163,11 @@ class Wire:
     def _send(self, peer: int, box: _Box) -> None:
         while (item := box.out.get()) is not None:
             header, body = item
+            try:
+                body = body() if callable(body) else body
+            except RuntimeError as error:  # torch's word for a card that failed
+                box.came.put(error)
+                return
             view = memoryview(body).cast("B") if header.body_bytes else memoryview(b"")
             head = encode(header._replace(crc=zlib.crc32(view)))
             try:
@@ -179,7 +187,7 @@ class Wire:
                 _fill(box.line, memoryview(head), peer)
                 header = decode(head, self._name(peer), self._body_limit)
                 spare = self._spare[header.body_bytes]
-                body = spare.pop() if spare else bytearray(header.body_bytes)
+                body = spare.pop() if spare else self._memory(header.body_bytes)
                 _fill(box.line, memoryview(body), peer)
                 if header.sender != peer or zlib.crc32(body) != header.crc:
                     raise BadMessage(

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from danlu.comm.collect import gather_sum, share_all
 from danlu.comm.header import Tag
+from danlu.comm.staging import leaving
 from danlu.comm.wire import Message, Wire
 from danlu.model.net import Decoder
 from danlu.nouns import Plan
 from danlu.plan.ranks.seats import shared
-from danlu.train.group import as_buffer, as_tensor
+from danlu.train.group import as_tensor
 from danlu.train.optim import AdamW
 from danlu.train.program import Work
 from danlu.train.shared import SharedAdamW
@@ -74,7 +75,7 @@ class Ending:
     def _swap_tied(self, peer: int, clock: float) -> float:
         mine = self._tied_grad().clone()  # the sum is made in place while this is still being sent
         tag = Tag("tied", self._number)
-        self._wire.post(peer, tag, as_buffer(mine), "fp32", tuple(mine.shape), clock)
+        self._wire.post(peer, tag, leaving(mine), "fp32", tuple(mine.shape), clock)
         self._came = [self._wire.take(peer, tag, "fp32", tuple(mine.shape))]
         return self._came[0].header.ready
 
@@ -85,7 +86,7 @@ class Ending:
         data, ready = what == "data", 0.0
         tag = Tag(what, self._number)
         for peer, values in (optimizer.parts() if data else optimizer.news()).items():
-            self._wire.post(peer, tag, as_buffer(values), "fp32", tuple(values.shape), clock)
+            self._wire.post(peer, tag, leaving(values), "fp32", tuple(values.shape), clock)
         for peer, count in sorted((optimizer.expected() if data else optimizer.expected_news()).items()):
             found = self._wire.take(peer, tag, "fp32", (count,))
             self._parts[peer], ready = as_tensor(found, self._device), max(ready, found.header.ready)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from danlu.comm.header import Tag
+from danlu.comm.staging import leaving
 from danlu.comm.wire import Message, Wire
 from danlu.fleet.pace import Pacer
 
@@ -42,7 +41,7 @@ class Group:
         shape, others = tuple(mine.shape), [rank for rank in self.ranks if rank != wire.rank]
         sent = self._pacer.pause() if self._pacer is not None else 0.0
         for peer in others:
-            wire.post(peer, tag, as_buffer(mine), name, shape, sent)
+            wire.post(peer, tag, leaving(mine), name, shape, sent)
         came = {peer: wire.take(peer, tag, name, shape) for peer in others}
         if self._pacer is not None:
             self._pacer.resume(max(message.header.ready for message in came.values()))
@@ -52,13 +51,6 @@ class Group:
         for message in came.values():
             wire.recycle(message.body)
         return total.to(x.dtype)
-
-
-def as_buffer(tensor: Tensor) -> Any:
-    """A contiguous tensor's bytes as something a socket can send; a copy only if it lies on a card."""
-    assert tensor.is_contiguous()
-    host = tensor.detach().cpu()
-    return (host.view(torch.uint16) if host.dtype == torch.bfloat16 else host).numpy()
 
 
 def as_tensor(message: Message, device: torch.device) -> Tensor:

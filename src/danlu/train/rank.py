@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.comm.mesh import Aborted, Door, PeerLost, join
+from danlu.comm.staging import memory
 from danlu.comm.wire import Wire
 from danlu.errors import BadPath, DanluError, LateRank, RankLost
 from danlu.fleet.driver import vendor
@@ -192,7 +193,8 @@ class _Member:
         limit_s, name = self.job.limit_s, self.job.name
         lines = join(self.door, rank, epoch, addresses, key, limit_s=limit_s, given_up=given_up,
                      same=agreed(self.job, step), name=name)  # fmt: skip
-        self._wire = wire = Wire(rank, epoch, lines, links=paced_links(self.job, rank), limit_s=limit_s, name=name)
+        self._wire = wire = Wire(rank, epoch, lines, links=paced_links(self.job, rank), limit_s=limit_s, name=name,
+                                 memory=memory(stage.decoder.device))  # fmt: skip
         if given_up():
             raise Aborted
         self._train(stage, wire, rank, epoch, step)

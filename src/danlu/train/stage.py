@@ -21,6 +21,7 @@ from torch import Tensor
 
 from danlu.comm.header import Tag
 from danlu.comm.mesh import Aborted
+from danlu.comm.staging import leaving
 from danlu.comm.wire import Message, Wire
 from danlu.errors import NotFinite
 from danlu.fleet.pace import Pacer
@@ -36,7 +37,7 @@ from danlu.plan.ranks.seats import receivers, seats, sender
 from danlu.train import blame
 from danlu.train.counted import counted
 from danlu.train.ending import Ending, tied_here
-from danlu.train.group import Group, as_buffer, as_tensor
+from danlu.train.group import Group, as_tensor
 from danlu.train.neighbours import RankNeighbours
 from danlu.train.optim import AdamW
 from danlu.train.posting import RankPost
@@ -196,7 +197,7 @@ class Interpreter:
         for send in work.posts:
             tag = Tag(send.what, self._number, send.mb)
             for peer in receivers(self._seats, self.seat, send.peer):
-                self._wire.post(peer, tag, as_buffer(self._made), self._dtype, self._shape, self.pacer.clock)
+                self._wire.post(peer, tag, leaving(self._made), self._dtype, self._shape, self.pacer.clock)
         self._ending.post(work, self.pacer.clock)
 
     def _forward(self, work: Work) -> None:

@@ -9,9 +9,10 @@ from math import prod
 from torch import Tensor
 
 from danlu.comm.header import Tag
+from danlu.comm.staging import leaving
 from danlu.comm.wire import Wire
 from danlu.fleet.pace import Pacer
-from danlu.train.group import NAMES, as_buffer, as_tensor
+from danlu.train.group import NAMES, as_tensor
 
 
 class Swap:
@@ -43,7 +44,7 @@ class Swap:
         for peer, values in told.items():
             if values.numel():
                 body = values.contiguous()
-                wire.post(peer, tag, as_buffer(body), dtype, tuple(body.shape), sent)
+                wire.post(peer, tag, leaving(body), dtype, tuple(body.shape), sent)
         came = {peer: wire.take(peer, tag, dtype, due[peer]) for peer in sorted(due) if prod(due[peer])}
         if self._pacer is not None:
             self._pacer.resume(max((message.header.ready for message in came.values()), default=0.0))

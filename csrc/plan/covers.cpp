@@ -35,10 +35,11 @@ Reach reach(const danlu_covers_in& in, int64_t at) {
     Reach found{std::vector<int32_t>(in.ways * places), std::vector<int32_t>(in.ways * places)};
     std::vector<double> load(places);
     for (int64_t way = 0; way < in.ways; way++) {
-        const double *time = in.time + way * places, *step = in.step + way * places, hop = in.hop[way];
+        const double *time = in.time + way * places, *step = in.step + way * places, hop = in.hop[way],
+                     *more = in.more + way;
         for (int64_t s = 0; s < places; s++) load[s] = time[s] + step[s] / in.many[at];
-        furthest(load, in.limit[at] - 2 * hop, hop, &found.inner[way * places]);
-        furthest(load, in.limit[at] - hop, hop, &found.last[way * places]);
+        furthest(load, in.limit[at] - 2 * hop - *more, hop, &found.inner[way * places]);
+        furthest(load, in.limit[at] - hop - *more, hop, &found.last[way * places]);
     }
     return found;
 }
@@ -55,7 +56,8 @@ struct Stage {
     }
     const double* fill(int64_t way) const { return (place ? in.fill : in.time) + way * in.places; }
     double cost(int64_t way, int64_t start) const {
-        return in.price[way] + in.weight[at] * (in.hop[way] * ((place > 0) + (start > 0)) - fill(way)[start]);
+        const double sent = in.hop[way] * ((place > 0) + (start > 0)) + (place ? 0.0 : in.more[way]);
+        return in.price[way] + in.weight[at] * (sent - fill(way)[start]);
     }
 };
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # of MODEL FLEET alone
 LARGE = {"batch": 1024, "seq": 4096, "goal": "time", "schedule": "zb-h1", "zero": 1, "kg_per_kwh": 0.48}
 
+SCHEDULES = ("1f1b", "zb-h1", "interleaved", "any")  # of plan/groups/chunks.py, which takes a while to import
 ONLY_FLEET = ("price", "watts", "certificate", "html", "emit", "to", "scale")
 
 
@@ -38,7 +39,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     fleet.add_argument("--batch", type=int, help=f"sequences of one step ({LARGE['batch']})")
     fleet.add_argument("--seq", type=int, help=f"tokens of a sequence ({LARGE['seq']})")
     fleet.add_argument("--goal", choices=("time", "cost", "energy"), help="what is to be least (time)")
-    fleet.add_argument("--schedule", choices=("1f1b", "zb-h1"), help="order of a pipeline's work (zb-h1)")
+    fleet.add_argument("--schedule", choices=SCHEDULES, help="order of a pipeline's work (zb-h1; with --emit megatron "
+                       "or torchtitan interleaved: 1f1b, in chunks of layers or not); any: the last two")  # fmt: skip
     fleet.add_argument(
         "--zero",
         type=int,
@@ -80,7 +82,11 @@ def _of_fleet(args: argparse.Namespace) -> int:
     if args.overrides:
         raise BadValue(f"{args.overrides[0]} is a key of run.yaml", why="MODEL FLEET reads no run.yaml",
                        fix="danlu plan --help")  # fmt: skip
-    for name, value in LARGE.items():
+    elsewhere = args.emit not in (None, "danlu")
+    if args.emit == "danlu" and args.schedule in SCHEDULES[2:]:
+        raise BadValue(f"--emit danlu has no --schedule {args.schedule}", why="danlu train runs every stage in one "
+                       "piece, not in chunks of layers", fix="leave --schedule out: zb-h1 is searched")  # fmt: skip
+    for name, value in (LARGE | {"schedule": "interleaved"} if elsewhere else LARGE).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     args.price, args.watts = args.price or [], args.watts or []

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from danlu.cli.output import span
+
 if TYPE_CHECKING:
-    from danlu.nouns import Card, Fleet, Group, GroupedFleet, ModelSpec
+    from danlu.nouns import Card, Fleet, Group, GroupedFleet
+    from danlu.plan.groups.choose import Chosen
     from danlu.plan.groups.emit import Emitted
-    from danlu.plan.groups.grouped import GroupedPlan
 
 VENDORS = {"nvidia": "cuda"}
 
 
-def emitted(plan: GroupedPlan, spec: ModelSpec, framework: str, fleet_words: str, folder: Path) -> Emitted:
-    """The files of one framework."""
+def emitted(chosen: Chosen, framework: str, fleet_words: str, folder: Path) -> Emitted:
+    """The files of one framework: of the best plan that it can run whole, or of most of the best."""
     from danlu.plan.groups import emit
 
-    if framework != "danlu":
-        return emit.FRAMEWORKS[framework](plan, spec)
-    fleet, seats = named(plan.fleet, fleet_words)
-    found = emit.danlu(plan, spec, fleet, seats, str(folder))
-    return found
+    best = chosen.best
+    if framework == "danlu":
+        fleet, seats = named(best.plan.fleet, fleet_words)
+        return emit.danlu(best.plan, chosen.spec, fleet, seats, str(folder))
+    able = next((each for each in (best, *chosen.others) if emit.is_even(each.plan)), best)
+    found = emit.FRAMEWORKS[framework](able.plan, chosen.spec)
+    if able is best:
+        return found
+    said = (f"the best plan of all: its pipelines are not alike. Written is the best whose are, {span(able.seconds)} a "
+            f"step on {sum(able.plan.used):,} cards, {able.seconds / best.seconds - 1:.1%} longer")  # fmt: skip
+    return replace(found, cannot=(said, *found.cannot))
 
 
 def write(found: Emitted, folder: Path) -> str:

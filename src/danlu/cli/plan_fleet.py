@@ -14,7 +14,6 @@ from danlu.errors import BadModel, BadValue, DanluError, DoesNotFit, ShortBatch,
 if TYPE_CHECKING:
     from danlu.nouns import GroupedFleet, ModelSpec
     from danlu.plan.groups.choose import Chosen
-    from danlu.plan.groups.grouped import GroupedPlan
     from danlu.plan.groups.sum_share import SumShare
 
 
@@ -39,28 +38,30 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
         change = fitting.cheapest(spec, fleet, batch=args.batch, seq=args.seq, schedule=args.schedule,
                                   zero=args.zero, say=progress.show)  # fmt: skip
         raise fitting.explained(error, spec, fleet, change) from error
-    progress.show("how far from the best it can be")
+    if chosen.proves:
+        progress.show("how far from the best it can be")
     proved = certificate.prove_gap(chosen.found) if chosen.proves else None
     gap = None if proved is None else proved.gap
     share = sum_share(chosen.found, progress.show)
     progress.done(f"{fleet.cards:,} cards of {len(fleet.groups)} kinds, {len(chosen.others) + 1} plans to choose from")
     said = plan_told.told(chosen, fleet, gap, share, args.kg_per_kwh)
     print(said)
-    _written(args, chosen.best.plan, spec, said, f"{model} on {fleet_words}")
+    _written(args, chosen, said, f"{model} on {fleet_words}")
     if args.certificate is not None:
         if proved is None:
-            raise BadValue("this plan has no certificate", why="a gap is proved for --goal time on one site",
-                           fix="leave --certificate out")  # fmt: skip
+            raise BadValue("this plan has no certificate", why="a gap is proved for --goal time on one site, of "
+                           "stages in one piece", fix="leave --certificate out, or --schedule zb-h1")  # fmt: skip
         output.write_text(args.certificate, certificate.dumps(proved))
         print(f"\ncertificate written: danlu plan verify {args.certificate}")
     output.write_json(args.json, figures(chosen, fleet, gap, share, args.kg_per_kwh))
     return 0
 
 
-def _written(args: argparse.Namespace, plan: GroupedPlan, spec: ModelSpec, said: str, heading: str) -> None:
+def _written(args: argparse.Namespace, chosen: Chosen, said: str, heading: str) -> None:
     """Pictures, page and a framework's files, where they were asked for."""
     from danlu.cli import output, plan_emit, plan_picture
 
+    plan = chosen.best.plan
     if args.svg is not None:
         output.write_text(args.svg, plan_picture.svg(plan))
     if args.html is not None:
@@ -68,7 +69,7 @@ def _written(args: argparse.Namespace, plan: GroupedPlan, spec: ModelSpec, said:
         print(f"\npage written to {args.html}")
     if args.emit is not None:
         folder = args.to or Path(f"plan-{args.emit}")
-        found = plan_emit.emitted(plan, spec, args.emit, args.words[1], folder)
+        found = plan_emit.emitted(chosen, args.emit, args.words[1], folder)
         print("\n" + plan_emit.write(found, folder))
 
 
@@ -163,7 +164,7 @@ def figures(
     """The command's flat JSON."""
     best, plan = chosen.best, chosen.best.plan
     return {
-        "goal": chosen.goal, "kind": plan.kind, "pipelines": plan.pipelines, "step_s": best.seconds,
+        "goal": chosen.goal, "kind": plan.name, "pipelines": plan.pipelines, "step_s": best.seconds,
         "step_low_s": best.low, "step_high_s": best.high, "tokens_per_s": best.tokens_per_s,
         "search_s": plan.seconds, "gap": gap, "u_sum_simulated": share.value, "u_peak": best.u_peak,
         "cards": fleet.cards, "used": {group.card: n for group, n in zip(plan.fleet.groups, plan.used, strict=True)},
@@ -172,5 +173,5 @@ def figures(
         "mem_bytes_most": max(stage.bytes for each in plan.replicas for stage in each.stages),
         **{f"share.{name.replace(' ', '_')}": value for name, value in best.shares.items()},
         **{f"cards.{name}": value for name, value in plan.terms.items()},
-        "alternatives": [[each.plan.kind, each.seconds, sum(each.plan.used)] for each in chosen.others],
+        "alternatives": [[each.plan.name, each.seconds, sum(each.plan.used)] for each in chosen.others],
     }  # fmt: skip

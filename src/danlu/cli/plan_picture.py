@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from danlu.cli.output import size, span
+from danlu.plan.groups import interleaved
 from danlu.plan.groups.grouped import GroupedPlan, Replicas
 from danlu.plan.groups.timeline import Bar, bars
 
@@ -56,7 +57,8 @@ def rows(plan: GroupedPlan, each: Replicas) -> list[Row]:
     """The lines of one pipeline's picture."""
     per, found = len(plan.model.recipe), []
     shown = replace(each, micro_batches=shown_of(each))
-    for number, (stage, drawn) in enumerate(zip(each.stages, bars(plan, shown), strict=True)):
+    played = interleaved.bars(plan, shown) if each.chunks > 1 else bars(plan, shown)
+    for number, (stage, drawn) in enumerate(zip(each.stages, played, strict=True)):
         group = plan.fleet.groups[stage.group]
         body = sum(unit.startswith("layers.") for unit in plan.model.units[stage.start : stage.stop]) / per
         label = f"{number}  {stage.cards} x {group.card}  {body:g} layers"
@@ -66,7 +68,8 @@ def rows(plan: GroupedPlan, each: Replicas) -> list[Row]:
 
 def shown_of(each: Replicas) -> int:
     """Micro-batches that are drawn: all where a person can tell them apart, else enough to fill the pipeline twice."""
-    return min(each.micro_batches, max(24, 2 * len(each.stages)))
+    most = max(24, 2 * len(each.stages))
+    return min(each.micro_batches, most if each.chunks == 1 else most - most % len(each.stages))
 
 
 def _note(plan: GroupedPlan, each: Replicas) -> str:
@@ -74,7 +77,9 @@ def _note(plan: GroupedPlan, each: Replicas) -> str:
     said = []
     if shown_of(each) < each.micro_batches:
         said.append(f"drawn with {shown_of(each)} of {each.micro_batches} micro-batches")
-    if plan.schedule != "1f1b":
+    if each.chunks > 1:
+        said.append(f"interleaved 1F1B, {each.chunks} chunks of layers a stage")
+    elif plan.schedule != "1f1b":
         said.append(f"drawn as 1F1B; under {plan.schedule} weight gradients fill part of the bubble")
     return "; ".join(["time since the step began", *said])
 

@@ -47,16 +47,18 @@ def headline(chosen: Chosen) -> str:
     running = f", {active / 1e9:.1f} G of them per token" if active < 0.99 * spec.params else ""
     return (f"{spec.family}, {spec.params / 1e9:.1f} G parameters{running}, {spec.layers} layers; "
             f"{plan.batch} sequences of {plan.seq} tokens a step\n"
-            f"best plan for {chosen.goal}: {plan.kind}, {plan.pipelines} pipelines on {sum(plan.used):,} cards, "
-            f"{plan.schedule}, bf16, optimizer sharded over replicas")  # fmt: skip
+            f"best plan for {chosen.goal}: {plan.name}, {plan.pipelines} pipelines on {sum(plan.used):,} cards, "
+            f"{plan.orders}, bf16, optimizer sharded over replicas")  # fmt: skip
 
 
 def pipelines(plan: GroupedPlan) -> str:
     """Which pipelines run how often."""
-    rows = [[each.copies, cards_of(plan, each), len(each.stages), f"{each.micro_batches} x {each.micro_batch}",
-             span(each.seconds)] for each in plan.replicas]  # fmt: skip
+    woven = any(each.chunks > 1 for each in plan.replicas)
+    rows = [[each.copies, cards_of(plan, each), len(each.stages), *[each.chunks] * woven,
+             f"{each.micro_batches} x {each.micro_batch}", span(each.seconds)] for each in plan.replicas]  # fmt: skip
     more = f"\n... and {len(rows) - ROWS} more kinds of pipelines" if len(rows) > ROWS else ""
-    return table(["pipelines", "cards of each", "stages", "micro-batches", "takes"], rows[:ROWS]) + more
+    head = ["pipelines", "cards of each", "stages", *["chunks of each"] * woven, "micro-batches", "takes"]
+    return table(head, rows[:ROWS]) + more
 
 
 def stages(plan: GroupedPlan) -> str:
@@ -97,7 +99,7 @@ def forecast(chosen: Chosen, gap: float | None, share: SumShare) -> str:
         lines.append(f"bound     no plan of these classes is faster by more than {gap:.2%}: this one has "
                      f"{1 / (1 + gap):.1%} of its proved bound")  # fmt: skip
     else:
-        lines.append("bound     none proved: that is done for --goal time on one site")
+        lines.append("bound     none proved: that is done for --goal time on one site, of stages in one piece")
     return "\n".join(lines)
 
 
@@ -127,7 +129,7 @@ def costs(best: Outlook, kg_per_kwh: float) -> str:
 def alternatives(chosen: Chosen) -> str:
     """Every other plan that was looked at, beside this one."""
     best = chosen.best
-    rows = [[each.plan.kind, span(each.seconds), f"{each.tokens_per_s:,.0f}", f"{each.seconds / best.seconds:.3f}",
+    rows = [[each.plan.name, span(each.seconds), f"{each.tokens_per_s:,.0f}", f"{each.seconds / best.seconds:.3f}",
              f"{sum(each.plan.used):,}", each.dominant, _short(each.kwh), _short(each.price)]
             for each in (best, *chosen.others)]  # fmt: skip
     return table(["plan", "a step", "tokens/s", "x this one", "cards", "largest term", "kWh", "price"], rows)

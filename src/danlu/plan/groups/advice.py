@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from danlu.nouns import GroupedFleet
 from danlu.plan.groups.choose import Chosen, Sites
+from danlu.plan.groups.chunks import ORDERS
 from danlu.plan.groups.outlook import Outlook
 
 FAR = 1.15  # an interval wider than this is worth a warning
@@ -19,7 +20,22 @@ def why(chosen: Chosen, fleet: GroupedFleet) -> list[str]:
     if chosen.others:
         said.append(_lost(best, chosen.others[0], chosen.goal))
     more = _sites(chosen.sites) if chosen.sites else []
-    return [*said, *_memory(chosen), *_mixing(chosen), *_left_out(chosen, fleet), *more]
+    return [*said, *_memory(chosen), *_chunks(chosen), *_mixing(chosen), *_left_out(chosen, fleet), *more]
+
+
+def _chunks(chosen: Chosen) -> list[str]:
+    """What chunks of layers gain over stages in one piece, where they were looked at."""
+    if not ORDERS[chosen.found.ask.schedule].chunks:
+        return []
+    best = chosen.best
+    whole = [each for each in (best, *chosen.others) if all(one.chunks == 1 for one in each.plan.replicas)]
+    if best in whole:
+        return ["chunks of layers (interleaved 1F1B) do not pay here: the best plan has every stage in one piece"]
+    first = min(whole, key=lambda each: each.seconds, default=None)
+    if first is None:
+        return ["chunks of layers (interleaved 1F1B) are in every plan found"]
+    return [f"chunks of layers (interleaved 1F1B) pay: {first.seconds / best.seconds:.3f} times the throughput of the "
+            f"best with every stage in one piece ({first.plan.name})"]  # fmt: skip
 
 
 def _memory(chosen: Chosen) -> list[str]:
@@ -47,10 +63,10 @@ def _lost(best: Outlook, other: Outlook, goal: str) -> str:
             for name, share in other.shares.items()}  # fmt: skip
     term = max(more, key=lambda name: more[name])
     if goal == "cost" and best.price and other.price:
-        return f"runner-up {other.plan.kind}: {other.price / best.price - 1:+.1%} price on {m:,} cards"
+        return f"runner-up {other.plan.name}: {other.price / best.price - 1:+.1%} price on {m:,} cards"
     if goal == "energy" and best.kwh and other.kwh:
-        return f"runner-up {other.plan.kind}: {other.kwh / best.kwh - 1:+.1%} energy on {m:,} cards"
-    lost = f"runner-up {other.plan.kind}: {other.seconds / best.seconds - 1:+.1%} time on {m:,} cards"
+        return f"runner-up {other.plan.name}: {other.kwh / best.kwh - 1:+.1%} energy on {m:,} cards"
+    lost = f"runner-up {other.plan.name}: {other.seconds / best.seconds - 1:+.1%} time on {m:,} cards"
     if m < n:
         return f"{lost}, for it leaves {n - m:,} more cards out"
     return f"{lost}, most of it by {term} ({more[term]:+.1%} of this plan's card-seconds)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from danlu.nouns import GroupedFleet, ModelSpec
+from danlu.plan.groups.chunks import ORDERS, depths, in_chunks, of_layers
 from danlu.plan.groups.grouped import GroupedPlan, GroupStage, Replicas
+from danlu.plan.groups.interleaved import played
 from danlu.plan.groups.pipelines import Pipeline, Span, pipeline
 from danlu.plan.groups.pricing import MOST_STAGES, Space, space
 from danlu.plan.groups.stage_ways import Floats, StageWays, micro_batch_sizes, stage_ways
@@ -36,16 +39,32 @@ class Ask:
         """(groups,) cards."""
         return np.array([group.count for group in self.fleet.groups], dtype=float)
 
-    def ways(self, micro_batch: int, replicas: int, most: int | None = None, every: bool = False) -> StageWays:
+    def ways(
+        self, micro_batch: int, replicas: int, most: int | None = None, every: bool = False, chunks: int = 1
+    ) -> StageWays:  # fmt: skip
         """The ways of one micro-batch size with so many pipelines, or that many to `most`; `every`: worse ones too."""
-        return stage_ways(self.spec, self.fleet, micro_batch=micro_batch, seq=self.seq, replicas=replicas, most=most,
-                          schedule=self.schedule, stack=self.stack, constants=self.constants, zero=self.zero,
-                          every=every)  # fmt: skip
+        plain = "1f1b" if chunks > 1 else ORDERS[self.schedule].plain
+        found = stage_ways(self.spec, self.fleet, micro_batch=micro_batch, seq=self.seq, replicas=replicas, most=most,
+                           schedule=plain, stack=self.stack, constants=self.constants, zero=self.zero,
+                           every=every)  # fmt: skip
+        return found if chunks == 1 else in_chunks(found, chunks)
 
     def spaces(self, replicas: int, most: int | None = None, stages: int = MOST_STAGES) -> list[Space]:
-        """One per micro-batch size, with pipelines of so many stages at most."""
-        sizes = micro_batch_sizes(self.batch, self.most_sequences)
-        return [space(self.ways(size, replicas, most), len(self.fleet.groups), stages) for size in sizes]
+        """One per micro-batch size, with pipelines of so many stages at most, each stage in one piece."""
+        return [space(self.ways(size, replicas, most), len(self.fleet.groups), stages) for size in self._sizes]
+
+    def chunked(self, replicas: int, stages: int = MOST_STAGES) -> list[Space]:
+        """One per micro-batch size, number of chunks of every stage, and most stages: what each keeps grows with it."""
+        found = []
+        for size, chunks in itertools.product(self._sizes, ORDERS[self.schedule].chunks):
+            ways = of_layers(self.ways(size, replicas, chunks=chunks), self.spec)
+            for most in depths(min(stages, self.spec.layers // chunks)):  # every chunk holds a layer
+                found.append(space(ways, len(self.fleet.groups), most, fewest=most))
+        return found
+
+    @property
+    def _sizes(self) -> Sequence[int]:
+        return micro_batch_sizes(self.batch, self.most_sequences)
 
     def deepest(self, pipelines: int) -> int:
         """Stages that the longest of so many pipelines can have by the cards and by the batch."""
@@ -63,17 +82,19 @@ class Ask:
 def finished(ask: Ask, chosen: Sequence[tuple[Pipeline, int]], kind: str) -> GroupedPlan:
     """The plan of these pipelines with the costs of so many replicas, each no longer than the batch needs."""
     pipelines = sum(count for _, count in chosen)
-    tables = {size: ask.ways(size, pipelines, every=True) for size in {each.micro_batch for each, _ in chosen}}
-    moved = [(again(each, tables[each.micro_batch], len(ask.fleet.groups)), count) for each, count in chosen]
+    kinds = {(each.micro_batch, each.ways.chunks) for each, _ in chosen}
+    tables = {(size, n): ask.ways(size, pipelines, every=True, chunks=n) for size, n in kinds}
+    moved = [(again(each, tables[each.micro_batch, each.ways.chunks], len(ask.fleet.groups)), count)
+             for each, count in chosen]  # fmt: skip
     real = [(each or chosen[i][0], count) for i, (each, count) in enumerate(moved)]
     shares = shared(real, ask.batch)
     parts = []
     for (each, _), batches in zip(real, shares, strict=True):
         for count, micro_batches in batches:
-            parts.append(Replicas(count, _stages(each), each.micro_batch, micro_batches, each.seconds(micro_batches)))
-    merged = _merged(parts)
-    return GroupedPlan(kind, ask.spec, ask.fleet, ask.batch, ask.seq, ask.schedule, merged,
-                       max(each.seconds for each in merged))  # fmt: skip
+            parts.append(Replicas(count, _stages(each), each.micro_batch, micro_batches, each.seconds(micro_batches),
+                                  each.ways.chunks))  # fmt: skip
+    plain = ORDERS[ask.schedule].plain
+    return played(GroupedPlan(kind, ask.spec, ask.fleet, ask.batch, ask.seq, plain, _merged(parts), 0.0))
 
 
 def shared(chosen: Sequence[tuple[Pipeline, int]], batch: int) -> list[list[tuple[int, int]]]:
@@ -83,7 +104,7 @@ def shared(chosen: Sequence[tuple[Pipeline, int]], batch: int) -> list[list[tupl
     the slowest.
     """
     low = max(each.seconds(len(each.stages)) for each, _ in chosen) * (1 + 1e-12)
-    high = max(each.seconds(max(len(each.stages), math.ceil(batch / each.micro_batch))) for each, _ in chosen)
+    high = max(each.seconds(each.whole(math.ceil(batch / each.micro_batch))) for each, _ in chosen)
     high *= 1 + 1e-12
     if sum(count * each.sequences(low) for each, count in chosen) >= batch:
         high = low
@@ -96,38 +117,40 @@ def shared(chosen: Sequence[tuple[Pipeline, int]], batch: int) -> list[list[tupl
     many = [each.sequences(high) // each.micro_batch for each, _ in chosen]
     over = sum(count * n * each.micro_batch for (each, count), n in zip(chosen, many, strict=True)) - batch
     found = [{n: count} for (_, count), n in zip(chosen, many, strict=True)]
-    # One micro-batch less for a copy of whichever pipeline ends last, while there is more than the batch.
+    # A turn of micro-batches less for a copy of whichever pipeline ends last, while there is more than the batch.
+    turns = [each.turn for each, _ in chosen]
     while True:
         spare = [(chosen[i][0].seconds(n), i, n) for i, each in enumerate(found) for n in each
-                 if n > len(chosen[i][0].stages) and chosen[i][0].micro_batch <= over]  # fmt: skip
+                 if n > len(chosen[i][0].stages) and chosen[i][0].micro_batch * turns[i] <= over]  # fmt: skip
         if not spare:
             break
         _, i, n = max(spare)
-        size = chosen[i][0].micro_batch
+        size = chosen[i][0].micro_batch * turns[i]
         fewer = min(found[i][n], over // size)
         over -= fewer * size
         found[i][n] -= fewer
-        found[i][n - 1] = found[i].get(n - 1, 0) + fewer
+        found[i][n - turns[i]] = found[i].get(n - turns[i], 0) + fewer
         found[i] = {n: count for n, count in found[i].items() if count}
     return [[(count, n) for n, count in each.items()] for each in found]
 
 
 def again(each: Pipeline, ways: StageWays, groups: int) -> Pipeline | None:
-    """The same stages with the costs of another table; None where that one lacks a way."""
+    """The same stages with the costs of another table, one cut anywhere; None where that one lacks a way."""
     old = each.ways
     index = {(int(g), way): i for i, (g, way) in enumerate(zip(ways.group, ways.ways, strict=True))}
     found = [index.get((int(old.group[span.way]), old.ways[span.way])) for span in each.stages]
     if None in found:
         return None
-    spans = [Span(way, s.start, s.stop) for way, s in zip(found, each.stages, strict=True) if way is not None]
+    spans = [Span(way, old.unit(s.start), old.unit(s.stop)) for way, s in zip(found, each.stages, strict=True)
+             if way is not None]  # fmt: skip
     return pipeline(ways, spans, groups)
 
 
 def _stages(each: Pipeline) -> tuple[GroupStage, ...]:
     ways = each.ways
     return tuple(
-        GroupStage(int(ways.group[span.way]), ways.ways[span.way], span.start, span.stop, float(each.time[i]),
-                   float(each.step[i]), float(each.fills[i]), int(each.bytes[i]))
+        GroupStage(int(ways.group[span.way]), ways.ways[span.way], ways.unit(span.start), ways.unit(span.stop),
+                   float(each.time[i]), float(each.step[i]), float(each.fills[i]), int(each.bytes[i]))
         for i, span in enumerate(each.stages)
     )  # fmt: skip
 
@@ -136,7 +159,7 @@ def _merged(parts: Iterable[Replicas]) -> tuple[Replicas, ...]:
     """Equal pipelines counted together, the most copies first."""
     found: dict[tuple[object, ...], Replicas] = {}
     for each in parts:
-        key = (each.stages, each.micro_batch, each.micro_batches)
+        key = (each.stages, each.micro_batch, each.micro_batches, each.chunks)
         if key in found:
             each = replace(each, copies=each.copies + found[key].copies)
         found[key] = each

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from danlu.errors import BadValue, DoesNotFit, ShortBatch
 from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan.groups import large
+from danlu.plan.groups.chunks import ORDERS
 from danlu.plan.groups.grouped import GroupedPlan
 from danlu.plan.groups.large import Found
 from danlu.plan.groups.outlook import Outlook, outlook, seconds_of
@@ -64,7 +65,7 @@ class Chosen:
     best     the plan's forecast
     others   forecasts of the other plans, best first by the goal
     found    the search that has the plan
-    proves   whether a proof of its gap speaks of this goal and the whole fleet
+    proves   whether a proof of its gap speaks of this goal, the whole fleet and these orders
     sites    None for a fleet on one site
     """
 
@@ -108,7 +109,7 @@ def best(
         looked.append((outlook(joined, spec, fleet, stack), searches[0]))
     looked.sort(key=lambda pair: _least(pair[0], goal))
     first, others = looked[0], [each for each, _ in looked[1:]]
-    proves = goal == "time" and compared is None
+    proves = goal == "time" and compared is None and not ORDERS[schedule].chunks
     led = first[1] if first[1].plan is first[0].plan else replace(first[1], plan=first[0].plan)
     return Chosen(spec, goal, first[0], tuple(_distinct(first[0], others)), led, proves, compared)
 
@@ -121,9 +122,9 @@ def _least(each: Outlook, goal: str) -> float:
 
 def _distinct(first: Outlook, others: Sequence[Outlook]) -> list[Outlook]:
     """Plans of other cards or other kinds; equal ones once."""
-    seen, found = {(first.plan.kind, first.plan.used)}, []
+    seen, found = {(first.plan.name, first.plan.used)}, []
     for each in others:
-        key = each.plan.kind, each.plan.used
+        key = each.plan.name, each.plan.used
         if key not in seen:
             seen.add(key)
             found.append(each)

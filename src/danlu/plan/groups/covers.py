@@ -78,7 +78,8 @@ class Covers:
         for place in range(count - 1, -1, -1):
             end = np.minimum((inner if place else last)[0, :, start], self.memory[place, :, start])
             fill = ways.fill if place else ways.time
-            seconds = fill - fill[:, start, None] + (ways.hop * ((place > 0) + (start > 0)))[:, None]
+            hops = ways.hop * ((place > 0) + (start > 0)) + ways.more * (place == 0)
+            seconds = fill - fill[:, start, None] + hops[:, None]
             cost = self.tried.price[:, None] + self.tried.weight[at] * seconds + self.least[at, place]
             cost[(stops <= start) | (stops > end[:, None])] = np.inf
             way, stop = divmod(int(np.argmin(cost)), len(stops))
@@ -94,7 +95,7 @@ def load_ends(ways: StageWays, limit: Floats, many: Floats) -> tuple[Ints, Ints]
     for at in range(shape[0]):
         load = ways.time + ways.step / many[at]
         for way in range(shape[1]):
-            room = np.full(shape[2], limit[at] - ways.hop[way])
+            room = np.full(shape[2], limit[at] - ways.hop[way] - ways.more[way])
             room[0] += ways.hop[way]
             for found, hop in ((inner, ways.hop[way]), (last, 0.0)):
                 stop = np.searchsorted(load[way], load[way] + (room - hop) * (1 + 1e-12), side="right") - 1
@@ -120,7 +121,7 @@ def in_numpy(ways: StageWays, memory: Ints, tried: Tried) -> Covers:
     for place in range(len(memory)):
         end = np.minimum(inner if place else last, memory[place][None]) - np.arange(places)
         fill = weight * (ways.fill if place else ways.time)[None]
-        stage = tried.price + tried.weight[:, None] * ways.hop * (2.0 if place else 1.0)
+        stage = tried.price + tried.weight[:, None] * (2.0 * ways.hop if place else ways.hop + ways.more)
         for long in range(1, int(end.max(initial=0)) + 1):
             cost = least[:, None, place, long:] + fill[:, :, long:] - fill[:, :, :-long] + stage[:, :, None]
             cost[:, :, 0] -= tried.weight[:, None] * ways.hop
@@ -142,14 +143,14 @@ class _In(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("ways", "places", "depth", "count")),
-        *((name, ctypes.c_void_p) for name in ("time", "fill", "step", "hop", "price", "memory", "limit", "many")),
-        *((name, ctypes.c_void_p) for name in ("weight", "budget")),
+        *((name, ctypes.c_void_p) for name in ("time", "fill", "step", "hop", "more", "price", "memory")),
+        *((name, ctypes.c_void_p) for name in ("limit", "many", "weight", "budget")),
     ]  # fmt: skip
 
 
 def _given(ways: StageWays, memory: Ints, tried: Tried) -> tuple[_In, list[Any]]:
     """The arguments, and the arrays that must live as long as they do."""
-    floats = (ways.time, ways.fill, ways.step, ways.hop, tried.price)
+    floats = (ways.time, ways.fill, ways.step, ways.hop, ways.more, tried.price)
     held: list[Any] = [np.ascontiguousarray(each, dtype=np.float64) for each in floats]
     held.append(np.ascontiguousarray(memory, dtype=np.int64))
     then = (tried.limit, tried.many, tried.weight, tried.budget)

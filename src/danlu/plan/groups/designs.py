@@ -12,14 +12,28 @@ from collections.abc import Sequence
 import numpy as np
 
 from danlu.plan.groups.assemble import Ask, finished
+from danlu.plan.groups.chunks import ORDERS
 from danlu.plan.groups.grouped import GroupedPlan
 from danlu.plan.groups.pack import pack
 from danlu.plan.groups.pipelines import Pipeline
-from danlu.plan.groups.pricing import DEEPEST, MOST_STAGES, Columns, bottlenecks, grow, seconds_for, worth
+from danlu.plan.groups.pricing import (
+    DEEPEST,
+    MOST_STAGES,
+    Columns,
+    Space,
+    bottlenecks,
+    grow,
+    relaxed,
+    seconds_for,
+    worth,
+)
 from danlu.plan.groups.spanning import spanning
 from danlu.plan.groups.stage_ways import Floats, Ints
+from danlu.plan.groups.unit_cost import Way
 
 TURNS = 4  # of column generation
+WOVEN = 2  # of it when stages may be in chunks
+WIDER = 1.08  # from one tried bottleneck to the next, of stages in chunks or cut alike
 FINER = 24  # times below the best packing that are tried
 FEW = 4  # pipelines, or fewer, are made of counted cards where prices find none
 DESIGNS = 6  # numbers of replicas tried to share optimizer states over
@@ -86,7 +100,53 @@ def _priced(ask: Ask, replicas: int, columns: Columns, stages: int) -> tuple[Gro
     if len(ask.fleet.groups) > 1:
         seconds = grow(columns, spaces, ask.batch, seconds, TURNS)
     plan = packed(ask, columns, seconds, "hybrid")
-    return None if plan is None else (plan, columns.pipelines)
+    if plan is None or not ORDERS[ask.schedule].chunks:
+        return None if plan is None else (plan, columns.pipelines)
+    woven = _woven(ask, replicas, columns, plan, spaces)
+    return min(plan, woven or plan, key=lambda each: each.seconds), columns.pipelines
+
+
+def _woven(
+    ask: Ask, replicas: int, columns: Columns, plan: GroupedPlan, spaces: Sequence[Space]
+) -> GroupedPlan | None:  # fmt: skip
+    """The best plan when stages may be in chunks, of pipelines that are worth their cards beside those of `plan`."""
+    able = ask.chunked(replicas, stages=ask.deepest(replicas))
+    seconds = plan.seconds
+    for _ in range(WOVEN):
+        prices = relaxed(columns, seconds).prices
+        new = sum(columns.add(worth(each, prices, seconds, bottlenecks(each, seconds, WIDER))) for each in able)
+        new += sum(columns.add(worth(each, prices, seconds, bottlenecks(each, seconds))) for each in spaces)
+        better = seconds_for(columns, ask.batch, seconds)
+        if not new or better > 0.999 * seconds:
+            break
+        seconds = better
+    for each in [*able, *spaces]:
+        cuts = [_cut(way) for way in each.ways.ways]
+        for cut in set(cuts):
+            part = each.of([at for at, one in enumerate(cuts) if one == cut])
+            columns.add(worth(part, prices, seconds, bottlenecks(part, seconds, WIDER)))
+    return packed(ask, columns, seconds, "hybrid")
+
+
+def _cut(way: Way) -> tuple[int, ...]:
+    """What other frameworks have one of for all stages."""
+    return way.tp, way.cp, way.ep, way.zero
+
+
+def _even(ask: Ask, columns: Sequence[Pipeline], replicas: int) -> GroupedPlan | None:
+    """The best plan of copies of one pipeline whose stages are cut alike, with as many micro-batches each."""
+    best: tuple[float, Pipeline, int] | None = None
+    for each in columns:
+        if len({_cut(each.ways.ways[span.way]) for span in each.stages}) > 1:
+            continue
+        most = int((ask.there[each.cards > 0] // each.cards[each.cards > 0]).min())
+        for copies in range(max(1, replicas), most + 1):
+            many, left = divmod(ask.batch, copies * each.micro_batch)
+            if not left and many >= 1 and each.whole(many) == many:
+                seconds = each.seconds(many)
+                if best is None or seconds < best[0]:
+                    best = seconds, each, copies
+    return None if best is None else finished(ask, [(best[1], best[2])], "even")
 
 
 def packed(ask: Ask, columns: Columns, seconds: float, kind: str) -> GroupedPlan | None:
@@ -129,10 +189,12 @@ def _filled(counts: Ints, value: Floats, least: Floats, batch: int) -> Ints | No
 
 
 def _classes(ask: Ask, columns: Sequence[Pipeline], replicas: int) -> list[GroupedPlan]:
-    """The best plan of the narrower classes: pipelines inside groups only, and copies of one mixed pipeline."""
+    """The best plan of the narrower classes: pipelines inside groups only, copies of one mixed pipeline, and where
+    stages may be in chunks, as other frameworks have them, copies of one whose stages are cut alike."""
+    even = _even(ask, columns, replicas) if ORDERS[ask.schedule].chunks else None
+    found = [] if even is None else [even]
     if len(ask.fleet.groups) == 1:
-        return []
-    found = []
+        return found
     alone = [each for each in columns if (each.cards > 0).sum() == 1]
     if alone:
         one = Columns(ask.there)

@@ -102,11 +102,11 @@ def megatron(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
     spill = any(stage.way.spill for stage in each.stages)
     if spill and len(layers) > 1:
         cannot.append("activations on the host: Megatron-LM does that without pipeline stages only")
-    woven = interleaved.best(plan, each, layers)
+    woven = interleaved.of(plan, each, layers)
     layout = "|".join(("E" if at == 0 else "") + "t" * n + ("L" if at == len(woven.layers) - 1 else "")
                       for at, n in enumerate(woven.layers))  # fmt: skip
     cannot += _one_recompute(each, "Megatron-LM")
-    if plan.schedule != "1f1b":
+    if plan.schedule != "1f1b" and each.chunks == 1:
         cannot.append(f"schedule {plan.schedule}: Megatron-LM runs {_woven(woven)}")
     arguments = [
         f"--num-layers {spec.layers}", f"--hidden-size {spec.hidden}", f"--ffn-hidden-size {spec.ffn}",
@@ -149,8 +149,8 @@ def torchtitan(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
     each, cannot = _even(plan, "torchtitan")
     layers, moved = _whole_layers(each, spec)
     cannot += [*moved, *_one_recompute(each, "torchtitan")]
-    woven = interleaved.best(plan, each, layers)
-    if plan.schedule != "1f1b":
+    woven = interleaved.of(plan, each, layers)
+    if plan.schedule != "1f1b" and each.chunks == 1:
         cannot.append(f"schedule {plan.schedule}: set is {_woven(woven)}")
     at, parts = 0, []
     for number, count in enumerate(woven.layers):
@@ -189,6 +189,11 @@ def _woven(found: interleaved.Interleaved) -> str:
         return f"1F1B, {found.seconds:.4g} s by simulation; no number of chunks that fits is faster"
     return (f"1F1B with {found.chunks} chunks of layers a stage, {found.seconds:.4g} s by simulation; plain 1F1B takes "
             f"{found.plain:.4g} s")  # fmt: skip
+
+
+def is_even(plan: GroupedPlan) -> bool:
+    """Whether all its pipelines are alike, with stages cut alike: what Megatron-LM and torchtitan can run whole."""
+    return len(plan.replicas) == 1 and len({_cut(stage) for stage in plan.replicas[0].stages}) == 1
 
 
 def _even(plan: GroupedPlan, framework: str) -> tuple[Replicas, list[str]]:

@@ -51,13 +51,17 @@ class GroupStage:
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """`copies` equal pipelines, each with `micro_batches` of `micro_batch` sequences in a step of `seconds`."""
+    """`copies` equal pipelines, each with `micro_batches` of `micro_batch` sequences in a step of `seconds`.
+
+    chunks   of every stage: layers are dealt over them, and interleaved 1F1B takes the place of the plan's schedule
+    """
 
     copies: int
     stages: tuple[GroupStage, ...]
     micro_batch: int
     micro_batches: int
     seconds: float
+    chunks: int = 1
 
     @property
     def sequences(self) -> int:
@@ -74,7 +78,8 @@ class GroupedPlan:
     """What a grouped fleet should do, and what that should cost.
 
     kind      "mixed" (alike pipelines over several groups), "alone" (every pipeline inside a group), "hybrid" (both or
-              several of them) or the name of the one card type used
+              several of them), "even" (alike pipelines of stages cut alike) or the name of the one card type used
+    schedule  of pipelines whose stages are in one piece: "1f1b" or "zb-h1"
     seconds   of one step of `batch` sequences
     """
 
@@ -86,6 +91,18 @@ class GroupedPlan:
     schedule: str
     replicas: tuple[Replicas, ...]
     seconds: float
+
+    @property
+    def name(self) -> str:
+        """Its kind, and whether stages are in chunks."""
+        return f"{self.kind}, interleaved" if any(each.chunks > 1 for each in self.replicas) else self.kind
+
+    @property
+    def orders(self) -> str:
+        """The orders its pipelines run."""
+        chunks = sorted({each.chunks for each in self.replicas})
+        woven = f"interleaved 1f1b ({' and '.join(str(n) for n in chunks if n > 1)} chunks a stage)"
+        return " and ".join([self.schedule] * (chunks[0] == 1) + [woven] * (chunks[-1] > 1))
 
     @property
     def tokens_per_s(self) -> float:

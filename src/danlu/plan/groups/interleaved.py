@@ -6,17 +6,18 @@ is sent v times as often, and the first stage keeps p + (p - 1) / v micro-batche
 micro-batches go through all chunks, forwards ahead by what the way there and back takes. It is played event by event
 here, chunk by chunk with its own layers; a message holds its sender up, as the search's forecast has it.
 
-The search does not look at it: it is chosen for a plan that it found, where a framework has no zero-bubble order.
+The search (chunks.py) goes by a formula; `played` puts what is simulated here in its place where that is longer.
+`best` chooses chunks for a plan that was searched without, where a framework has no zero-bubble order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from danlu.plan.groups.grouped import GroupedPlan, Replicas
 from danlu.plan.groups.stage_ways import stage_ways
-from danlu.plan.groups.timeline import Parts, chunk_of, parts_of
+from danlu.plan.groups.timeline import Bar, Parts, chunk_of
 
 CHUNKS = (1, 2, 3, 4, 6, 8)  # of a stage
 Item = tuple[str, int, int]  # "F" or "B", chunk, micro-batch
@@ -35,6 +36,13 @@ class Interleaved:
     layers: tuple[int, ...]
     seconds: float
     plain: float
+
+
+def of(plan: GroupedPlan, each: Replicas, layers: Sequence[int]) -> Interleaved:
+    """What stands for a plan's pipelines in a framework without zero bubbles: the plan's chunks, or else the best."""
+    if plan.schedule != "1f1b" and each.chunks == 1:
+        return best(plan, each, layers)
+    return Interleaved(each.chunks, tuple(dealt(layers, each.chunks)), each.seconds, each.seconds)
 
 
 def best(plan: GroupedPlan, each: Replicas, layers: Sequence[int]) -> Interleaved:
@@ -90,8 +98,57 @@ def in_flight(stages: int, chunks: int, micro_batches: int, stage: int) -> float
     return most / chunks
 
 
-def seconds(costs: Costs, micro_batches: int) -> float:
-    """Seconds until every stage has done all, and what it does once a step. Cost: stages * chunks * micro-batches."""
+def played(plan: GroupedPlan) -> GroupedPlan:
+    """The plan with the seconds of its step: of pipelines in chunks no less than what the simulation says."""
+    replicas = tuple(
+        each if each.chunks == 1
+        else replace(each, seconds=max(each.seconds, seconds(_parts(plan, each), each.micro_batches)))
+        for each in plan.replicas
+    )  # fmt: skip
+    return replace(plan, replicas=replicas, seconds=max(each.seconds for each in replicas))
+
+
+def bars(plan: GroupedPlan, each: Replicas) -> list[list[Bar]]:
+    """Per stage, in time: every chunk of every micro-batch there and back, messages, and what is done once."""
+    parts = _parts(plan, each)
+    found: list[list[Bar]] = [[] for _ in parts]
+
+    def note(stage: int, what: str, begin: float, stop: float, message: float) -> None:
+        found[stage].append(Bar("forward" if what == "F" else "backward", begin, stop - message))
+        if message:
+            found[stage].append(Bar("message", stop - message, stop))
+
+    seconds(parts, each.micro_batches, note)
+    for mine, part in zip(found, parts, strict=True):
+        end = mine[-1].stop
+        mine.append(Bar("once", end, end + part[0].once))
+    return found
+
+
+def layers_of(plan: GroupedPlan, each: Replicas) -> list[int]:
+    """Whole layers of each stage."""
+    per = len(plan.model.recipe)
+    return [sum(unit.startswith("layers.") for unit in plan.model.units[s.start : s.stop]) // per for s in each.stages]
+
+
+def _parts(plan: GroupedPlan, each: Replicas) -> list[list[Parts]]:
+    """Costs of every chunk of pipelines in chunks; those of a stage sum to the seconds that the search has for it."""
+    found = _costs(plan, each, dealt(layers_of(plan, each), each.chunks), each.chunks)
+    for at, (mine, stage) in enumerate(zip(found, each.stages, strict=True)):
+        sent = 2 * each.chunks - (at == 0) - (at == len(found) - 1)
+        busy = max(0.0, stage.time_s - sent * mine[0].message)
+        longer = busy / sum(part.forward + part.backward for part in mine)
+        found[at] = [replace(part, forward=part.forward * longer, backward=part.backward * longer) for part in mine]
+    return found
+
+
+def seconds(
+    costs: Costs, micro_batches: int, note: Callable[[int, str, float, float, float], None] | None = None
+) -> float:  # fmt: skip
+    """Seconds until every stage has done all, and what it does once a step. Cost: stages * chunks * micro-batches.
+
+    note   is told of every item its stage, "F" or "B", begin, end with its message, and the message's seconds
+    """
     stages, chunks = len(costs), len(costs[0])
     todo = [order(stages, chunks, micro_batches, stage) for stage in range(stages)]
     done: dict[tuple[str, int, int, int], float] = {}
@@ -108,8 +165,11 @@ def seconds(costs: Costs, micro_batches: int) -> float:
                 mine = costs[stage][chunk]
                 begin = max(clock[stage], done[*needs, number] if needs else 0.0)
                 sends = (chunk, stage) != ((chunks - 1, stages - 1) if what == "F" else (0, 0))
-                took = (mine.forward if what == "F" else mine.backward) + mine.message * (sends and stages > 1)
-                clock[stage] = done[what, chunk, stage, number] = begin + took
+                message = mine.message * (sends and stages > 1)
+                stop = begin + (mine.forward if what == "F" else mine.backward) + message
+                clock[stage] = done[what, chunk, stage, number] = stop
+                if note is not None:
+                    note(stage, what, begin, stop, message)
                 at[stage] += 1
                 moved = True
     assert all(each == len(work) for each, work in zip(at, todo, strict=True)), "the stages wait for each other"
@@ -129,11 +189,17 @@ def _needs(what: str, chunk: int, stage: int, stages: int, chunks: int) -> tuple
 
 def _costs(plan: GroupedPlan, each: Replicas, layers: Sequence[int], chunks: int) -> list[list[Parts]]:
     stages = len(each.stages)
-    return [
-        [chunk_of(plan, stage, layers[chunk * stages + at], last=chunk == chunks - 1 and at == stages - 1,
-                  once=parts_of(plan, each, stage).once, alone=stages == 1) for chunk in range(chunks)]
-        for at, stage in enumerate(each.stages)
-    ]  # fmt: skip
+    known: dict[object, Parts] = {}
+
+    def part(at: int, chunk: int) -> Parts:
+        stage, last = each.stages[at], chunk == chunks - 1 and at == stages - 1
+        key = stage.group, stage.way, stage.step_s, layers[chunk * stages + at], last
+        if key not in known:
+            known[key] = chunk_of(plan, stage, layers[chunk * stages + at], last=last, once=stage.step_s,
+                                  alone=stages == 1)  # fmt: skip
+        return known[key]
+
+    return [[part(at, chunk) for chunk in range(chunks)] for at in range(stages)]
 
 
 def _fits(plan: GroupedPlan, each: Replicas, chunks: int) -> bool:

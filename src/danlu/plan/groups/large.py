@@ -20,6 +20,7 @@ from danlu import native
 from danlu.errors import BadValue, DoesNotFit, ShortBatch
 from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan.groups.assemble import Ask, finished
+from danlu.plan.groups.chunks import ORDERS
 from danlu.plan.groups.designs import best_pipelines, packed
 from danlu.plan.groups.grouped import GroupedPlan
 from danlu.plan.groups.pipelines import Pipeline
@@ -78,17 +79,19 @@ def search(
     """The plan with the shortest step that is found.
 
     batch     sequences of one step, of `seq` tokens each
-    schedule  "1f1b" or "zb-h1"
+    schedule  a name of chunks.ORDERS: "1f1b", "zb-h1", "interleaved" (1F1B, whole or in chunks), "any"
     zero      level of ZeRO looked at from the start: with 2 or 3 pipelines may share gradients, and weights, too, for a
               longer search and a looser bound; where nothing fits, or memory keeps many cards out, more is looked at
-    Raises BadValue for a batch or length below 1, DoesNotFit where no class of plans of any level holds the model,
-    ShortBatch where only pipelines of more stages than the batch has micro-batches do.
+    Raises BadValue for a batch or length below 1 or a schedule that there is not, DoesNotFit where no class of plans of
+    any level holds the model, ShortBatch where only pipelines of more stages than the batch has micro-batches do.
     """
     for name, value in (("batch", batch), ("seq", seq)):
         if value < 1:
             raise BadValue(
                 f"{name} is {value}", why="a step trains 1 sequence of 1 token or more", fix=f"--{name} 1024"
             )
+    if schedule not in ORDERS:
+        raise BadValue(f"no schedule {schedule!r}", why=f"there are {', '.join(ORDERS)}", fix="--schedule zb-h1")
     tell = say or (lambda text: None)
     ask = Ask(spec, fleet, batch, seq, schedule, most_sequences, stack, constants, zero)
     unfit: tuple[int, ...] = ()
@@ -108,14 +111,23 @@ def _of_level(ask: Ask, tell: Say) -> Found | None:
     fleet = ask.fleet
     alone: dict[str, GroupedPlan | None] = {}
     columns: Sequence[Pipeline] = ()
+    classes: list[GroupedPlan] = []
     design = 1
     for at, group in enumerate(fleet.groups):
         tell(f"{group.count} x {group.card} alone")
         found = best_pipelines(ask.part(at))
+        alone[_name(fleet, at)] = None if found is None else _onto(found[0], ask, at, _name(fleet, at))
         if found is not None and len(fleet.groups) == 1:
             columns, design = found[2:]
-        alone[_name(fleet, at)] = None if found is None else _onto(found[0], ask, at, _name(fleet, at))
-    plans = [each for each in alone.values() if each is not None]
+            classes = [_onto(each, ask, at, "even" if each.kind == "even" else _name(fleet, at)) for each in found[1]]
+    plain = ORDERS[ask.schedule].plain
+    if plain != ask.schedule:  # also without chunks, which a search for both may do a little worse
+        whole = _of_level(replace(ask, schedule=plain), lambda text: None)
+        for name, each in (whole.alone if whole is not None else {}).items():
+            alone[name] = min((one for one in (alone[name], each) if one is not None), key=lambda one: one.seconds,
+                              default=None)  # fmt: skip
+        classes += whole.alternatives if whole is not None else ()
+    plans = [*(each for each in alone.values() if each is not None), *classes]
     if len(fleet.groups) > 1:
         tell("all groups together")
         joint = best_pipelines(ask)
@@ -128,8 +140,8 @@ def _of_level(ask: Ask, tell: Say) -> Found | None:
     if not plans:
         return None
     plans.sort(key=lambda each: each.seconds)
-    kinds = dict.fromkeys(each.kind for each in plans)
-    first = tuple(next(each for each in plans if each.kind == kind) for kind in kinds)
+    names = dict.fromkeys(each.name for each in plans)
+    first = tuple(next(each for each in plans if each.name == name) for name in names)
     return Found(ask, plans[0], first, alone, columns, design)
 
 

@@ -6,7 +6,8 @@ Seconds of a step with m micro-batches (Narayanan et al., arXiv 2104.04473, sect
 
 `time` is a stage's micro-batch both ways with its messages, `step` what it does once a step. Under 1F1B `fill` is
 `time`; under ZB-H1 (arXiv 2401.10241) it is less by the weight gradients, once for the way there and once for the way
-back. The slower a stage's neighbours, the more T overstates: messages are taken to block.
+back; in chunks (chunks.py) it is a chunk's. The slower a stage's neighbours, the more T overstates: messages are taken
+to block.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from danlu.plan.groups.stage_ways import Floats, Ints, StageWays
+
+UNEVEN = 1.03  # times its longest stage that a pipeline's longest chunks may take together
 
 
 class Span(NamedTuple):
@@ -58,6 +61,35 @@ class Pipeline:
         return self.ways.micro_batch
 
     @property
+    def turn(self) -> int:
+        """Micro-batches come in so many at once: chunks take turns."""
+        return len(self.stages) if self.ways.chunks > 1 else 1
+
+    def whole(self, micro_batches: int) -> int:
+        """The fewest micro-batches it can run of those that are no fewer."""
+        found = max(len(self.stages), micro_batches)
+        return found + -found % self.turn
+
+    @property
+    def even(self) -> bool:
+        """Whether every stage's layers can be dealt over its chunks so that no stage waits for a longer chunk.
+
+        All stages are about the same chunk at a time: where 9 layers and 5 are as long, 3, 2, 2, 2 and 2, 1, 1, 1 are
+        not (by simulation 1.13 times the formula's seconds). Of stages that are not cut at layers, in one piece: true.
+        """
+        chunks = self.ways.chunks
+        if chunks == 1:
+            return True
+        layers = np.array([span.stop - span.start for span in self.stages])
+        dealt = layers[:, None] // chunks + (np.arange(chunks) < (layers % chunks)[:, None])
+        rows = [span.way for span in self.stages]
+        layer = self.ways.time[rows, 2] - self.ways.time[rows, 1]
+        rest = self.time - layers * layer  # messages; the last stage's is the head's, in its last chunk
+        took = dealt * layer[:, None] + np.append(rest[:-1], 0.0)[:, None] / chunks
+        took[-1, -1] += rest[-1]
+        return bool(dealt.min() > 0 and took.max(axis=0).sum() <= UNEVEN * self.time.max())
+
+    @property
     def least(self) -> int:
         """The fewest sequences it takes: as many micro-batches as stages, or they would wait for most of a step."""
         return (len(self.stages) - 1) * self.micro_batch + 1
@@ -74,6 +106,7 @@ class Pipeline:
         count = math.floor(float((left / self.time).min()) + 1e-9) + 1
         while count and self.seconds(count) > seconds:
             count -= 1
+        count -= count % self.turn
         return count * self.micro_batch if count >= len(self.stages) else 0
 
 
@@ -82,11 +115,11 @@ def pipeline(ways: StageWays, stages: Sequence[Span], groups: int) -> Pipeline:
     way = np.array([stage.way for stage in stages])
     start, stop = np.array([stage.start for stage in stages]), np.array([stage.stop for stage in stages])
     hops = ways.hop[way] * ((start > 0).astype(float) + (stop < ways.units))
-    time = ways.time[way, stop] - ways.time[way, start] + hops
+    time = ways.time[way, stop] - ways.time[way, start] + hops + ways.more[way]
     fill = ways.fill[way, stop] - ways.fill[way, start] + hops
     fill[-1] = time[-1]
     step = ways.step[way, stop] - ways.step[way, start]
-    flight = np.arange(len(stages), 0, -1)
+    flight = ways.in_flight(len(stages), np.arange(len(stages) - 1, -1, -1))
     need = ways.held[way, stop] - ways.held[way, start] + flight * (ways.kept[way, stop] - ways.kept[way, start])
     cards = np.bincount(ways.group[way], weights=ways.cards[way], minlength=groups).astype(np.int64)
     return Pipeline(ways, tuple(stages), cards, time, step, fill, need)

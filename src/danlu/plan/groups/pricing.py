@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,13 +34,16 @@ class Space:
 
     def only(self, groups: Iterable[int]) -> Space:
         """Stages on some groups alone."""
-        keep = np.isin(self.ways.group, list(groups))
+        return self.of(np.isin(self.ways.group, list(groups)))
+
+    def of(self, keep: Any) -> Space:
+        """Some of the ways, by mask or index."""
         return Space(self.ways.only(keep), self.memory[:, keep], self.groups)
 
 
-def space(ways: StageWays, groups: int, most: int = MOST_STAGES) -> Space:
-    """The space of these ways, in pipelines of up to `most` stages."""
-    return Space(ways, memory_ends(ways, min(most, ways.units)), groups)
+def space(ways: StageWays, groups: int, most: int = MOST_STAGES, fewest: int = 1) -> Space:
+    """The space of these ways, in pipelines of up to `most` stages; memory is looked at as if of `fewest` or more."""
+    return Space(ways, memory_ends(ways, min(most, ways.units), fewest), groups)
 
 
 def bottlenecks(where: Space, seconds: float, step: float = STEP) -> Floats:
@@ -50,7 +54,7 @@ def bottlenecks(where: Space, seconds: float, step: float = STEP) -> Floats:
     each = np.where(where.memory[0][:, :-1] > np.arange(ways.units), np.diff(ways.time, axis=1), np.inf)
     least = float(each.min(axis=0).max())
     rows = np.arange(len(ways.ways))[:, None]
-    stage = ways.time[rows, where.memory[0]] - ways.time + 2 * ways.hop[:, None]
+    stage = ways.time[rows, where.memory[0]] - ways.time + (2 * ways.hop + ways.more)[:, None]
     widest = min(float(stage.max()) * 1.01, seconds)
     if not least < widest:
         return np.zeros(0)
@@ -75,9 +79,10 @@ def worth(where: Space, prices: Floats, seconds: float, tried: Floats) -> list[P
     gain = np.where(np.arange(found.whole.shape[1]) <= 1.0 + (seconds / tried)[:, None],
                     most_done[:, None] - found.whole, -np.inf)  # fmt: skip
     best = np.argmax(gain, axis=0)
-    wanted = sorted((int(best[n]), n) for n in range(1, gain.shape[1]) if np.isfinite(gain[best[n], n]))
-    chosen = found.stages(wanted)
-    return [pipeline(ways, stages, where.groups) for stages in chosen]
+    first = 1 if ways.chunks == 1 else 2
+    wanted = sorted((int(best[n]), n) for n in range(first, gain.shape[1]) if np.isfinite(gain[best[n], n]))
+    made = [pipeline(ways, stages, where.groups) for stages in found.stages(wanted)]
+    return [each for each in made if each.even]
 
 
 class Columns:
@@ -87,7 +92,7 @@ class Columns:
         self.there = there
         self.pipelines: list[Pipeline] = []
         self._known: set[tuple[int, tuple[Span, ...], int]] = set()
-        self._arrays: tuple[Floats, Floats, Floats, Floats, Ints, Ints] | None = None
+        self._arrays: tuple[Floats, Floats, Floats, Floats, Ints, Ints, Ints] | None = None
 
     def add(self, found: Iterable[Pipeline]) -> int:
         """Take in what is new and no larger than the fleet; how many that were."""
@@ -103,15 +108,16 @@ class Columns:
 
     def sequences(self, seconds: float) -> Floats:
         """(pipelines,) sequences each gets through in a step of so many seconds: Pipeline.sequences at once."""
-        time, step, fill, size, _, depth = self._stacked()
+        time, step, fill, size, _, depth, turn = self._stacked()
         left = (seconds - fill)[:, None] - step
         count = np.floor((left / time).min(axis=1) + 1e-9) + 1.0
         count -= ((count - 1.0)[:, None] * time + step).max(axis=1) + fill > seconds
+        count -= count % turn
         return np.where((left.min(axis=1) < 0) | (count < depth), 0.0, count) * size
 
     def fluid(self, seconds: float) -> Floats:
         """The same as if a micro-batch could be had in parts."""
-        time, step, fill, size, _, _ = self._stacked()
+        time, step, fill, size, *_ = self._stacked()
         left = (((seconds - fill)[:, None] - step) / time).min(axis=1)
         return np.asarray(np.where(left < 0, 0.0, 1.0 + left) * size)
 
@@ -121,20 +127,20 @@ class Columns:
 
     def least(self) -> Floats:
         """(pipelines,) fewest sequences each takes."""
-        _, _, _, size, _, depth = self._stacked()
+        _, _, _, size, _, depth, _ = self._stacked()
         return np.asarray((depth - 1) * size + 1)
 
-    def _stacked(self) -> tuple[Floats, Floats, Floats, Floats, Ints, Ints]:
+    def _stacked(self) -> tuple[Floats, Floats, Floats, Floats, Ints, Ints, Ints]:
         if self._arrays is None:
             depth = np.array([len(each.stages) for each in self.pipelines])
             shape = len(self.pipelines), int(depth.max())
             time, step = np.full(shape, 1e-30), np.zeros(shape)
             for at, each in enumerate(self.pipelines):
                 time[at, : len(each.time)], step[at, : len(each.time)] = each.time, each.step
-            fill, size = (
-                np.array([getattr(each, name) for each in self.pipelines]) for name in ("fill", "micro_batch")
+            fill, size, turn = (
+                np.array([getattr(each, name) for each in self.pipelines]) for name in ("fill", "micro_batch", "turn")
             )
-            self._arrays = time, step, fill, size, np.array([each.cards for each in self.pipelines]).T, depth
+            self._arrays = time, step, fill, size, np.array([each.cards for each in self.pipelines]).T, depth, turn
         return self._arrays
 
 

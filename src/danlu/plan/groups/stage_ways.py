@@ -23,6 +23,7 @@ from danlu.plan.stated.stack_time import Constants, Rated, published
 
 USABLE = 0.95  # of a card's memory: what the allocator's blocks leave
 SCHEDULES = ("1f1b", "zb-h1")
+ARRAYS = ("group", "cards", "time", "fill", "hop", "step", "held", "kept", "room")  # of StageWays
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -40,6 +41,8 @@ class StageWays:
     step         prefix sums of seconds once a step: its gradients over the replicas, its optimizer
     held, kept   prefix sums of bytes: states; activations of one micro-batch in flight
     room         (ways, 2) bytes for both, of a stage without and with the head
+    chunks       pieces of the model that each stage holds (chunks.py); 1 for one
+    places       units of the model before each place a pipeline may be cut; empty where that is before every unit
     """
 
     micro_batch: int
@@ -53,18 +56,35 @@ class StageWays:
     held: Floats
     kept: Floats
     room: Floats
+    chunks: int = 1
+    places: tuple[int, ...] = ()
 
     @property
     def units(self) -> int:
-        """Units of the model."""
+        """Units of the model, or what lies between the places where it may be cut."""
         return int(self.time.shape[1]) - 1
+
+    @property
+    def more(self) -> Floats:
+        """(ways,) seconds of messages of a stage's micro-batch beside those of its first and last chunk's ends."""
+        return 2.0 * (self.chunks - 1) * self.hop
+
+    def unit(self, place: int) -> int:
+        """Units of the model before a place where it may be cut."""
+        return self.places[place] if self.places else place
+
+    def in_flight(self, stages: Any, place: Any) -> Any:
+        """Micro-batches, whole ones, that a stage keeps; of so many stages, with `place` of them behind it.
+
+        1F1B and ZB-H1 keep one for the stage and each behind it; interleaved, the chunks ahead of the way back.
+        """
+        return (2 * place + 1 + (self.chunks - 1) * stages) / self.chunks if self.chunks > 1 else place + 1
 
     def only(self, keep: Any) -> StageWays:
         """Some of the ways, by mask or index."""
         at = np.arange(len(self.ways))[keep]
-        arrays = (getattr(self, name)[at] for name in
-                  ("group", "cards", "time", "fill", "hop", "step", "held", "kept", "room"))  # fmt: skip
-        return StageWays(self.micro_batch, tuple(self.ways[i] for i in at), *arrays)
+        arrays = {name: getattr(self, name)[at] for name in ARRAYS}
+        return replace(self, ways=tuple(self.ways[i] for i in at), **arrays)
 
 
 def rated(group: Group) -> Rated:
@@ -86,9 +106,9 @@ def stage_ways(
     open_ = replicas, replicas if most is None else most
     parts = [_of_group(spec, group, micro_batch, seq, open_, schedule, stack or Stack(), constants, zero)
              for group in fleet.groups]  # fmt: skip
-    arrays = (np.concatenate([part[i] for part in parts]) for i in range(1, 9))
+    arrays: dict[str, Any] = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(ARRAYS[1:], 1)}
     at = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
-    whole = StageWays(micro_batch, tuple(way for part in parts for way in part[0]), at, *arrays)
+    whole = StageWays(micro_batch, tuple(way for part in parts for way in part[0]), at, **arrays)
     return whole if every else whole.only(_useful(whole))
 
 
@@ -228,14 +248,14 @@ def _useful(ways: StageWays) -> npt.NDArray[np.bool_]:
     return good
 
 
-def memory_ends(ways: StageWays, depth: int) -> Ints:
+def memory_ends(ways: StageWays, depth: int, stages: int = 1) -> Ints:
     """(depth, ways, units + 1): the furthest stop of a stage by memory, by its place from the pipeline's end.
 
-    A stage keeps a micro-batch in flight for itself and each stage after it (1F1B, and ZB-H1 likewise).
+    stages   of the pipeline, or more of them where it has more
     """
     found = np.empty((depth, len(ways.ways), ways.units + 1), dtype=np.int64)
     for place in range(depth):
-        need = ways.held + (place + 1) * ways.kept
+        need = ways.held + ways.in_flight(max(stages, place + 1), place) * ways.kept
         room = ways.room[:, 1 if place == 0 else 0]
         for i, row in enumerate(need):
             found[place, i] = np.searchsorted(row, row + room[i], side="right") - 1

@@ -61,12 +61,14 @@ def measure(rounds: int, quick: bool = False, only: str = "") -> dict[str, Any]:
             dir=Path.cwd()
         ) as name:  # on a disk: the one for temporary files may be memory
             for part in [own[only]] if only in own else own.values():
+                print(f"data: {part.__name__}", file=sys.stderr, flush=True)
                 values, rows = part(documents, Path(name), rounds)
                 print(table([part.__name__.replace("_", " "), "median", "least", "most"], rows) + "\n", flush=True)
                 found |= values
     for area in AREAS:
         other = load(area)
         if only in ("", area, *other.PARTS):
+            print(area, file=sys.stderr, flush=True)
             found |= other.measure(rounds, quick, only if only in other.PARTS else "")
     return found
 

@@ -161,6 +161,9 @@ def _theirs(documents: list[Document], home: Path, tokenizer: Path) -> None:
     """The same steps by datatrove's blocks, one after the other in this process, as its executor calls them."""
     from datatrove.data import Document as Theirs
     from datatrove.pipeline import dedup, filters, tokens
+    from loguru import logger
+
+    logger.disable("datatrove")  # hundreds of lines between our tables
 
     def kept() -> Any:
         texts = (Theirs(text=each.text, id=each.key) for each in documents)

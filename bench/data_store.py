@@ -6,6 +6,7 @@ names of parts: ingest, reads, lookups, kills, resume (ingest,reads for two in o
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,7 +30,8 @@ def measure(rounds: int, quick: bool = False, only: str = "") -> dict[str, Any]:
         if set(ON_DISK) & set(chosen):
             disk, words = held.enter_context(load("store/disk").fresh(home))
             print(f"files and packs are on {words}\n", flush=True)
-        for part in chosen:
+        for number, part in enumerate(chosen, 1):
+            print(f"{number} of {len(chosen)}: {part}", file=sys.stderr, flush=True)
             place = disk if part in ON_DISK else home / part
             place.mkdir(exist_ok=True)
             values, rows = load(f"store/{part}").measure(place, rounds, quick)

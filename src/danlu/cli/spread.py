@@ -27,15 +27,14 @@ from danlu.ready import ready
 def local(workers: int) -> Iterator[parts.Run]:
     """An executor of `workers` processes, each given its next part when one is done.
 
-    They start with the first job and stay for the next ones, until the block ends: a start takes as long as a part or
-    two. It raises PartFailed with the last line of a process that failed.
+    They start with the block, so that they are ready when the files are listed, and stay until it ends: a start takes
+    as long as a part or two. It raises PartFailed with the last line of a process that failed.
     """
     with ExitStack() as running:
-        crew: list[_Worker] = []
+        crew = [running.enter_context(_Worker()) for _ in range(workers)]
 
         def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> None:
             todo, over, began = list(numbers), 0, time.monotonic()
-            crew.extend(running.enter_context(_Worker()) for _ in range(min(workers, len(numbers)) - len(crew)))
             busy = {worker.answers: worker for worker in crew if worker.go(folder, todo)}
             while busy:
                 for answers in ready(list(busy)):

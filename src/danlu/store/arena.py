@@ -6,6 +6,8 @@ both costs more than everything else that a pack needs.
 
 from __future__ import annotations
 
+import mmap
+
 import numpy as np
 
 from danlu.store.batch import REMOVED, Batch, settled
@@ -19,7 +21,7 @@ class Arena:
     """
 
     def __init__(self, room: int) -> None:
-        self._room, self._data, self._used = room, bytearray(room), 0
+        self._room, self._data, self._used = room, _fresh(room), 0
         self._keys, self._values = list[int](), list[int]()
 
     def __len__(self) -> int:
@@ -30,7 +32,9 @@ class Arena:
         start, middle = self._used, self._used + len(key)
         end = middle + len(value) if value is not None else middle
         if end > len(self._data):
-            self._data.extend(bytes(max(end - len(self._data), self._room)))
+            grown = _fresh(max(end, len(self._data) + self._room))
+            grown[:start] = self._data[:start]
+            self._data = grown
         self._data[start:middle] = key
         if value is not None:
             self._data[middle:end] = value
@@ -59,7 +63,15 @@ class Arena:
     def clear(self) -> None:
         """Forget all records; the buffer stays, at the size it began with."""
         if len(self._data) > 2 * self._room:
-            self._data = bytearray(self._room)
+            self._data = _fresh(self._room)
         self._used = 0
         self._keys.clear()
         self._values.clear()
+
+
+def _fresh(room: int) -> memoryview:
+    """Memory that costs nothing until it is written to: a bytearray is zeroed where the process had such memory before.
+
+    A part's writer fills a fifth of its two buffers; zeroing them took 8 ms, a tenth of a part that is read.
+    """
+    return memoryview(mmap.mmap(-1, max(room, 1)))

@@ -15,7 +15,7 @@ Hashes = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
 
 
-def hash_of(key: bytes | bytearray) -> int:
+def hash_of(key: bytes | bytearray | memoryview) -> int:
     """64-bit hash of a key: BLAKE2b with an 8-byte digest, big-endian."""
     return int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
 
@@ -41,7 +41,7 @@ def hash_spans(data: bytes, ends: Places) -> Hashes:
     return hash_at(data, starts[: len(ends)], ends - starts[: len(ends)])
 
 
-def hash_at(data: bytes | bytearray, starts: Places, counts: Places) -> Hashes:
+def hash_at(data: bytes | bytearray | memoryview, starts: Places, counts: Places) -> Hashes:
     """The hash of keys of counts[i] bytes that begin at starts[i]."""
     library = clib.library()
     if library is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 from provoke import provoke
@@ -128,3 +129,23 @@ def test_a_measurement_that_dies_is_reported():
     with provoke("DL-ENV-010") as caught:
         probe.measured(1, "no such grid", lambda text: None)
     assert "no such grid" in caught.error.why
+
+
+@pytest.mark.parametrize(("hip", "chip", "kinds"), [
+    (None, (9, 0), ("float8_e4m3fn", "float8_e5m2")), (None, (8, 9), ("float8_e4m3fn", "float8_e5m2")),
+    (None, (8, 6), "8.6"), ("6.2", "gfx942:sramecc+:xnack-", ("float8_e4m3fnuz", "float8_e5m2fnuz")),
+    ("6.4", "gfx950", ("float8_e4m3fn", "float8_e5m2")), ("6.2", "gfx90a:sramecc+", "gfx90a"),
+])  # fmt: skip
+def test_a_card_s_8_bit_floats_are_what_its_driver_says_it_is(hip, chip, kinds, monkeypatch):
+    """As torch tells of cards that we never had."""
+    import torch
+
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: chip)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(gcnArchName=chip))
+    card = Card("host2/cuda:1", "cuda", "", {"fp32": 1e9}, 2**20, 1e9)
+    found = vendor(card).fp8(card)
+    if isinstance(kinds, str):
+        assert isinstance(found, str) and kinds in found
+    else:
+        assert found == Float8(*kinds) and all(hasattr(torch, each) for each in kinds)

@@ -62,7 +62,10 @@ def run(args: argparse.Namespace) -> int:
 def planned(run: Run) -> Plan:
     """The plan of a run, its tokens prepared first where they are missing."""
     from danlu.cli import output, prep, wiring
+    from danlu.train.job import check_dtype
 
+    if run.train.dtype == "fp8" and run.plan.path is None:
+        check_dtype("fp8", wiring.fleet_of(run, output.Progress("plan").show))  # before minutes of work
     if run.data.tokens is None and not (run.out / "tokens" / "manifest.json").exists():
         prep.prepare(run)
     line = output.Progress("plan")

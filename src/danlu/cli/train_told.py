@@ -40,6 +40,8 @@ def figures(run: Run, plan: Plan, result: Result) -> dict[str, Any]:
 
     values: dict[str, Any] = {
         "train.steps": result.steps[-1].step if result.steps else result.began_at,
+        "train.dtype": plan.dtype,
+        "train.emulated": plan.emulated,
         "train.step_s": result.step_s,
         "train.tokens_per_s": result.tokens_per_s,
         "train.loss_first": result.steps[0].loss if result.steps else None,

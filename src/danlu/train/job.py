@@ -17,6 +17,7 @@ from danlu.plan.ranks.seats import seats
 VERSION = 1
 DTYPES = ("fp32", "bf16", *FP8)
 RECOMPUTE = ("none", "full")
+NOT_FP8 = "--train.dtype fp8-mixed (bf16 on such cards), fp8-emulated (slow, to see what rounding does), or bf16"
 
 
 def check(plan: Plan) -> None:
@@ -48,7 +49,7 @@ def check_dtype(dtype: str, fleet: Fleet) -> None:
             where=", ".join(card.name for card in lacking),
             why=f"no fp8 was measured on {lacking[0].name} ({lacking[0].model or lacking[0].vendor}); "
             f"it has {', '.join(lacking[0].flops)}",
-            fix="--train.dtype fp8-mixed (bf16 on such cards), fp8-emulated (slow, the same numbers), or bf16",
+            fix=NOT_FP8,
         )
 
 

@@ -9,8 +9,7 @@ from danlu.fleet.driver import Driver, Float8
 from danlu.model import fp8
 from danlu.model.products import PLAIN, Products
 from danlu.nouns import FP8, Card
-
-ELSE = "--train.dtype fp8-mixed (bf16 on such cards), fp8-emulated (slow, the same numbers), or bf16"
+from danlu.train.job import NOT_FP8
 
 
 def products(dtype: str, driver: Driver, card: Card, name: str) -> Products:
@@ -25,7 +24,7 @@ def products(dtype: str, driver: Driver, card: Card, name: str) -> Products:
     if isinstance(found, Float8):
         return fp8.Float8(getattr(torch, found.ahead), getattr(torch, found.behind))
     if dtype == "fp8":
-        raise NoFloat8(f"{card.name} cannot multiply 8-bit floats", where=name, why=found, fix=ELSE)
+        raise NoFloat8(f"{card.name} cannot multiply 8-bit floats", where=name, why=found, fix=NOT_FP8)
     return fp8.Float8(multiply=fp8.emulated) if dtype == "fp8-emulated" else PLAIN
 
 

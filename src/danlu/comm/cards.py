@@ -98,6 +98,10 @@ class CardGroup:
         if self._leaders is not None:
             self._leaders.abort()
 
+    def close(self) -> None:
+        """Leave the own island."""
+        self._inner.close()
+
     def _over_islands(self, chunks: Sequence[Tensor]) -> None:
         """Each chunk becomes the sum over all: to the leader, over the leaders, back into the island."""
         if self._leaders is None:

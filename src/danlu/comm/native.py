@@ -70,6 +70,11 @@ class Native:
         if hasattr(self._backend, "abort"):
             self._backend.abort()
 
+    def close(self) -> None:
+        """Leave; a card's back end gives its memory back."""
+        if hasattr(self._backend, "shutdown"):
+            self._backend.shutdown()
+
     def _done(self, call: Callable[[], Any]) -> None:
         try:
             call().wait()

@@ -219,6 +219,8 @@ class DanluGroup(_Base):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """destroy_process_group: leave for good."""
+        if isinstance(self._group, CardGroup):
+            self._group.close()
         self._team.close()
 
     def _tag(self, way: str, peer: int, tag: int) -> Tag:

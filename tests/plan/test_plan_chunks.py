@@ -22,6 +22,7 @@ from danlu.plan.groups.grouped import GroupedPlan
 from danlu.plan.groups.pipelines import Span, pipeline
 from danlu.plan.groups.pricing import space
 from danlu.plan.groups.stage_ways import StageWays, stage_ways
+from danlu.plan.proof import certificate
 
 GPT = presets.preset("gpt3-175b")
 
@@ -110,6 +111,8 @@ def test_chunks_pay_where_a_pipeline_is_deep_and_micro_batches_are_few(tmp_path)
     fleet = shorthand("128xA100-80")
     chosen = choose.best(GPT, fleet, batch=96, seq=2048, schedule="interleaved")
     plain = large.search(presets.dense(GPT), fleet, batch=96, seq=2048, schedule="1f1b").plan
+    with provoke("DL-CFG-002"):
+        certificate.prove_gap(chosen.found)
     assert chosen.best.plan.seconds < 0.95 * plain.seconds and "interleaved" in chosen.best.plan.name
     for each in (chosen.best, *chosen.others):
         sound(each.plan)

@@ -78,6 +78,11 @@ def test_a_far_site_pays_only_over_a_fast_line(line, pays):
     assert (chosen.best.seconds < alone) is pays
     together = chosen.sites.together_s + chosen.sites.gradient_s
     assert chosen.sites.gradient_s == pytest.approx(chosen.sites.sent_bytes / line) and together > 0
+    rows = [(each.plan.name, each.plan.used) for each in (chosen.best, *chosen.others)]
+    assert len(rows) == len(set(rows))
+    for each in chosen.others:  # of one site alone only as it is there, not with networks as slow as the line
+        if sum(1 for count in each.plan.used if count) == 1:
+            assert each.seconds >= alone * (1 - 1e-9) and len(each.plan.fleet.groups) == 1
 
 
 THREE_HALLS = """

@@ -43,7 +43,8 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     proved = certificate.prove_gap(chosen.found) if chosen.proves else None
     gap = None if proved is None else proved.gap
     share = sum_share(chosen.found, progress.show)
-    progress.done(f"{fleet.cards:,} cards of {len(fleet.groups)} kinds, {len(chosen.others) + 1} plans to choose from")
+    plans = len(chosen.others) + 1
+    progress.done(f"{fleet.cards:,} cards, {plans} plan{'s' * (plans != 1)} to choose from")
     said = plan_told.told(chosen, fleet, gap, share, args.kg_per_kwh)
     print(said)
     _written(args, chosen, said, f"{model} on {fleet_words}")

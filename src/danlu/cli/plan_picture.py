@@ -61,7 +61,7 @@ def rows(plan: GroupedPlan, each: Replicas) -> list[Row]:
     for number, (stage, drawn) in enumerate(zip(each.stages, played, strict=True)):
         group = plan.fleet.groups[stage.group]
         body = sum(unit.startswith("layers.") for unit in plan.model.units[stage.start : stage.stop]) / per
-        label = f"{number}  {stage.cards} x {group.card}  {body:g} layers"
+        label = f"{number}: {stage.cards} x {group.card}, {body:g} layers"
         found.append(Row(label, drawn, stage.bytes, group.mem_bytes))
     return found
 

@@ -47,7 +47,8 @@ def headline(chosen: Chosen) -> str:
     running = f", {active / 1e9:.1f} G of them per token" if active < 0.99 * spec.params else ""
     return (f"{spec.family}, {spec.params / 1e9:.1f} G parameters{running}, {spec.layers} layers; "
             f"{plan.batch} sequences of {plan.seq} tokens a step\n"
-            f"best plan for {chosen.goal}: {plan.name}, {plan.pipelines} pipelines on {sum(plan.used):,} cards, "
+            f"best plan for {chosen.goal}: {plan.name}, {plan.pipelines} pipeline{'s' * (plan.pipelines != 1)} on "
+            f"{sum(plan.used):,} card{'s' * (sum(plan.used) != 1)}, "
             f"{plan.orders}, bf16, optimizer sharded over replicas")  # fmt: skip
 
 

@@ -104,7 +104,8 @@ def best(
         searches = [search(fleet)]
     if goal != "time":
         searches += _parts(search, fleet)
-    looked = [(outlook(plan, spec, fleet, stack), found) for found in searches for plan in found.alternatives]
+    looked = [(outlook(plan, spec, fleet, stack), found) for found in searches for plan in found.alternatives
+              if _on_its_sites(plan)]  # fmt: skip
     if joined is not None:
         looked.append((outlook(joined, spec, fleet, stack), searches[0]))
     looked.sort(key=lambda pair: _least(pair[0], goal))
@@ -120,15 +121,21 @@ def _least(each: Outlook, goal: str) -> float:
     return math.inf if value is None else value
 
 
+def _on_its_sites(plan: GroupedPlan) -> bool:
+    """Whether a plan of several sites is on more than one: its networks are as slow as the line, one site's are not."""
+    used = {group.site for group, n in zip(plan.fleet.groups, plan.used, strict=True) if n}
+    return len(used) > 1 or len({group.site for group in plan.fleet.groups}) == 1
+
+
 def _distinct(first: Outlook, others: Sequence[Outlook]) -> list[Outlook]:
-    """Plans of other cards or other kinds; equal ones once."""
-    seen, found = {(first.plan.name, first.plan.used)}, []
+    """Plans of other cards or other kinds, and other pipelines; equal ones once."""
+    found = [first]
     for each in others:
-        key = each.plan.name, each.plan.used
-        if key not in seen:
-            seen.add(key)
+        if not any((each.plan.name, each.plan.used) == (one.plan.name, one.plan.used)
+                   or (each.plan.replicas, each.plan.fleet) == (one.plan.replicas, one.plan.fleet)
+                   for one in found):  # fmt: skip
             found.append(each)
-    return found
+    return found[1:]
 
 
 def _check(fleet: GroupedFleet, goal: str) -> None:

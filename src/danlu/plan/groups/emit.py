@@ -132,7 +132,9 @@ def megatron(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
         dict.fromkeys(plan.fleet.groups[stage.group].card for stage in each.stages)
     )
     mixed = len({stage.group for stage in each.stages}) > 1
-    head = [f"# {world} ranks: {copies} pipelines of {len(layers)} stages of {way.cards} cards; never run by us",
+    chunks = f" in {each.chunks} chunks" * (each.chunks > 1)
+    head = [f"# {world} ranks: {copies} pipeline{'s' * (copies != 1)} of {len(layers)} stages{chunks} of "
+            f"{way.cards} card{'s' * (way.cards != 1)}; never run by us",
             *([f"# {order}"] if mixed else []), *(f"# not in here: {one}" for one in cannot)]  # fmt: skip
     script = "\n".join([*head, "MODEL_ARGS=(", *(f"  {one}" for one in arguments), ")",
                         f'torchrun "$@" pretrain_gpt.py "${{MODEL_ARGS[@]}}"  # {world} ranks', ""])  # fmt: skip

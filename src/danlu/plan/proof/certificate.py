@@ -13,8 +13,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from danlu.errors import BadValue
 from danlu.nouns import ModelSpec
 from danlu.plan.groups.assemble import Ask, again
+from danlu.plan.groups.chunks import ORDERS
 from danlu.plan.groups.grouped import GroupedPlan, GroupStage
 from danlu.plan.groups.large import Found
 from danlu.plan.groups.pricing import DEEPEST, MOST_STAGES
@@ -46,8 +48,14 @@ class Proved:
 
 
 def prove_gap(found: Found) -> Proved:
-    """The bound of a search's plan: of plans with few pipelines (which pay less for gradients) and of all others."""
+    """The bound of a search's plan: of plans with few pipelines (which pay less for gradients) and of all others.
+
+    Raises BadValue for a search whose stages may be in chunks: the bound speaks of stages in one piece.
+    """
     ask, plan = found.ask, found.plan
+    if ORDERS[ask.schedule].chunks:
+        raise BadValue(f"no bound is proved of --schedule {ask.schedule}", why="the proof speaks of stages in one "
+                       "piece, not in chunks of layers", fix="--schedule zb-h1")  # fmt: skip
     most = ask.fleet.cards
     # Few pipelines sum gradients inside a host, where links are fast: they are bounded apart.
     inside = max(group.per_host for group in ask.fleet.groups)

@@ -80,6 +80,25 @@ def test_a_pipeline_longer_than_its_micro_batches_is_refused_with_the_line(machi
     assert "{" in line_of(caught.error, own) and "stage 1" in caught.error.why
 
 
+@pytest.mark.parametrize(("changed", "code", "line", "why"), [
+    ({"schedule": "gpipe"}, "DL-CFG-011", '"schedule": "gpipe"', "known are"),
+    ({"schedule": "zb", "orders": ["FB" * 4] * 2}, "DL-CFG-011", '"orders": [', "2 orders for 3 stages"),
+    ({"schedule": "zb", "orders": ["FB" * 4, "FFFFBBBB", "FB" * 4]}, "DL-CFG-011", '"orders": [', "stage 1 before"),
+    ({"context": 3}, "DL-CFG-021", '"context": 3', "have [3] of"),
+])  # fmt: skip
+def test_a_plan_file_that_cannot_run_is_refused_with_the_line(changed, code, line, why, machine):
+    """Orders that wait for each other, too, which would hang for ever."""
+    path, own = machine / "run.yaml", machine / "own.json"
+    path.write_text(f"out: {machine}\nfleet: {{emulate: [4, 2, 2]}}\nplan: {{split: even, micro_batches: 4}}\n")
+    assert plan.run(arguments(path)) == 0
+    own.write_text(json.dumps(json.loads((machine / "plan.json").read_text()) | changed, indent=1))
+    path.write_text(f"out: {machine}\nplan: {{path: {own}}}\n")
+    with provoke(code) as caught:
+        plan.run(arguments(path))
+    error = caught.error.at(caught.error.where.partition(",")[0])
+    assert line in line_of(error, own) and why in caught.error.why
+
+
 def line_of(error, path):
     """The line of a file that an error names."""
     name, line = error.where.rsplit(":", 1)

@@ -132,22 +132,37 @@ def wishes_of(run: Run) -> Wishes:
 
 def _told(path: Path) -> Plan:
     """The plan of a file; what it asks for and cannot be done is refused with the line."""
-    from danlu.errors import BadShares
+    from danlu.errors import BadContext, BadShares, UnknownSchedule
     from danlu.lines import place
     from danlu.plan import room, text
     from danlu.plan.ranks.cells import share_of
+    from danlu.plan.ranks.parts import parts
+    from danlu.plan.ranks.seats import alone
+    from danlu.plan.simulate import check_orders
 
     words, where = _text(path), str(path)
     plan = text.loads(words, where)
-    room.check_length(plan, lambda copy: place(words, where, (*text.keys_of(copy), "micro_batches")),
+
+    def line(copy: int, *keys: str | int) -> str:
+        return place(words, where, (*text.keys_of(copy), *keys))
+
+    room.check_length(plan, lambda copy: line(copy, "micro_batches"),
                       "{stages} micro-batches, or fewer stages; danlu plan run.yaml writes it anew")  # fmt: skip
+    try:
+        parts(plan)
+    except BadContext as error:
+        first = next(copy for copy, pipeline in enumerate(plan.pipelines) if pipeline.context)
+        raise error.at(f"{line(first, 'context')}, {error.where}") from error
     for copy, pipeline in enumerate(plan.pipelines):
+        try:
+            check_orders(alone(plan, copy))
+        except UnknownSchedule as error:
+            raise error.at(line(copy, "orders") if plan.schedule == "zb" else line(0, "schedule")) from error
         for stage in range(len(pipeline.stages)):
             try:
                 share_of(plan, copy, stage, 0)
             except BadShares as error:
-                line = place(words, where, (*text.keys_of(copy), "stages", stage))
-                raise error.at(f"{line}, {error.where}") from error
+                raise error.at(f"{line(copy, 'stages', stage)}, {error.where}") from error
     return plan
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from danlu.nouns import Link
-from danlu.plan.schedule import Instruction
+from danlu.errors import UnknownSchedule
+from danlu.nouns import Link, Plan
+from danlu.plan.schedule import Instruction, instructions
 
 Seconds = Any  # a float, or a numpy array of one float per split
 Span = tuple[str, int, float, float]
@@ -147,10 +148,21 @@ def compiled(lists: Sequence[Sequence[Instruction]], exchanged: Moved | None = N
                 found.append(event)
                 at[stage] += 1
                 moved = True
-    stuck = {stage: events[at[stage]] for stage, events in enumerate(todo) if at[stage] < len(events)}
+    stuck = {stage: events[at[stage]].instruction for stage, events in enumerate(todo) if at[stage] < len(events)}
     if stuck:
-        raise ValueError(f"the lists wait for each other: {stuck}")
+        each = (f"stage {stage} before {one.op} of micro-batch {one.mb}" for stage, one in stuck.items())
+        raise ValueError(f"the lists wait for each other: {', '.join(each)}")
     return tuple(found)
+
+
+def check_orders(plan: Plan) -> None:
+    """Raises UnknownSchedule for one pipeline whose orders are not whole, or make its stages wait for each other."""
+    lists = instructions(plan)
+    try:
+        compiled(lists)
+    except ValueError as error:
+        raise UnknownSchedule("the plan's orders do not hold", why=str(error),
+                              fix="danlu plan run.yaml writes the plan anew") from error  # fmt: skip
 
 
 def _events(stage: int, each: Sequence[Instruction], stages: int, moved: Moved) -> list[Event]:

@@ -116,6 +116,11 @@ def test_missing_cut_and_flipped_tokens_are_refused(made, tmp_path):
     (tmp_path / "train.bin").write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
     with provoke("DL-DATA-065"):
         loader.verify(tmp_path)
+    ends = bytearray((tmp_path / "train.ends").read_bytes())
+    ends[len(ends) // 2 | 7] ^= 1 << 6  # a document would be 2^62 tokens long
+    (tmp_path / "train.ends").write_bytes(ends)
+    with provoke("DL-DATA-065"):
+        Loader(tmp_path, seq=16, batch=1, seed=0, packing="best_fit")
     text = (tmp_path / "manifest.json").read_text()
     (tmp_path / "manifest.json").write_text(text.replace('"tokens": 2,', '"tokens": 7,', 1))
     with provoke("DL-DATA-062"):

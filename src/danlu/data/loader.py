@@ -61,13 +61,16 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 def verify(folder: Path) -> None:
     """Read every token and compare with the manifest's digest. Raises DamagedTokens."""
-    for name, split in manifest_of(folder)["splits"].items():
+    for split in manifest_of(folder)["splits"].values():
         files = {split["file"]: split["blake2b"]} | ({split["ends"]: split["ends_blake2b"]} if "ends" in split else {})
         for file, written in files.items():
-            digest = blake2b((folder / file).read_bytes(), digest_size=16).hexdigest()
-            if digest != written:
-                raise DamagedTokens(f"the {name} tokens are damaged", where=str(folder / file), fix=FIX,
-                                    why=f"their digest is {digest}, {written} was written")  # fmt: skip
+            _check(folder / file, (folder / file).read_bytes(), written)
+
+
+def _check(path: Path, data: bytes, written: str) -> None:
+    if (digest := blake2b(data, digest_size=16).hexdigest()) != written:
+        raise DamagedTokens(f"{path.name} is damaged", where=str(path), fix=FIX,
+                            why=f"its digest is {digest}, {written} was written")  # fmt: skip
 
 
 class Loader:
@@ -132,11 +135,16 @@ class Loader:
         return ids
 
     def _ends(self, folder: Path, split: dict[str, Any]) -> npt.NDArray[np.int64]:
-        """Where each document ends. A file of version 1 does not say: its tokens are searched for the end token."""
+        """Where each document ends. A file of version 1 does not say: its tokens are searched for the end token.
+
+        Raises DamagedTokens: one changed end would give lengths that no packing could be made of, or another order.
+        """
         if "ends" not in split:
             stream = np.fromfile(folder / split["file"], np.dtype(self.manifest["dtype"]).newbyteorder("<"))
             return np.flatnonzero(stream == self.manifest["end"]) + 1
-        return np.fromfile(folder / split["ends"], "<u8").astype(np.int64)
+        data = (folder / split["ends"]).read_bytes()
+        _check(folder / split["ends"], data, split["ends_blake2b"])
+        return np.frombuffer(data, "<u8").astype(np.int64)
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run must share with this one, besides its step; below 1 KB of JSON."""

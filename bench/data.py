@@ -10,7 +10,6 @@ import statistics
 import sys
 import tempfile
 import time
-import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
@@ -37,13 +36,8 @@ SLOW = 30  # a peer that is hundreds of times slower signs every so-manyth docum
 SHORT = 20_000  # bytes of a file whose documents are compared: copies are among the short ones, and pairs are many
 WORD = re.compile("[\u3040-\u9fff]|[0-9a-z\u0080-\u1fff\u2040-\u2fff\ua000-\ufeff\uff21-\U0010ffff]+")
 
-# Of datatrove's normal form, beyond ASCII: signs become blanks, marks go.
-SIGNS = dict.fromkeys([*"«´»–—’“”„…∶━►、。〈〉《》「」【】！％（），．１：；？～", *map(chr, range(128, 160))], " ")
-MARKS = {each for each in map(chr, range(0x300, 0x20000)) if unicodedata.category(each) == "Mn"}
-CHANGED = SIGNS.keys() | MARKS
-BEYOND = re.compile("[^\x00-\x7f]+")
-
 Row = list[Any]
+simple: Callable[[bytes], bytes] = load("peers/simple").simple
 
 
 def measure(rounds: int, quick: bool = False, only: str = "") -> dict[str, Any]:
@@ -116,23 +110,13 @@ def signing(documents: list[Document], _: Path, rounds: int) -> tuple[dict[str, 
                    "sign_once_vs_datatrove": rates[simple_once] / rates["datatrove"]}  # fmt: skip
         some = whole[::SLOW]
         simplified = _peer("datatrove.utils.text").simplify_text
-        equal = sum(_words(_simple(text.encode())) == _words(simplified(text).encode()) for text in some)
+        equal = sum(_words(simple(text.encode())) == _words(simplified(text).encode()) for text in some)
         rows.append([f"texts of {len(some)} with the very words of its normal form", equal, "", ""])
     return values, rows
 
 
 def _simple_signed(texts: list[bytes], once: bool = False) -> sign.Signed:
-    return sign.sign(numbers.same([_simple(text) for text in texts]), once=once)
-
-
-def _simple(raw: bytes) -> bytes:
-    """What datatrove's normal form asks beyond what the native pass does: other scripts' case, marks and signs."""
-    if raw.isascii():
-        return raw
-    text = unicodedata.normalize("NFD", raw.decode().lower())
-    for each in CHANGED & set("".join(BEYOND.findall(text))):
-        text = text.replace(each, SIGNS.get(each, ""))
-    return text.encode()
+    return sign.sign(numbers.same([simple(text) for text in texts]), once=once)
 
 
 def _words(text: bytes) -> list[str]:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -24,8 +24,9 @@ from danlu.cli.output import table
 from danlu.data import clean
 from danlu.data.prep import prep
 
-BIG = 96_000_000  # bytes that one and two workers prepare: what starting a process costs is a tenth of it
+BIG = 160_000_000  # bytes that one and two workers prepare: what starting a process costs is a thirtieth of it
 STAGES = ("read", "clean", "vocab", "encode")
+WORKERS = (0, 1, 2)  # 0: the process that asks does all
 # What an alone process does when a line comes: the passes that cleaning spends its time in, over the same texts.
 ALONE = """
 import sys
@@ -57,18 +58,19 @@ def two_processes(home: Path, rounds: int, size: int) -> tuple[dict[str, Any], l
     """Wall time of one worker over that of two, the rounds in turn, on this machine's own files.
 
     scale_2_workers  of cleaning, exact and near de-duplication included; scale_2_prep  of files to tokens
+    scale_2_plain    of files to tokens by one process that does all, without parts, over that of two workers
     scale_limit      of two processes that share nothing; scale_others  cores that other processes used meanwhile
     scale_by_cpu     the most that prep could reach by CPU time, of what its workers do and what is left to one process
-    scale_s.STAGE.N  seconds of each stage with N workers
+    scale_s.STAGE.N  seconds of each stage with N workers; 0: without parts
     """
-    seconds: dict[tuple[str, int], list[float]] = {(stage, n): [] for stage in (*STAGES, "prep") for n in (1, 2)}
+    seconds: dict[tuple[str, int], list[float]] = {(stage, n): [] for stage in (*STAGES, "prep") for n in WORKERS}
     limits: list[float] = []
     shares: list[float] = []
     before = _used()
     with _pair() as pair:
         for _ in range(rounds):
             limits.append(_limit(pair))
-            for workers in (1, 2):
+            for workers in WORKERS:
                 own, theirs = os.times()[:2], os.times()[2:4]
                 for stage, took in _stages(home / "out", workers, size).items():
                     seconds[stage, workers].append(took)
@@ -80,6 +82,7 @@ def two_processes(home: Path, rounds: int, size: int) -> tuple[dict[str, Any], l
     values = {
         "scale_2_workers": medians["clean", 1] / medians["clean", 2],
         "scale_2_prep": medians["prep", 1] / medians["prep", 2],
+        "scale_2_plain": medians["prep", 0] / medians["prep", 2],
         "scale_limit": statistics.median(limits),
         "scale_by_cpu": statistics.median(shares),
         "scale_others": (busy - busy_0 - own + own_0) / (wall - wall_0),
@@ -96,8 +99,8 @@ def _stages(out: Path, workers: int, size: int) -> dict[str, float]:
     begins: list[tuple[str, float]] = []
     shutil.rmtree(out, ignore_errors=True)
     began = time.perf_counter()
-    with spread.local(workers) as execute:
-        prep([], out, vocab=4096, limit_bytes=size, steps=clean.STEPS, execute=execute, reads=True,
+    with spread.local(workers) if workers else nullcontext() as execute:
+        prep([], out, vocab=4096, limit_bytes=size, steps=clean.STEPS, execute=execute, reads=execute is not None,
              tell=partial(_noted, begins))  # fmt: skip
     ends = [*(at for _, at in begins[1:]), time.perf_counter()]
     found = {stage: end - at for (stage, at), end in zip(begins, ends, strict=True)}

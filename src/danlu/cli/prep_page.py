@@ -82,8 +82,15 @@ def _values(counts: Any, part: str, whole: str) -> Any:
 def _drawn(values: Sequence[tuple[str, Any]], unit: str, title: str, wide: bool) -> str:
     """A histogram as bars: one label a bin, one colour each for what was kept and dropped."""
     every = np.concatenate([each for _, each in values])
-    least, most = float(every.min(initial=0.0)), float(every.max(initial=1.0))
-    edges = np.geomspace(max(least, 1), max(most, 2), BINS + 1) if wide else np.linspace(least, most or 1.0, BINS + 1)
-    labels = [f"{a:,.3g} to {b:,.3g}" for a, b in zip(edges, edges[1:], strict=False)]
+    least, most = (float(every.min()), float(every.max())) if len(every) else (0.0, 0.0)
+    if wide:
+        edges = np.geomspace(max(least, 1), max(most, 2, 1.1 * least), BINS + 1)
+    else:
+        edges = np.linspace(least, most if most > least else least + 1, BINS + 1)
+    labels = [f"{_told(a)} to {_told(b)}" for a, b in zip(edges, edges[1:], strict=False)]
     series = [(name, np.histogram(each, edges)[0].astype(float).tolist()) for name, each in values]
     return pictures.bars(labels, series, f"documents, by {unit}", title)
+
+
+def _told(edge: float) -> str:
+    return f"{edge:,.0f}" if edge >= 100 else f"{edge:.3g}"

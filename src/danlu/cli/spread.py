@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -34,7 +33,7 @@ def local(workers: int) -> Iterator[parts.Run]:
         crew = [running.enter_context(_Worker()) for _ in range(workers)]
 
         def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> None:
-            todo, over, began = list(numbers), 0, time.monotonic()
+            todo, over = list(numbers), 0
             busy = {worker.answers: worker for worker in crew if worker.go(folder, todo)}
             while busy:
                 for answers in ready(list(busy)):
@@ -42,7 +41,7 @@ def local(workers: int) -> Iterator[parts.Run]:
                     if not answers.readline():
                         raise _undone(folder, worker.failed())
                     over += 1
-                    _told(over, len(numbers), began, "", tell)
+                    _told(over, len(numbers), "", tell)
                     if not worker.go(folder, todo):
                         del busy[answers]
 
@@ -54,12 +53,11 @@ def slurm(workers: int) -> parts.Run:
     from danlu.launch import slurm
 
     def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> None:
-        began = time.monotonic()
         commands = [[sys.executable, *_words(folder, *share)] for share in _shares(numbers, workers)]
         atomic.write(folder / "parts.sbatch", slurm.array("danlu-prep", commands, folder).encode())
         job = slurm.submit(folder / "parts.sbatch")
         state = slurm.follow(
-            job, lambda state: _told(_done(folder, numbers), len(numbers), began, f"Slurm job {job} {state}, ", tell)
+            job, lambda state: _told(_done(folder, numbers), len(numbers), f"Slurm job {job} {state}, ", tell)
         )
         if state != "COMPLETED":
             logs = [log for log in sorted(folder.glob(f"slurm-{job}-*.log")) if log.stat().st_size]
@@ -74,12 +72,11 @@ def ray(workers: int, address: str | None) -> parts.Run:
     from danlu.launch import ray
 
     def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> None:
-        began = time.monotonic()
         commands = [_words(folder, *share) for share in _shares(numbers, workers)]
         ended = ray.each(
             commands,
             address,
-            lambda over: _told(_done(folder, numbers), len(numbers), began, f"{over} tasks over, ", tell),
+            lambda over: _told(_done(folder, numbers), len(numbers), f"{over} tasks over, ", tell),
         )
         for code, words in ended:
             if code:
@@ -109,9 +106,8 @@ def _done(folder: Path, numbers: Sequence[int]) -> int:
     return len(numbers) - len(parts.left(folder))
 
 
-def _told(done: int, count: int, began: float, before: str, tell: Tell) -> None:
-    rest = f", {(time.monotonic() - began) / done * (count - done):.0f} s to go" if done else ""
-    tell(f"{before}part {done} of {count}{rest}", done / count)
+def _told(done: int, count: int, before: str, tell: Tell) -> None:
+    tell(f"{before}part {done} of {count}", done / count)
 
 
 class _Worker:

@@ -200,7 +200,9 @@ def brute(_rounds: int) -> dict[str, Any]:
 
 
 def real_runs(rounds: int) -> dict[str, Any]:
-    """Keys: real_run_error and real_run_error_bf16, the largest of runs of `danlu train`, and each (bench/training)."""
+    """Keys: real_run_error, real_run_error_moe and real_run_error_bf16, the largest of runs of `danlu train`, and each
+    (bench/training).
+    """
     found: dict[str, Any] = load("training/real_runs").measure(min(rounds, 3))
     return found
 

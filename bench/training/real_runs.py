@@ -1,7 +1,8 @@
-"""How near the forecast of a step comes to real runs of `danlu train`: three unlike fleets, three models each.
+"""How near the forecast of a step comes to real runs of `danlu train`: three unlike fleets, five models each.
 
-Pipelines, of one model also copies over parts of the cards and a run in bf16, on emulated (paced) cards, planned from
-this machine's probe and the model's numbers alone: nothing of a run is known when its forecast is made.
+Pipelines, of one model also copies over parts of the cards, of a dense one and a mixture also a run in bf16, on
+emulated (paced) cards, planned from one probe of this machine for each fleet and the model's numbers alone: nothing of
+a run is known when its forecast is made.
 """
 
 from __future__ import annotations
@@ -25,49 +26,53 @@ MODELS: dict[str, dict[str, Any]] = {
     "8 layers of 192": {"layers": 8, "hidden": 192, "heads": 6, "kv_heads": 6, "ffn": 512, "tied": False},
     "4 layers of 320, tied": {"layers": 4, "hidden": 320, "heads": 5, "kv_heads": 5, "ffn": 832, "tied": True},
     "12 layers of 128, 2 KV heads": {"layers": 12, "hidden": 128, "heads": 4, "kv_heads": 2, "ffn": 384, "tied": False},
-}
+    "4 layers of 128, 2 of 8 experts": {"family": "mixtral", "layers": 4, "hidden": 128, "heads": 4, "kv_heads": 4,
+                                        "ffn": 256, "experts": 8, "experts_used": 2, "tied": False},
+    "4 layers of 128, 4 of 32 experts": {"family": "qwen3_moe", "layers": 4, "hidden": 128, "heads": 4, "kv_heads": 4,
+                                         "ffn": 96, "experts": 32, "experts_used": 4, "tied": False},
+}  # fmt: skip
+BF16 = ("8 layers of 192", "4 layers of 128, 2 of 8 experts")
 VOCAB, SEQ, COUNT = 2048, 128, 12
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Keys: real_run_error (largest in fp32), real_run_error_bf16, and by fleet and model with its sign.
+    """Keys: real_run_error (largest of dense models in fp32), real_run_error_moe (of mixtures in fp32),
+    real_run_error_bf16 (of all in bf16), and by fleet and model with its sign.
 
     rounds  timed steps of each run, at least 3; 1 for a quick look at the first fleet
     """
     fleets = load("training/fleets")
-    keys, rows = dict[str, Any](), []
+    keys, rows, worst = dict[str, Any](), [], dict[str, float]()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         prep.prepare(config.load(None, environ={}, base={"out": str(out), "data": {"limit_mb": 4, "vocab": VOCAB}}))
         for fleet, speeds in FLEETS.items() if rounds > 1 else [("2:1", FLEETS["2:1"])]:
+            cards = None
             for model, sizes in MODELS.items():
                 run = config.load(None, environ={}, base={
                     "out": str(out), "model": sizes, "fleet": {"emulate": speeds}, "plan": {"micro_batch": 1},
                     "data": {"tokens": str(out / "tokens"), "seq": SEQ},
                 })  # fmt: skip
-                spec, cards = wiring.spec_of(run), wiring.fleet_of(run, lambda text: None)
+                spec, cards = wiring.spec_of(run), cards or wiring.fleet_of(run, lambda text: None)
                 for name, plan in plans(spec, cards, model):
                     assert plan.forecast is not None
                     step_s = fleets.timed_step_s(fleets.trained(run, plan, rounds))
                     error = plan.forecast.step_s / step_s - 1
                     keys[f"real_run_error.{fleet}, {name}"] = error
+                    kind = "_bf16" if plan.dtype == "bf16" else "_moe" if spec.experts else ""
+                    worst[f"real_run_error{kind}"] = max(abs(error), worst.get(f"real_run_error{kind}", 0.0))
                     rows.append([fleet, name, placed(plan), span(plan.forecast.step_s), span(step_s),
                                  f"{error:+.1%}"])  # fmt: skip
     print(table(["fleet (emulated)", "model", "plan", "forecast", "step", "error"], rows))
-    bf16 = {name: keys.pop(name) for name in list(keys) if name.endswith("bf16")}
-    return {**keys, **bf16, "real_run_error": max(map(abs, keys.values())),
-            "real_run_error_bf16": max(map(abs, bf16.values()))}  # fmt: skip
+    return keys | worst
 
 
 def plans(spec: ModelSpec, cards: Fleet, model: str) -> Iterator[tuple[str, Plan]]:
-    """One pipeline; of the first model also copies, data-parallel over parts of the cards, and on two cards in bf16."""
+    """One pipeline; of the first model also copies, data-parallel over parts of the cards; of those of BF16 in bf16."""
     yield model, search.search(spec, cards, micro_batch=1, micro_batches=COUNT, seq=SEQ)
     if model == next(iter(MODELS)):
         several = copies.best(Ask(spec, 1, COUNT, SEQ, "fp32"), cards, len(cards.cards))
         assert several is not None
         yield f"{model}, copies", several
-        if len(cards.cards) == 2:  # without instructions for bf16 a step takes ten times as long: once is enough
-            yield (
-                f"{model}, bf16",
-                search.search(spec, cards, micro_batch=1, micro_batches=COUNT, seq=SEQ, dtype="bf16"),
-            )
+    if model in BF16:
+        yield f"{model}, bf16", search.search(spec, cards, micro_batch=1, micro_batches=COUNT, seq=SEQ, dtype="bf16")

@@ -106,8 +106,8 @@ def copied_params(spec: ModelSpec, start: int, stop: int) -> int:
 def unit_activation_bytes(spec: ModelSpec, unit: str, micro_batch: int, seq: int, dtype: str) -> int:
     """Bytes of the tensors a unit's forward keeps for its backward (tests hold them to what autograd keeps).
 
-    attn  its input, the norm's output, q and k after rotation, v, the heads' output, the angles; one that is not fused
-          (model/fused.py) keeps the norm's output and the heads' twice
+    attn  its input, the norm's output, q and k after rotation (and before, where heads have norms), v, the heads'
+          output, the angles; one that is not fused (model/fused.py) keeps the norm's output and the heads' twice
     mlp   its input, the norm's output, gate, up
     head  its input, the norm's output, the loss's logits; the norm's twice where it is cut (sharing.part_of marks that)
     lfa   attn's; the shifted input; the channels inside the filter, the same shifted; u + h, and its norm (twice)
@@ -124,7 +124,8 @@ def unit_activation_bytes(spec: ModelSpec, unit: str, micro_batch: int, seq: int
         case "head":
             numbers = rows * ((3 if spec.out_bias else 2) * hidden + spec.vocab + 4)
         case "attn" if fused(spec):
-            numbers = rows * (2 * (hidden + q) + 2 * kv + spec.heads + 1 + 2 * spec.head_dim)
+            turned = q + kv + spec.heads + spec.kv_heads if spec.qk_norm else 0
+            numbers = rows * (2 * (hidden + q) + 2 * kv + spec.heads + 1 + 2 * spec.head_dim + turned)
         case "attn" | "lfa" as kind:
             extra = 2 * (q + kv) if spec.qk_norm else 0
             filtered = 4 * hidden + 2 * (hidden // 2) if kind == "lfa" else 0
@@ -165,7 +166,7 @@ def _wide_bytes(spec: ModelSpec, kind: str) -> int:
         case "head":
             return (norm if spec.out_bias else 2) + 2 * spec.vocab + 4
         case "attn" if fused(spec):
-            return 2 * (spec.heads + 1)
+            return 2 * (spec.heads + 1) + spec.qk_norm * 2 * (spec.heads + spec.kv_heads)
         case "attn" | "lfa":
             heads = spec.heads + spec.kv_heads
             return norm * (1 + (kind == "lfa")) + spec.qk_norm * 4 * heads * (spec.head_dim + 1) + 2 * spec.heads

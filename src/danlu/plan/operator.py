@@ -20,7 +20,8 @@ class Operator(NamedTuple):
 
 # Calls of torch beside the operators, forward and backward, in units that run as model/fused.py has them: views,
 # transposes, new tensors. A test counts them.
-GLUE = {"attn": (25, 21), "mlp": (5, 6), "moe": (14, 14), "shared": (7, 17), "expert": (6, 7)}
+GLUE = {"attn": (25, 21), "mlp": (5, 6), "moe": (14, 14), "shared": (7, 17), "expert": (6, 7),
+        "head norms": (6, 10)}  # fmt: skip
 
 
 def by_rows(op: str, rows: int, columns: int, moved: int) -> Operator:

@@ -18,8 +18,8 @@ ROUNDS = 20  # of torch's calls that a product in 8 bits has beside itself, on a
 
 
 def fused(spec: ModelSpec) -> bool:
-    """True when attention runs as model/fused.py has it: nothing beside its four matrices and its norm."""
-    return not (spec.qkv_bias or spec.out_bias or spec.qk_norm)
+    """True when attention runs as model/fused.py has it: no bias behind it, not cut (sharing.part_of marks that)."""
+    return not spec.out_bias
 
 
 def fused_experts(spec: ModelSpec) -> bool:
@@ -40,9 +40,10 @@ def forward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator,
                     by_rows("gate", rows, spec.ffn, 3), *linear(rows, spec.ffn, hidden), glue("mlp", 0))  # fmt: skip
         case "attn" if fused(spec):
             q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-            return (by_rows("norm", rows, hidden, 2), *linear(rows, hidden, q + 2 * kv),
-                    by_rows("rotate", rows, q + kv, 2), _attention(spec, batch, seq, ""), *linear(rows, q, hidden),
-                    glue("attn", 0))  # fmt: skip
+            bias = (flat("add_", rows * (q + 2 * kv), 2),) if spec.qkv_bias else ()
+            return (by_rows("norm", rows, hidden, 2), *linear(rows, hidden, q + 2 * kv), *bias,
+                    *_fused_head_norms(spec, rows, ""), by_rows("rotate", rows, q + kv, 2),
+                    _attention(spec, batch, seq, ""), *linear(rows, q, hidden), glue("attn", 0))  # fmt: skip
         case "moe":
             return mixture.fused(spec, rows) if fused_experts(spec) else mixture.plain(spec, rows)
         case "attn" | "lfa" as kind:
@@ -71,10 +72,11 @@ def backward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator
                     glue("mlp", 1))  # fmt: skip
         case "attn" if fused(spec):
             q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+            bias = (flat("add", rows * (q + 2 * kv), 1),) if spec.qkv_bias else ()
             return (*linear_back(rows, q, hidden), _attention(spec, batch, seq, "_back"),
                     by_rows("rotate", rows, q + kv, 2), flat("copy", rows * kv, 2),
-                    *linear_back(rows, hidden, q + 2 * kv), by_rows("norm_back", rows, hidden, 4),
-                    glue("attn", 1))  # fmt: skip
+                    *_fused_head_norms(spec, rows, "_back"), *bias, *linear_back(rows, hidden, q + 2 * kv),
+                    by_rows("norm_back", rows, hidden, 4), glue("attn", 1))  # fmt: skip
         case "moe":
             return mixture.fused_back(spec, rows) if fused_experts(spec) else mixture.plain_back(spec, rows)
         case "attn" | "lfa" as kind:
@@ -192,6 +194,17 @@ def _attention(spec: ModelSpec, batch: int, seq: int, back: str) -> Operator:
     flop = 4.0 * batch * pairs * spec.heads * spec.head_dim * (2.5 if back else 1.0)
     moved = batch * seq * (2 * spec.heads + 2 * spec.kv_heads) * spec.head_dim * (2 if back else 1)
     return Operator(f"attention{back}", (seq, spec.head_dim), flop, moved)
+
+
+def _fused_head_norms(spec: ModelSpec, rows: int, back: str) -> tuple[Operator, ...]:
+    """Norms of heads, whose rows are copied to lie together; their gradients are, back again, beside zeros."""
+    if not spec.qk_norm:
+        return ()
+    copied = tuple(flat("copy", rows * heads * spec.head_dim, 2, 3 if back else 1)
+                   for heads in (spec.heads, spec.kv_heads))  # fmt: skip
+    norms = tuple(by_rows(f"norm{back}", rows * heads, spec.head_dim, 4 if back else 2)
+                  for heads in (spec.heads, spec.kv_heads))  # fmt: skip
+    return (*norms, *copied, glue("head norms", len(back) > 0))
 
 
 def _head_norms(spec: ModelSpec, rows: int, back: str) -> tuple[Operator, ...]:

@@ -26,7 +26,7 @@ from danlu.fleet.mixing import bags, routes
 from danlu.fleet.passes import passes, sums, widening
 from danlu.fleet.pauses import after
 
-POOL = 2**24  # fp32 numbers; cards that share a host share its cache, so a stage finds little of what it left
+POOL = 2**26  # bytes; cards that share a host share its cache, so a stage finds little of what it left
 TOKENS = 512  # of a micro-batch that attention is timed on: one short sequence alone is mostly the cost of calling
 LOOKS = 15  # of the reference whose median stands beside a point: a look alone is off by 10%, an interrupted one by 50%
 TABLE = 2048  # rows of the embedding that `gather` looks up
@@ -53,12 +53,13 @@ class Pool:
         import torch
 
         self.dtype = dtype
-        self._all, self._at = torch.randn(POOL).to(dtype), 0
+        self.numbers = POOL // dtype.itemsize
+        self._all, self._at = torch.randn(self.numbers).to(dtype), 0
 
     def take(self, *shape: int) -> Any:
         """A tensor of this shape that shares the pool's memory."""
         count = math.prod(shape)
-        if self._at + count > POOL:
+        if self._at + count > self.numbers:
             self._at = 0
         self._at += count
         return self._all[self._at - count : self._at].view(shape)
@@ -98,7 +99,7 @@ def points(grid: Grid, dtype: str = "fp32") -> Iterator[Point]:
     for seq, head_dim in itertools.product(grid.seqs, grid.head_dims):
         yield from attention(pool, seq, head_dim)
     for rows, columns in itertools.product(grid.rows, grid.widths):
-        if 8 * rows * columns < POOL:
+        if 32 * rows * columns < POOL:
             yield from rowwise(pool, rows, columns)
     for rows, (experts, used) in itertools.product(grid.rows, ROUTES):
         for name, (prepare, run) in routes(pool, rows, experts, used).items():
@@ -231,8 +232,8 @@ def calls(pool: Pool) -> Iterator[Point]:
     yield Point("call", (), 64.0, lambda: None, lambda _: chain())
     yield Point("call_back", (), 64.0, chain, lambda y: y.backward())
     yield Point("start", (), 16.0, lambda: None, lambda _: [layer(one).backward() for _ in range(16)])
-    whole = pool.take(POOL)
-    yield Point("read", (POOL,), 4.0 * POOL, lambda: None, lambda _: whole.sum())
+    whole = pool.take(pool.numbers)
+    yield Point("read", (pool.numbers,), float(POOL), lambda: None, lambda _: whole.sum())
 
 
 def main(argv: list[str]) -> None:

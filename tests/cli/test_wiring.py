@@ -106,6 +106,18 @@ def line_of(error, path):
     return path.read_text().splitlines()[int(line) - 1]
 
 
+def test_a_key_of_the_command_line_is_not_told_as_one_of_the_file(machine):
+    path = machine / "run.yaml"
+    path.write_text(f"out: {machine}\nfleet: {{emulate: [4, 2]}}\nplan:\n  split: even\n")
+    with provoke("DL-CFG-002") as caught:
+        plan.run(argparse.Namespace(**{**vars(arguments(path)), "overrides": ["--plan.tensor", "2"]}))
+    assert caught.error.where == "command line: --plan.tensor"
+    path.write_text(f"{path.read_text()}  tensor: 2\n")
+    with provoke("DL-CFG-002") as caught:
+        plan.run(arguments(path))
+    assert "tensor: 2" in line_of(caught.error, path)
+
+
 def test_heads_that_do_not_divide_are_told_with_the_line(machine):
     path = machine / "run.yaml"
     path.write_text(f"out: {machine}\nfleet: {{emulate: [4, 2]}}\nmodel:\n  layers: 2\n  heads: 7\n")

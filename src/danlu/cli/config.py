@@ -170,13 +170,15 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 @contextmanager
-def lines(path: Path | None) -> Iterator[None]:
-    """An error whose place is a key of the run is told with the line of its file that says it."""
+def lines(path: Path | None, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """An error whose place is a key of the run is told with the line of its file that says it, or "command line"."""
     try:
         yield
     except DanluError as error:
         if error.where not in set(known_keys()):
             raise
+        if error.where in parse_overrides(overrides):
+            raise error.at(f"command line: --{error.where}") from error
         text = path.read_text(encoding="utf-8") if path else ""
         raise error.at(_where(path, text, error.where.split("."))) from error
 

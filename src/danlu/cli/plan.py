@@ -100,7 +100,7 @@ def _of_run(args: argparse.Namespace, path: Path | None) -> int:
 
     asked = config.load(path, args.overrides)
     progress = output.Progress("plan")
-    with config.lines(path):
+    with config.lines(path, args.overrides):
         fleet = wiring.fleet_of(asked, progress.show)
         plan = wiring.plan_of(asked, wiring.spec_of(asked), fleet)
     even = search.even(plan.model, plan.fleet, micro_batch=plan.micro_batch, seq=plan.seq, dtype=plan.dtype,

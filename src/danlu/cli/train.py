@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     start = start_of(run.out.resolve(), run.train.resume)
     if args.kill:
         drill.parse(args.kill, None, run.train.steps, start)
-    with config.lines(args.config):
+    with config.lines(args.config, args.overrides):
         wiring.spec_of(run)
         plan = planned(run)
     drills = [drill.parse(args.kill, len(seats(plan)), run.train.steps, start)] if args.kill else []

@@ -260,3 +260,9 @@ def test_ctrl_c_leaves_no_half_file_and_no_traceback(tmp_path):
         said = child.stderr.read()
     assert "Traceback" not in said and (child.returncode == 130 or "prep" in said)
     assert not list(out.rglob("*.part"))
+
+
+def test_copies_that_mix_makes_are_counted_as_such(tmp_path):
+    steps = ["normalise", {"mix": {"text": 2}}]
+    made = prep([fill(tmp_path / "text")], tmp_path / "out", vocab=400, limit_bytes=10**8, steps=steps)
+    assert (made.docs_in, made.docs_kept, made.copies) == (80, 160, 80)

@@ -135,6 +135,7 @@ def cleaned(store: Store, folder: Path, steps: Sequence[Spec], made_by: Mapping[
             for document in made.through(pipeline(documents, steps, funnel)):
                 _keep(writer, document, funnel, made_by)
         made.save(folder.parent)
+        tell(_counts(funnel), 1.0)
         writer.commit({"made_by": made_by, "funnel": funnel.as_dict()}, done=True)
     return funnel
 
@@ -164,6 +165,7 @@ def finished(before: Before, folder: Path, made_by: Mapping[str, Any], listed: f
                 for key in gone:
                     writer.remove(key)
                 funnel.docs_kept = before.funnel.docs_kept - len(gone)
+        tell(_counts(funnel), 1.0)
         writer.commit({"made_by": made_by, "funnel": funnel.as_dict()}, done=True)
     return funnel
 
@@ -185,8 +187,12 @@ def _counting(store: Store, funnel: Funnel, low: int, high: int, tell: Tell) -> 
         funnel.docs_in += 1
         funnel.bytes_in += len(record.value)
         if funnel.docs_in % 64 == 0:
-            tell(f"{funnel.docs_in:,} documents in, {funnel.docs_kept:,} kept", funnel.docs_in / total)
+            tell(_counts(funnel), funnel.docs_in / total)
         yield from_record(record.key, record.value)
+
+
+def _counts(funnel: Funnel) -> str:
+    return f"{funnel.docs_in:,} documents in, {funnel.docs_kept:,} kept"
 
 
 def _counted(funnel: Funnel, name: str) -> Drop:

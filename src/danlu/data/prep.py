@@ -46,6 +46,11 @@ class Prepared:
     padding: float = 0.0  # share of their places that no token fills
 
     @property
+    def copies(self) -> int:
+        """Documents kept that are copies of another one: `mix` takes some more than once."""
+        return self.docs_kept + sum(self.dropped.values()) - self.docs_in
+
+    @property
     def figures(self) -> dict[str, float]:
         """Flat JSON: data.docs_in, data.tokens, data.dropped.RULE, ..."""
         splits = self.manifest["splits"]

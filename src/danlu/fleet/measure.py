@@ -93,7 +93,7 @@ def points(grid: Grid, dtype: str = "fp32") -> Iterator[Point]:
     import torch
 
     pool = Pool({"fp32": torch.float32, "bf16": torch.bfloat16}[dtype])
-    for rows, inner, columns in itertools.product(grid.rows, grid.widths, grid.widths):
+    for rows, inner, columns in itertools.product((*grid.few, *grid.rows), grid.widths, grid.widths):
         if 2.0 * rows * inner * columns <= grid.most_flop:
             yield from products(pool, rows, inner, columns)
     for seq, head_dim in itertools.product(grid.seqs, grid.head_dims):
@@ -101,7 +101,7 @@ def points(grid: Grid, dtype: str = "fp32") -> Iterator[Point]:
     for rows, columns in itertools.product(grid.rows, grid.widths):
         if 32 * rows * columns < POOL:
             yield from rowwise(pool, rows, columns)
-    for rows, (experts, used) in itertools.product(grid.rows, ROUTES):
+    for rows, (experts, used) in itertools.product(grid.rows[::2], ROUTES):
         for name, (prepare, run) in routes(pool, rows, experts, used).items():
             yield Point(name, (rows, experts, used), float(rows), prepare, run)
     for rows, head_dim in itertools.product(grid.rows, grid.head_dims):

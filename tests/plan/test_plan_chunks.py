@@ -127,6 +127,19 @@ def test_chunks_pay_where_a_pipeline_is_deep_and_micro_batches_are_few(tmp_path)
     assert not any("kinds of pipelines" in each or "schedule" in each for each in made.cannot)
 
 
+def test_unlike_cards_are_joined_in_alike_pipelines_that_other_frameworks_run(tmp_path):
+    fleet = shorthand("16xA100-80+16xH20")
+    chosen = choose.best(presets.preset("llama-3-8b"), fleet, batch=64, seq=4096, schedule="interleaved")
+    found = next(each.plan for each in (chosen.best, *chosen.others) if emit.is_even(each.plan))
+    (one,) = found.replicas
+    sound(found)
+    assert one.copies * one.micro_batch * one.micro_batches == 64 and min(found.used) == 16
+    alone = min(each.seconds for each in chosen.found.alone.values() if each is not None)
+    assert found.seconds < 0.8 * alone and found.seconds < 1.1 * chosen.best.plan.seconds
+    made = plan_emit.emitted(chosen, "megatron", "16xA100-80+16xH20", tmp_path)
+    assert "rank blocks to cards in the order of the stages" in made.files["megatron.sh"]
+
+
 def test_a_schedule_that_there_is_not_or_that_danlu_does_not_run_is_refused(capsys):
     with provoke("DL-CFG-002"):
         large.search(GPT, GroupedFleet("one", shorthand("8xH100").groups), batch=8, seq=128, schedule="gpipe")

@@ -119,7 +119,7 @@ def test_a_framework_is_told_how_sequences_and_experts_are_cut():
     plan = GroupedPlan("hybrid", MIXTURE, shorthand("8xH100"), 4, 4096, "1f1b", (Replicas(1, stages, 1, 4, 1.0),), 1.0)
     script = emit.megatron(plan, MIXTURE).files["megatron.sh"]
     for words in ("--context-parallel-size 4", "--expert-model-parallel-size 4", "--expert-tensor-parallel-size 2",
-                  "8 ranks: 1 pipelines of 1 stages of 8 cards"):  # fmt: skip
+                  "8 ranks: 1 pipeline of 1 stage of 8 cards"):  # fmt: skip
         assert words in script, words
     seats = [[f"c{i}" for i in range(8)]]
     found = emit.danlu(plan, MIXTURE, Fleet("eight", tuple(Card(n, "cuda", "t", {"bf16": 1e9}, 1 << 30, 1e9)

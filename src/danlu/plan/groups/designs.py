@@ -13,6 +13,7 @@ import numpy as np
 
 from danlu.plan.groups.assemble import Ask, finished
 from danlu.plan.groups.chunks import ORDERS
+from danlu.plan.groups.even import alike, of_columns
 from danlu.plan.groups.grouped import GroupedPlan
 from danlu.plan.groups.pack import pack
 from danlu.plan.groups.pipelines import Pipeline
@@ -29,7 +30,6 @@ from danlu.plan.groups.pricing import (
 )
 from danlu.plan.groups.spanning import spanning
 from danlu.plan.groups.stage_ways import Floats, Ints
-from danlu.plan.groups.unit_cost import Way
 
 TURNS = 4  # of column generation
 WOVEN = 2  # of it when stages may be in chunks
@@ -120,33 +120,11 @@ def _woven(
         if not new or better > 0.999 * seconds:
             break
         seconds = better
-    for each in [*able, *spaces]:
-        cuts = [_cut(way) for way in each.ways.ways]
-        for cut in set(cuts):
-            part = each.of([at for at, one in enumerate(cuts) if one == cut])
-            columns.add(worth(part, prices, seconds, bottlenecks(part, seconds, WIDER)))
+    if len(ask.fleet.groups) == 1:
+        for each in [*able, *spaces]:
+            for part in alike(each):
+                columns.add(worth(part, prices, seconds, bottlenecks(part, seconds, WIDER)))
     return packed(ask, columns, seconds, "hybrid")
-
-
-def _cut(way: Way) -> tuple[int, ...]:
-    """What other frameworks have one of for all stages."""
-    return way.tp, way.cp, way.ep, way.zero
-
-
-def _even(ask: Ask, columns: Sequence[Pipeline], replicas: int) -> GroupedPlan | None:
-    """The best plan of copies of one pipeline whose stages are cut alike, with as many micro-batches each."""
-    best: tuple[float, Pipeline, int] | None = None
-    for each in columns:
-        if len({_cut(each.ways.ways[span.way]) for span in each.stages}) > 1:
-            continue
-        most = int((ask.there[each.cards > 0] // each.cards[each.cards > 0]).min())
-        for copies in range(max(1, replicas), most + 1):
-            many, left = divmod(ask.batch, copies * each.micro_batch)
-            if not left and many >= 1 and each.whole(many) == many:
-                seconds = each.seconds(many)
-                if best is None or seconds < best[0]:
-                    best = seconds, each, copies
-    return None if best is None else finished(ask, [(best[1], best[2])], "even")
 
 
 def packed(ask: Ask, columns: Columns, seconds: float, kind: str) -> GroupedPlan | None:
@@ -189,12 +167,11 @@ def _filled(counts: Ints, value: Floats, least: Floats, batch: int) -> Ints | No
 
 
 def _classes(ask: Ask, columns: Sequence[Pipeline], replicas: int) -> list[GroupedPlan]:
-    """The best plan of the narrower classes: pipelines inside groups only, copies of one mixed pipeline, and where
-    stages may be in chunks, as other frameworks have them, copies of one whose stages are cut alike."""
-    even = _even(ask, columns, replicas) if ORDERS[ask.schedule].chunks else None
-    found = [] if even is None else [even]
+    """The best plan of the narrower classes: pipelines inside groups only, and copies of one mixed pipeline."""
     if len(ask.fleet.groups) == 1:
-        return found
+        found = of_columns(ask, columns, replicas) if ORDERS[ask.schedule].chunks else None
+        return [] if found is None else [found]
+    plans = []
     alone = [each for each in columns if (each.cards > 0).sum() == 1]
     if alone:
         one = Columns(ask.there)
@@ -202,7 +179,7 @@ def _classes(ask: Ask, columns: Sequence[Pipeline], replicas: int) -> list[Group
         seconds = seconds_for(one, ask.batch, alone[0].seconds(1))
         plan = packed(ask, one, seconds, "alone")
         if plan is not None and plan.pipelines >= replicas:
-            found.append(plan)
+            plans.append(plan)
     best: tuple[float, Pipeline, int] | None = None
     for each in columns:
         if (each.cards > 0).sum() > 1:
@@ -213,5 +190,5 @@ def _classes(ask: Ask, columns: Sequence[Pipeline], replicas: int) -> list[Group
                 if best is None or seconds < best[0]:
                     best = seconds, each, copies
     if best is not None:
-        found.append(finished(ask, [(best[1], best[2])], "mixed"))
-    return found
+        plans.append(finished(ask, [(best[1], best[2])], "mixed"))
+    return plans

@@ -133,8 +133,8 @@ def megatron(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
     )
     mixed = len({stage.group for stage in each.stages}) > 1
     chunks = f" in {each.chunks} chunks" * (each.chunks > 1)
-    head = [f"# {world} ranks: {copies} pipeline{'s' * (copies != 1)} of {len(layers)} stages{chunks} of "
-            f"{way.cards} card{'s' * (way.cards != 1)}; never run by us",
+    shape = f"{_many(copies, 'pipeline')} of {_many(len(layers), 'stage')}{chunks} of {_many(way.cards, 'card')}"
+    head = [f"# {_many(world, 'rank')}: {shape}; never run by us",
             *([f"# {order}"] if mixed else []), *(f"# not in here: {one}" for one in cannot)]  # fmt: skip
     script = "\n".join([*head, "MODEL_ARGS=(", *(f"  {one}" for one in arguments), ")",
                         f'torchrun "$@" pretrain_gpt.py "${{MODEL_ARGS[@]}}"  # {world} ranks', ""])  # fmt: skip
@@ -183,6 +183,10 @@ def torchtitan(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
         f"module_fqns_per_model_part = {json.dumps(parts)}", "", "[activation_checkpoint]", f'mode = "{mode}"', "",
     ])  # fmt: skip
     return Emitted({"torchtitan.toml": toml}, "CONFIG_FILE=torchtitan.toml ./run_train.sh", tuple(cannot))
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _woven(found: interleaved.Interleaved) -> str:

@@ -22,6 +22,7 @@ from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan.groups.assemble import Ask, finished
 from danlu.plan.groups.chunks import ORDERS
 from danlu.plan.groups.designs import best_pipelines, packed
+from danlu.plan.groups.even import even
 from danlu.plan.groups.grouped import GroupedPlan
 from danlu.plan.groups.pipelines import Pipeline
 from danlu.plan.groups.pricing import Columns, seconds_for
@@ -119,7 +120,7 @@ def _of_level(ask: Ask, tell: Say) -> Found | None:
         alone[_name(fleet, at)] = None if found is None else _onto(found[0], ask, at, _name(fleet, at))
         if found is not None and len(fleet.groups) == 1:
             columns, design = found[2:]
-            classes = [_onto(each, ask, at, "even" if each.kind == "even" else _name(fleet, at)) for each in found[1]]
+            classes = [_onto(each, ask, at, each.kind) for each in found[1]]
     plain = ORDERS[ask.schedule].plain
     if plain != ask.schedule:  # also without chunks, which a search for both may do a little worse
         whole = _of_level(replace(ask, schedule=plain), lambda text: None)
@@ -127,6 +128,10 @@ def _of_level(ask: Ask, tell: Say) -> Found | None:
             alone[name] = min((one for one in (alone[name], each) if one is not None), key=lambda one: one.seconds,
                               default=None)  # fmt: skip
         classes += whole.alternatives if whole is not None else ()
+        if len(fleet.groups) > 1:
+            tell("alike pipelines of stages cut alike")
+            alike = even(ask)
+            classes += [alike] if alike is not None else []
     plans = [*(each for each in alone.values() if each is not None), *classes]
     if len(fleet.groups) > 1:
         tell("all groups together")

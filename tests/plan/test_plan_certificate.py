@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
+import random
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
+from brute_plans import none_beats, random_ask
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from provoke import provoke
 
 from danlu import families
 from danlu.cli.app import main
+from danlu.errors import DoesNotFit
 from danlu.fleet.groups import shorthand
 from danlu.nouns import ModelSpec
 from danlu.plan.groups import large
@@ -81,13 +87,17 @@ def change(where: str, found: dict[str, Any]) -> None:
             for table in found["plan"]["tables"]:
                 table["held"] = [[1e9 * size for size in row] for row in table["held"]]
         case "a newer version":
-            found["certificate"] = 2
+            found["certificate"] = 3
+        case "free pipelines":
+            bound["place"] -= 0.01 * found["batch"]
+        case "free cards":
+            found["bounds"][0]["tables"][0]["cards"][0] = 0
 
 
 CHANGES = (
     "a faster plan", "a better bound", "cheaper cards", "dearer cards", "a bottleneck left out", "wide intervals",
     "a number of pipelines left out", "a stage that is not there", "more cards than there are", "less work",
-    "too much memory", "a newer version",
+    "too much memory", "a newer version", "free pipelines", "free cards",
 )  # fmt: skip
 
 
@@ -97,6 +107,31 @@ def test_a_certificate_that_was_touched_proves_nothing(where):
     change(where, found)
     with provoke("DL-DATA-030"):
         verify.checked(found)
+
+
+def test_a_certificate_of_the_first_version_is_read_as_before():
+    found = text()
+    found["certificate"], found["bounds"][-1]["most"] = 1, None
+    if found["bounds"][-1]["place"] <= 0:
+        verify.checked(found)
+    found["bounds"][-1]["place"] = 0.5
+    with provoke("DL-DATA-030"):
+        verify.checked(found)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 10**9), st.integers(1, 8), st.sampled_from([1.0, 1.5, 4.0]))
+def test_no_plan_that_brute_force_looks_at_beats_a_bound(seed, cards, slower):
+    """The bound is made from a plan that is slower than the best one, and from no pipelines that a search knew."""
+    ask = random_ask(random.Random(seed), cards, 3, 8)
+    try:
+        found = large.search(ask.spec, ask.fleet, batch=ask.batch, seq=ask.seq, schedule=ask.schedule)
+    except DoesNotFit:
+        return
+    slow = replace(found.plan, seconds=slower * found.plan.seconds)
+    proved = certificate.prove_gap(replace(found, plan=slow, columns=()))
+    assert none_beats(found.ask, proved.bound_s)
+    assert proved.bound_s > 0
 
 
 def test_a_lost_host_leaves_a_plan_over_the_rest():

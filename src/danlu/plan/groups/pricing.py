@@ -116,10 +116,11 @@ class Columns:
         return np.where((left.min(axis=1) < 0) | (count < depth), 0.0, count) * size
 
     def fluid(self, seconds: float) -> Floats:
-        """The same as if a micro-batch could be had in parts."""
-        time, step, fill, size, *_ = self._stacked()
-        left = (((seconds - fill)[:, None] - step) / time).min(axis=1)
-        return np.asarray(np.where(left < 0, 0.0, 1.0 + left) * size)
+        """The same as if micro-batches came in parts, by pipelines of more stages than one, and what is done once a
+        step grew with them: what covers.py can tell of a pipeline."""
+        time, step, fill, size, _, depth, _ = self._stacked()
+        left = (seconds - fill) * ((1.0 - step / seconds) / time).min(axis=1)
+        return np.where(depth > 1, np.where(left < 0, 0.0, 1.0 + left) * size, self.sequences(seconds))
 
     def cards(self) -> Ints:
         """(groups, pipelines) cards each takes."""

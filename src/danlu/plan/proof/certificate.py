@@ -10,6 +10,7 @@ verify.checked(json.loads(path.read_text()))    # plan/proof/verify.py, which sh
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,9 @@ from danlu.plan.groups.stage_ways import StageWays
 from danlu.plan.groups.unit_cost import KINDS
 from danlu.plan.proof.bound import HUGE, Bound, bound
 
-VERSION = 1
+VERSION = 2
+RANGES = 8  # of numbers of pipelines
+PROVED = 0.995  # of the plan's seconds: a bound so near is not mended
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,37 +51,37 @@ class Proved:
 
 
 def prove_gap(found: Found) -> Proved:
-    """The bound of a search's plan: of plans with few pipelines (which pay less for gradients) and of all others.
+    """The bound of a search's plan, range by range of numbers of pipelines: the range with the least bound is halved.
 
+    So few pipelines do not share the optimizer's states of many, and many do not sum gradients inside a host, where
+    links are fast, as few do. Ends where halves are of no use: PROVED of the plan's seconds, one number, or RANGES.
     Raises BadValue for a search whose stages may be in chunks: the bound speaks of stages in one piece.
     """
     ask, plan = found.ask, found.plan
     if ORDERS[ask.schedule].chunks:
         raise BadValue(f"no bound is proved of --schedule {ask.schedule}", why="the proof speaks of stages in one "
                        "piece, not in chunks of layers", fix="--schedule zb-h1")  # fmt: skip
-    most = ask.fleet.cards
-    # Few pipelines sum gradients inside a host, where links are fast: they are bounded apart.
-    inside = max(group.per_host for group in ask.fleet.groups)
-    few = inside if plan.pipelines > inside else plan.pipelines // 3
     stages = MOST_STAGES if all(len(each.stages) <= MOST_STAGES for each in plan.replicas) else DEEPEST
-    best: tuple[Bound, ...] = ()
-    while True:
-        above = _bound(found, few + 1, most, None, stages)
-        bounds = (above,) if few == 0 else (_bound(found, 1, few, few, stages), above)
-        if not best or min(b.seconds for b in bounds) > min(b.seconds for b in best):
-            best = bounds
-        if few == 0 or bounds[0].seconds >= above.seconds:
-            return Proved(ask, plan, best, stages)
-        few //= 3
+    bounds = [_bound(found, 1, min(ask.fleet.cards, ask.batch), stages)]
+    while len(bounds) < RANGES:
+        worst = min(bounds, key=lambda each: each.seconds)
+        if worst.fewest == worst.most or worst.seconds >= PROVED * plan.seconds:
+            break
+        middle = math.isqrt(worst.fewest * worst.most)
+        halves = [_bound(found, *ends, stages) for ends in ((worst.fewest, middle), (middle + 1, worst.most))]
+        if min(each.seconds for each in halves) <= 0:
+            break
+        bounds = [each for each in bounds if each is not worst] + halves
+    return Proved(ask, plan, tuple(sorted(bounds, key=lambda each: each.fewest)), stages)
 
 
-def _bound(found: Found, fewest: int, most: int, cap: int | None, stages: int) -> Bound:
+def _bound(found: Found, fewest: int, most: int, stages: int) -> Bound:
     ask = found.ask
     spaces = ask.spaces(fewest, most, stages)
     tables = {each.ways.micro_batch: each.ways for each in spaces}
     moved = [again(each, tables[each.micro_batch], len(ask.fleet.groups)) for each in found.columns]
     columns = [each for each in moved if each is not None]
-    return bound(spaces, columns, ask.there, ask.batch, found.plan.seconds, fewest, cap)
+    return bound(spaces, columns, ask.there, ask.batch, found.plan.seconds, fewest, most)
 
 
 def dumps(proved: Proved) -> str:

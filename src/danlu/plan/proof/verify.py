@@ -1,8 +1,7 @@
 """Checks a certificate of a plan's gap. Shares no code with the search: numpy and the certificate's own figures only.
 
-It computes the plan's step anew from the listed costs, looks at memory, cards and completeness, and then at the bound:
-that the ranges cover every number of pipelines, that all cards at their prices come to less than the batch, and that in
-every interval of the bottleneck no cover of the model, of any class, does more than its cards cost (bound.py).
+It computes the plan's step anew, looks at memory, cards and completeness, and at the bound: that the ranges cover every
+number of pipelines, all cards at their prices come to less than the batch, and no cover does more than it costs.
 """
 
 from __future__ import annotations
@@ -21,29 +20,25 @@ Table = dict[str, Any]  # what a stage costs by way, sums over the first units; 
 
 
 def checked(text: dict[str, Any]) -> float:
-    """The gap that a certificate proves: the plan is at most so much slower than any other of its classes.
-
-    Raises UnprovedPlan with the first thing that does not hold.
-    """
+    """By how much at most the plan is slower than any other of its classes; UnprovedPlan says what does not hold."""
     try:
         return _checked(text)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
         raise _unproved(f"it cannot be read: {error!r}") from error
 
 
 def _checked(text: dict[str, Any]) -> float:
-    if text["certificate"] != 1:
-        raise _unproved(f"version {text['certificate']} is not 1")
-    layer = [part for _ in range(text["model"]["layers"]) for part in text["model"]["recipe"]]
-    units, cards = ["embed", *layer, "head"], np.array(text["cards"], dtype=float)
+    if text["certificate"] not in (1, 2):
+        raise _unproved(f"version {text['certificate']} is not 1 or 2")
+    units = ["embed", *text["model"]["recipe"] * text["model"]["layers"], "head"]
+    cards, reached = np.array(text["cards"], dtype=float), 0.0
     seconds = _plan(text, units, cards)
-    reached = 0.0
     for each in text["bounds"]:
         if each["fewest"] != reached + 1:
             raise _unproved(f"no bound for {reached + 1} to {each['fewest'] - 1} pipelines")
-        reached = math.inf if each["most"] is None else each["most"]
+        reached = each["most"] or math.inf
         _bound(each, units, cards, text["batch"], text["stages"])
-    if reached != math.inf:
+    if reached < min(cards.sum(), text["batch"]):  # each has a card and a sequence of its own
         raise _unproved(f"no bound for more than {reached} pipelines")
     least = min(seconds, *(each["seconds"] for each in text["bounds"]))
     if abs(least - text["bound_s"]) > CLOSE * least:
@@ -61,15 +56,14 @@ def _plan(text: dict[str, Any], units: list[str], cards: Floats) -> float:
             raise _unproved(f"the stages of pipeline {number} do not cover the model's {len(units)} units")
         fill, longest = 0.0, 0.0
         for at, (way, start, stop) in enumerate(stages):
-            last = at == len(stages) - 1
-            need = _of(table["held"], way, start, stop) + (len(stages) - at) * _of(table["kept"], way, start, stop)
-            room = table["room"][way, int(last)]
-            if need > room * (1 + CLOSE):
-                raise _unproved(f"stage {at} of pipeline {number} needs {need:.0f} bytes of {room:.0f}")
-            hops = table["hop"][way] * ((at > 0) + (not last))
-            time = _of(table["time"], way, start, stop) + hops
-            fill += time if last else _of(table["fill"], way, start, stop) + hops
-            longest = max(longest, (each["micro_batches"] - 1) * time + _of(table["step"], way, start, stop))
+            behind = len(stages) - 1 - at
+            time, ahead, step, held, kept = (float(table[name][way, stop] - table[name][way, start])
+                                             for name in ("time", "fill", "step", "held", "kept"))  # fmt: skip
+            if held + (behind + 1) * kept > table["room"][way, int(behind == 0)] * (1 + CLOSE):
+                raise _unproved(f"stage {at} of pipeline {number} needs {held + (behind + 1) * kept:.0f} bytes")
+            hops = table["hop"][way] * ((at > 0) + (behind > 0))
+            fill += hops + (ahead if behind else time)
+            longest = max(longest, (each["micro_batches"] - 1) * (time + hops) + step)
             used[int(table["group"][way])] += each["copies"] * table["cards"][way]
         done += each["copies"] * each["micro_batch"] * each["micro_batches"]
         seconds = max(seconds, longest + fill)
@@ -83,65 +77,73 @@ def _plan(text: dict[str, Any], units: list[str], cards: Floats) -> float:
 def _bound(each: dict[str, Any], units: list[str], cards: Floats, batch: int, stages: int) -> None:
     """No plan with so many pipelines has a step of each["seconds"]."""
     prices, place, seconds = np.array(each["prices"]), each["place"], each["seconds"]
-    most = 0.0 if each["most"] is None else place * each["most"]
-    if min(*prices, place) < 0 or (each["most"] is None and place) or prices @ cards + most >= batch:
-        raise _unproved(f"all cards come to {prices @ cards + most} sequences, which is not below {batch}")
+    spent = prices @ cards + (max(place * each["fewest"], place * (each["most"] or math.inf)) if place else 0.0)
+    if min(prices) < 0 or not spent < batch:
+        raise _unproved(f"all cards come to {spent} sequences, which is not below {batch}")
     for text, ends in zip(each["tables"], each["intervals"], strict=True):
-        table = _table(text, units)
-        ends = [math.inf if end is None else end for end in ends]
+        table, ends = _table(text, units), [math.inf if end is None else end for end in ends]
+        price = prices[table["group"].astype(int)] * table["cards"]
         if ends[-1] != math.inf or sorted(ends) != ends:
             raise _unproved("the intervals leave bottlenecks out")
+        reach = [_last(table["held"] + n * table["kept"], table["room"][:, [int(n < 2)]]) for n in range(1, stages + 1)]
+        alone = table["size"] * np.floor((seconds * (1 + CLOSE) - table["step"][:, -1]) / table["time"][:, -1])
+        able = (reach[0][:, 0] == len(units)) & (alone > 0)  # one stage: in whole micro-batches
+        if (alone - place > price * (1 + CLOSE) + CLOSE)[able].any():
+            raise _unproved(f"a pipeline of one stage does {max(alone[able])}, which costs less")
         for low, high in zip([0.0, *ends], ends, strict=False):
+            # With a micro-batch for each stage, none takes longer than the step; they are no more than fit in it.
+            most = min(len(reach), 1 + int(seconds / low * (1 + CLOSE))) if low else len(reach)
             done = table["size"] * (1.0 + (seconds / low if low else math.inf)) - place
-            least = _least(table, prices[table["group"].astype(int)] * table["cards"], low, high, seconds, done, stages)
-            if len(table["group"]) and done > 0 and least < done * (1 - CLOSE):
-                raise _unproved(f"a pipeline with a bottleneck of {low} to {high} s may do {done}, which costs {least}")
+            shown = done <= 0 or low >= seconds
+            if not shown and _least(table, price, reach[:most], low, high, seconds) < done * (1 - CLOSE):
+                raise _unproved(f"a pipeline of bottleneck {low} to {high} s may do {done}, which costs less")
 
 
-def _least(
-    table: Table, price: Floats, low: float, high: float, seconds: float, done: float, stages: int
-) -> float:  # fmt: skip
-    """The least cost of a cover whose stages take at most `high`; infinity where there is none."""
-    weight = table["size"] / low if low else 0.0
-    load = table["time"] + table["step"] * (low / seconds)
-    places = np.arange(load.shape[1])
-    covered, least = np.full(len(places), math.inf), math.inf
-    covered[-1] = 0.0
-    for behind in range(stages):
-        hop = table["hop"][:, None] * ((places > 0).astype(float) + (behind > 0))
-        room = table["room"][:, [1 if behind == 0 else 0]]
-        need, fill = table["held"] + (behind + 1) * table["kept"], table["fill"] if behind else table["time"]
-        before, covered = covered, np.full(len(places), math.inf)
-        for long in places[1:]:
-            start, stop = slice(0, len(places) - long), slice(int(long), None)
-            fits = load[:, stop] - load[:, start] + hop[:, start] <= high * (1 + CLOSE)
-            fits &= need[:, stop] - need[:, start] <= room * (1 + CLOSE)
-            if not fits.any():
-                break
-            cost = price[:, None] + weight * (fill[:, stop] - fill[:, start] + hop[:, start]) + before[None, stop]
-            covered[start] = np.minimum(covered[start], np.where(fits, cost, math.inf).min(axis=0))
+def _least(table: Table, price: Floats, reach: list[Floats], low: float, high: float, seconds: float) -> float:
+    """The least cost of a cover of two stages or more that take at most `high`; infinity where there is none."""
+    weight, places = table["size"] / low if low else 0.0, np.arange(table["time"].shape[1])
+    load, least = table["time"] + table["step"] * (low / seconds), math.inf
+    hops = [table["hop"][:, None] * ((places > 0).astype(float) + behind) for behind in (0, 1)]
+    within = [_last(load, high * (1 + CLOSE) - each) for each in hops]
+    covered = np.where(places == places[-1], 0.0, math.inf)
+    for behind, end in enumerate(reach):
+        fill, end = table["fill"] if behind else table["time"], np.minimum(end, within[behind > 0])
+        end[:, 0] -= (end[:, 0] == places[-1]) & (behind == 0)
+        rest = _least_between(weight * fill + covered, places + 1, end)
+        covered = (price[:, None] + weight * (hops[behind > 0] - fill) + rest).min(axis=0, initial=math.inf)
         least = min(least, float(covered[0]))
-        if covered.min() >= min(least, done):
+        if covered.min() >= least:
             break
     return least
 
 
-def _of(sums: Floats, way: int, start: int, stop: int) -> float:
-    return float(sums[way, stop] - sums[way, start])
+def _last(sums: Floats, room: Floats) -> Floats:
+    """(ways, starts): the last stop before which a stage's sum, which never falls, is within its room."""
+    return np.asarray((sums[:, None] <= (sums + room + CLOSE * abs(room))[:, :, None]).sum(axis=2) - 1)
+
+
+def _least_between(values: Floats, first: Floats, last: Floats) -> Floats:
+    """(ways, starts): the least of values[way, first[start]] to values[way, last[way, start]]; infinity of none."""
+    levels, count = [values], last - first + 1
+    while 2 ** len(levels) <= values.shape[1]:  # each the least of twice as many values from one on
+        half = 2 ** (len(levels) - 1)
+        ahead = np.pad(levels[-1][:, half:], ((0, 0), (0, half)), constant_values=math.inf)
+        levels.append(np.minimum(levels[-1], ahead))
+    level, rows = np.log2(np.maximum(count, 1)).astype(int), np.arange(len(values))[:, None]
+    found = [np.stack(levels)[level, rows, at] for at in (np.minimum(first, len(values[0]) - 1), last + 1 - 2**level)]
+    return np.where(count > 0, np.minimum(*found), math.inf)
 
 
 def _table(text: dict[str, Any], units: list[str]) -> Table:
-    at = [text["kinds"].index(unit) for unit in units]
-
-    def summed(name: str) -> Floats:
-        each = np.array(text[name], dtype=float).reshape(-1, len(text["kinds"]))
-        if not (each >= 0).all() and name != "fill":
-            raise _unproved(f"a {name} is negative")
-        return np.concatenate([np.zeros((len(each), 1)), np.cumsum(each[:, at], axis=1)], axis=1)
-
-    found: Table = {name: np.array(text[name], dtype=float) for name in ("group", "cards", "hop")}
-    found |= {name: summed(name) for name in ("time", "fill", "step", "held", "kept")}
-    return found | {"size": text["micro_batch"], "room": np.array(text["room"], dtype=float).reshape(-1, 2)}
+    found: Table = {"size": text["micro_batch"], "room": np.array(text["room"], dtype=float).reshape(-1, 2)}
+    at, ways = [text["kinds"].index(unit) for unit in units], len(text["group"])
+    for name in ("group", "cards", "hop", "time", "fill", "step", "held", "kept"):
+        each = np.array(text[name], dtype=float)
+        if not (each >= (name == "cards")).all():
+            raise _unproved(f"a figure of {name} is {each.min()}")
+        found[name] = each if name in ("group", "cards", "hop") else np.pad(
+            np.cumsum(each.reshape(ways, len(text["kinds"]))[:, at], axis=1), ((0, 0), (1, 0)))  # fmt: skip
+    return found
 
 
 def _unproved(why: str) -> UnprovedPlan:

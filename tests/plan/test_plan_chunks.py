@@ -138,6 +138,7 @@ def test_unlike_cards_are_joined_in_alike_pipelines_that_other_frameworks_run(tm
     assert found.seconds < 0.8 * alone and found.seconds < 1.1 * chosen.best.plan.seconds
     made = plan_emit.emitted(chosen, "megatron", "16xA100-80+16xH20", tmp_path)
     assert "rank blocks to cards in the order of the stages" in made.files["megatron.sh"]
+    assert not any("between attention and MLP" in each for each in made.cannot)
 
 
 def test_a_schedule_that_there_is_not_or_that_danlu_does_not_run_is_refused(capsys):

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from danlu.plan.groups.assemble import Ask, finished
+from danlu.plan.groups.chunks import of_layers
 from danlu.plan.groups.grouped import GroupedPlan
 from danlu.plan.groups.pipelines import Pipeline
-from danlu.plan.groups.pricing import Space
+from danlu.plan.groups.pricing import Space, space
 from danlu.plan.groups.spanning import spanning
 from danlu.plan.groups.unit_cost import Way
 
@@ -56,7 +57,9 @@ def of_columns(ask: Ask, columns: Sequence[Pipeline], replicas: int) -> GroupedP
 
 def _of(ask: Ask, copies: int, few: bool) -> Iterator[tuple[float, Pipeline]]:
     """Pipelines of which so many copies do the batch, with the seconds of a step."""
-    for where in [*ask.spaces(copies), *ask.chunked(copies)]:
+    # Those frameworks cut between whole layers alone.
+    whole = [space(of_layers(each.ways, ask.spec), each.groups) for each in ask.spaces(copies)]
+    for where in [*whole, *ask.chunked(copies)]:
         many, left = divmod(ask.batch, copies * where.ways.micro_batch)
         if left:
             continue

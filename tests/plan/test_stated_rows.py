@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -13,6 +14,7 @@ from provoke import provoke
 from danlu.cli.plan_check import rated
 from danlu.plan.stated import rows, score, stack_time
 from danlu.plan.stated.rows import NEEDED
+from danlu.plan.stated.stack_work import model_flop
 
 CARDS = (
     "A100-80", "A100", "a100 80gb", "H100", "H800", "H20", "B200", "MI300X", "RTX 4090", "910B", "V100", "A10", "P100",
@@ -86,3 +88,27 @@ def test_a_word_nobody_uses_is_refused_with_its_line(folder, wrong):
     with provoke("DL-DATA-011") as caught:
         rows.read(table(folder / "wrong.csv", whole | wrong))
     assert caught.error.where.endswith("wrong.csv:2") and next(iter(wrong.values())) in caught.error.why
+
+
+def test_the_flop_of_a_published_run_are_counted_as_its_source_does():
+    """Where a source says what it counts a step at, without what is computed again, our count is that."""
+    compared = 0
+    for path in sorted((Path(__file__).parents[2] / "bench" / "truth").glob("*.csv")):
+        for line in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
+            note = line["note"]
+            if "flops_iter_card=" in note and ("flops:f72" in note or "flops:6*matmul" in note):
+                said = float(note.split("flops_iter_card=")[1].split(";")[0])
+                run = rows.stated(line, path.name)
+                assert model_flop(run) / run.cards == pytest.approx(said, rel=0.01)
+                compared += 1
+    assert compared > 20
+
+
+def test_a_share_of_peak_needs_the_peak_and_no_count_of_flop(folder):
+    line = {"card": "A100-80", "card_count": 64, "layers": 32, "hidden": 4096, "heads": 32, "vocab": 32000, "seq": 4096,
+            "global_batch": 256, "dp": 64, "measure": "mfu", "value": 0.5}  # fmt: skip
+    with provoke("DL-DATA-011") as caught:
+        rows.read(table(folder / "mfu.csv", line))
+    assert "peak=312e12" in caught.error.why
+    (row,) = rows.read(table(folder / "mfu.csv", line | {"note": "peak=312e12"}))
+    assert row.real == pytest.approx(model_flop(row.setup) / (64 * 0.5 * 312e12))

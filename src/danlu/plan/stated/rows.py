@@ -13,6 +13,7 @@ from danlu.errors import BadRows
 from danlu.plan.stated import stated_words
 from danlu.plan.stated.mixed import MixedStage, stages
 from danlu.plan.stated.setup import Experts, Latent, Setup
+from danlu.plan.stated.stack_work import model_flop
 
 TIMES = ("iter_s", "tflops_card", "tokens_s_card", "mfu")
 NEEDED = ("source", "row", "card", "card_count", "layers", "hidden", "heads", "vocab", "seq", "global_batch", "measure",
@@ -125,10 +126,13 @@ def _seconds(measure: str, value: float, setup: Setup, note: dict[str, str]) -> 
         return value
     if measure == "tokens_s_card":
         return setup.global_batch * setup.seq / (value * setup.cards)
-    flop = float(note["flops_iter_card"])
+    counted = note.get("flops_iter_card")
+    flop = float(counted) if counted else model_flop(setup) / setup.cards
     if measure == "tflops_card":
         return flop / (value * 1e12)
     if measure == "mfu":
+        if "peak" not in note:
+            raise ValueError("an mfu needs the card's rate it is a share of: peak=312e12 in its note")
         return flop / (value * float(note["peak"]))
     raise ValueError(f"no measure {measure!r}; there are {', '.join((*TIMES, 'mem_bytes'))}")
 

@@ -72,6 +72,20 @@ def _gradient(run: Setup) -> float:
     return 2.0 if run.precision == "fp16" else 4.0
 
 
+def model_flop(run: Setup) -> float:
+    """FLOP of a step's forward and backward on all cards, none computed twice; attention in full squares.
+
+    As published: arXiv 2104.04473, equation 3, without what is computed again; arXiv 2204.02311, appendix B.
+    """
+    one = replace(
+        run, tp=1, pp=1, dp=1, cp=1, ep=1, interleave=1, micro_batch=1, items=(), recompute="none", flash=False
+    )
+    found = _stage(one, 0) + unit(one, "head").sum(axis=0)
+    return run.global_batch * sum(
+        float(found[AMOUNTS.index(f"{kind}_flop")]) for kind in ("matmul", "narrow", "attention")
+    )
+
+
 def _stage(run: Setup, stage: int) -> Floats:
     """Amounts of one micro-batch on one stage's layers, forward and backward, in the order of AMOUNTS."""
     layers, dense = run.stage_layers[stage], dense_layers(run, stage)

@@ -2,7 +2,7 @@
 
 The clear version is layers.py, and tests hold the two equal. Here q, k and v are one product, so are gate and up; the
 residual rides on the last product; norms, gate and rotation are the row operators of danlu/kernels/rows.py; gradients
-of weights go where `Halves` says. A sub-layer that has more than that (a bias behind attention, shares of other cards)
+of weights go where `Halves` says. A sub-layer that has more than that (biases, shares of other cards)
 runs as layers.py has it.
 """
 
@@ -31,10 +31,10 @@ def fused(unit: nn.Module, halves: Halves, products: Products = PLAIN) -> Run:
         assert isinstance(gate, Linear) and isinstance(up, Linear) and isinstance(down, Linear)
         if (gate_up := joined([gate.weight, up.weight])) is not None:
             return _FusedMlp(unit.norm, gate_up, down.weight, halves, products)
-    if type(unit) is Attention and unit.sums.reduce is None and unit.o.bias is None:
+    if type(unit) is Attention and unit.sums.reduce is None:
         linears = (unit.q, unit.k, unit.v, unit.o)
         qkv = joined([unit.q.weight, unit.k.weight, unit.v.weight])
-        if qkv is not None and all(type(each) is Linear for each in linears):
+        if qkv is not None and all(type(each) is Linear and each.bias is None for each in linears):
             return _FusedAttention(unit, qkv, halves, products)
     return unit
 
@@ -101,7 +101,6 @@ class _FusedAttention:
         self.norm, self.qkv, self.o, self.halves, self.products = unit.norm, qkv, unit.o.weight, halves, products
         self.layer, self.window, self.size = unit.layer, unit.window, unit.size
         self.widths = [len(each.weight) for each in (unit.q, unit.k, unit.v)]
-        self.biases = [each.bias for each in (unit.q, unit.k, unit.v) if each.bias is not None]
         self.head_norms = [each for each in (unit.q_norm, unit.k_norm) if each is not None]
 
     def __call__(self, x_TD: Tensor, context: Context) -> Tensor:
@@ -125,9 +124,6 @@ class _Heads(torch.autograd.Function):
         h, rstd = rows.norm(x, unit.norm.weight, unit.norm.eps)
         seen = unit.products.seen(h)
         qkv = unit.products.ahead(seen, unit.qkv)
-        if unit.biases:
-            for bias, part in zip(unit.biases, torch.split(qkv, unit.widths, 1), strict=True):
-                part.add_(bias)
         ctx.unit = unit
         q, k, v = (each.view(len(x), -1, unit.size) for each in torch.split(qkv, unit.widths, 1))
         if unit.head_norms:
@@ -162,8 +158,6 @@ class _Heads(torch.autograd.Function):
                 flat = part.reshape(-1, unit.size)
                 found = through_norm(norm, before.reshape(-1, unit.size), each, flat, torch.zeros_like(flat))
                 part.copy_(found.view_as(part))
-        for bias, part in zip(unit.biases, parts, strict=False):
-            bias.grad.add_(part.sum(0))
         back = products.back(dqkv)
         unit.halves.end(Left(unit.qkv, tuple(seen), back, products))
         return through_norm(unit.norm, x, rstd, products.behind(back, unit.qkv), residual), None, None, None

@@ -18,8 +18,8 @@ ROUNDS = 20  # of torch's calls that a product in 8 bits has beside itself, on a
 
 
 def fused(spec: ModelSpec) -> bool:
-    """True when attention runs as model/fused.py has it: no bias behind it, not cut (sharing.part_of marks that)."""
-    return not spec.out_bias
+    """True when attention runs as model/fused.py has it: without biases, not cut (sharing.part_of marks that)."""
+    return not (spec.qkv_bias or spec.out_bias)
 
 
 def fused_experts(spec: ModelSpec) -> bool:
@@ -40,8 +40,7 @@ def forward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator,
                     by_rows("gate", rows, spec.ffn, 3), *linear(rows, spec.ffn, hidden), glue("mlp", 0))  # fmt: skip
         case "attn" if fused(spec):
             q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-            bias = (flat("add_", rows * (q + 2 * kv), 2),) if spec.qkv_bias else ()
-            return (by_rows("norm", rows, hidden, 2), *linear(rows, hidden, q + 2 * kv), *bias,
+            return (by_rows("norm", rows, hidden, 2), *linear(rows, hidden, q + 2 * kv),
                     *_fused_head_norms(spec, rows, ""), by_rows("rotate", rows, q + kv, 2),
                     _attention(spec, batch, seq, ""), *linear(rows, q, hidden), glue("attn", 0))  # fmt: skip
         case "moe":
@@ -72,10 +71,9 @@ def backward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator
                     glue("mlp", 1))  # fmt: skip
         case "attn" if fused(spec):
             q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-            bias = (flat("add", rows * (q + 2 * kv), 1),) if spec.qkv_bias else ()
             return (*linear_back(rows, q, hidden), _attention(spec, batch, seq, "_back"),
                     by_rows("rotate", rows, q + kv, 2), flat("copy", rows * kv, 2),
-                    *_fused_head_norms(spec, rows, "_back"), *bias, *linear_back(rows, hidden, q + 2 * kv),
+                    *_fused_head_norms(spec, rows, "_back"), *linear_back(rows, hidden, q + 2 * kv),
                     by_rows("norm_back", rows, hidden, 4), glue("attn", 1))  # fmt: skip
         case "moe":
             return mixture.fused_back(spec, rows) if fused_experts(spec) else mixture.plain_back(spec, rows)

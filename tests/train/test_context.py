@@ -127,7 +127,9 @@ def test_a_plan_with_parts_survives_its_text_and_counts_its_sequences_once():
     assert [bench.started(bench.job_of(plan))[rank]._before for rank in range(3)] == [0, 2, 2]
 
 
-@pytest.mark.parametrize("spec", [PLAIN, DENSE, WINDOW, MOE, YUAN], ids=lambda spec: spec.family)
+@pytest.mark.parametrize("spec", [
+    PLAIN, replace(DENSE, qkv_bias=False), replace(DENSE, qk_norm=False), WINDOW, MOE, YUAN
+])  # fmt: skip
 def test_a_part_keeps_as_many_bytes_as_forecast(spec):
     plan = replace(cut(spec, [((ONE,), 2, 16), ((ONE,), 2, 8)]), seq=24)
     for stage in bench.started(bench.job_of(plan)):

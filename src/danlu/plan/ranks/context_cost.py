@@ -91,7 +91,8 @@ def kept_of_others(plan: Plan, seat: Seat, spec: ModelSpec, in_flight: int) -> i
     stage = plan.pipelines[seat.replica].stages[seat.stage]
     layers = sum(recipe.kind_of(unit) in recipe.ATTENDS for unit in spec.units[stage.start : stage.stop])
     keys = own.stop - first_key(spec, own)
-    # Where attention runs fused, its own keys lie in one tensor with the queries, and are kept twice.
-    rows = keys if operators.fused(spec) else keys - own.tokens
+    # Where attention runs fused (a local filter's does not), its own keys lie in one tensor with the queries, and are
+    # kept twice.
+    rows = keys if operators.fused(spec) and "attn" in spec.recipe else keys - own.tokens
     each = 2 * rows * plan.micro_batch * spec.kv_heads * spec.head_dim * DTYPE_BYTES[kept_as(plan.dtype)]
     return int(layers * in_flight * each) + (own.tokens * keys if layers and own.start else 0)

@@ -1,7 +1,6 @@
 """Checks a certificate of a plan's gap. Shares no code with the search: numpy and the certificate's own figures only.
 
-It computes the plan's step anew, looks at memory, cards and completeness, and at the bound: that the ranges cover every
-number of pipelines, all cards at their prices come to less than the batch, and no cover does more than it costs.
+It computes the plan's step, memory and cards anew; and that all numbers of pipelines are bounded, by fair prices.
 """
 
 from __future__ import annotations

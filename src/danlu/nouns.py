@@ -143,6 +143,7 @@ class Group:
     host_link  bytes/s of one card to its host's memory, one way; 0 where nobody said: nothing is kept there
     host_mem_bytes  of the host's memory that one card may fill
     disk_link, disk_bytes  the same of the host's disks: bytes/s of one card, read or written, and bytes for one card
+    fp8        whether it multiplies 8-bit floats
     """
 
     card: str
@@ -160,6 +161,7 @@ class Group:
     host_mem_bytes: int = 0
     disk_link: float = 0.0
     disk_bytes: int = 0
+    fp8: bool = False
 
 
 @dataclass(frozen=True, slots=True)

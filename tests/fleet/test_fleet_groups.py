@@ -91,6 +91,13 @@ def test_a_hosts_memory_needs_the_link_to_it():
     assert "go together" in caught.error.what and caught.error.where == "fleet:6"
 
 
+def test_a_card_multiplies_8_bits_where_its_maker_or_the_file_says_so():
+    assert [group.fp8 for group in groups.shorthand("8xH100+8xA100-80").groups] == [True, False]
+    for said, fp8 in (("true", True), ("false", False)):
+        words = f"fleet: 1\ngroups:\n  - {{card: H100, count: 8, fp8: {said}}}\n"
+        assert groups.loads(words).groups[0].fp8 is fp8
+
+
 @pytest.mark.parametrize("change", ["flops: 150", "flops: 1.5e18", "mem_bytes: 96", "network: 200"])
 def test_a_figure_in_another_unit_is_refused_with_its_line(change):
     name = change.partition(":")[0]

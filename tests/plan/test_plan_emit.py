@@ -19,7 +19,7 @@ from danlu.nouns import Card, Fleet, Group, GroupedFleet, Link, ModelSpec
 from danlu.plan import presets, text
 from danlu.plan.groups import choose, emit
 from danlu.plan.groups.grouped import GroupedPlan, GroupStage, Replicas
-from danlu.plan.groups.unit_cost import Way
+from danlu.plan.groups.unit_cost import Stack, Way
 
 torch.set_num_threads(1)
 TINY = ModelSpec("llama", 2, 24, 4, 2, 6, 20, 37, 64)
@@ -109,3 +109,23 @@ def test_the_command_writes_what_it_says(framework, tmp_path, capsys):
     if framework == "danlu":
         run = yaml.safe_load((tmp_path / "to" / "run.yaml").read_text())
         assert Path(run["plan"]["path"]).exists()
+
+
+def test_a_plan_in_8_bits_is_faster_where_cards_can_and_says_where_they_cannot(tmp_path):
+    spec, words = presets.preset("llama-3-8b"), "8xH100+8xA100-80"
+
+    def best(fleet: str, dtype: str) -> choose.Chosen:
+        return choose.best(spec, shorthand(fleet), batch=32, seq=2048, stack=Stack(precision=dtype))
+
+    old, older = (best("8xA100-80", dtype).best.seconds for dtype in ("bf16", "fp8"))
+    assert old == older
+    wide, narrow = (best("8xH100", dtype).best for dtype in ("bf16", "fp8"))
+    assert wide.seconds / 2 < narrow.seconds < wide.seconds
+    assert best("8xH100", "fp32").best.seconds > wide.seconds
+    mixed = best(words, "fp8")
+    assert mixed.best.plan.precision == "fp8 (bf16 on A100-80)"
+    plan = text.loads(plan_emit.emitted(mixed, "danlu", words, tmp_path).files["plan.json"])
+    assert plan.dtype == "fp8-mixed" and {"fp8" in card.flops for card in plan.fleet.cards} == {True, False}
+    assert "--fp8-format hybrid" in emit.megatron(narrow.plan, spec).files["megatron.sh"]
+    titan = tomllib.loads(emit.torchtitan(narrow.plan, spec).files["torchtitan.toml"])
+    assert titan["model"]["converters"] == ["float8"]

@@ -9,6 +9,7 @@ example:
   danlu plan llama-3-70b 128xA100-80+640xH20 --batch 1024 --seq 4096
   danlu plan qwen2.5-72b 64xH100 --emit megatron --html plan.html
   danlu plan llama-3-405b 400xA100-80+600xH20 --scale 1,10
+  danlu plan llama-3-70b 128xH100+128xA100-80 --dtype fp8
   danlu plan run.yaml --svg step.svg
   danlu plan --fleet.emulate "[4, 2, 2]" --model.layers 12
 """
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from danlu.nouns import Plan
 
 # of MODEL FLEET alone
-LARGE = {"batch": 1024, "seq": 4096, "goal": "time", "schedule": "zb-h1", "zero": 1, "kg_per_kwh": 0.48}
+LARGE = {"batch": 1024, "seq": 4096, "goal": "time", "schedule": "zb-h1", "dtype": "bf16", "zero": 1,
+         "kg_per_kwh": 0.48}  # fmt: skip
 
 SCHEDULES = ("1f1b", "zb-h1", "interleaved", "any")  # of plan/groups/chunks.py, which takes a while to import
 ONLY_FLEET = ("price", "watts", "certificate", "html", "emit", "to", "scale")
@@ -41,6 +43,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     fleet.add_argument("--goal", choices=("time", "cost", "energy"), help="what is to be least (time)")
     fleet.add_argument("--schedule", choices=SCHEDULES, help="order of a pipeline's work (zb-h1; with --emit megatron "
                        "or torchtitan interleaved: 1f1b, in chunks of layers or not); any: the last two")  # fmt: skip
+    fleet.add_argument("--dtype", choices=("bf16", "fp16", "fp32", "fp8"), help="of weights and activations (bf16); "
+                       "fp8: layers multiply in 8 bits on cards that can, the others run bf16")  # fmt: skip
     fleet.add_argument(
         "--zero",
         type=int,

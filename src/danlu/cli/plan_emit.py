@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from danlu.plan.groups.emit import Emitted
 
 VENDORS = {"nvidia": "cuda"}
+NARROW = 2.0  # a published 8-bit rate beside the 16-bit one, on every card of the catalogue that has it
 
 
 def emitted(chosen: Chosen, framework: str, fleet_words: str, folder: Path) -> Emitted:
@@ -75,4 +76,5 @@ def _card(group: Group, name: str, host: str) -> Card:
     known = catalogue.entries().get(group.card)
     vendor = known.vendor if known else "cuda"
     vendor = VENDORS.get(vendor, vendor)
-    return Card(name, vendor, group.card, {"bf16": group.flops}, group.mem_bytes, group.mem_bw, host)
+    flops = {"bf16": group.flops} | ({"fp8": NARROW * group.flops} if group.fp8 else {})
+    return Card(name, vendor, group.card, flops, group.mem_bytes, group.mem_bw, host)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from danlu.nouns import GroupedFleet, ModelSpec
     from danlu.plan.groups.choose import Chosen
     from danlu.plan.groups.sum_share import SumShare
+    from danlu.plan.groups.unit_cost import Stack
 
 
 def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
@@ -22,21 +23,22 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     from danlu.cli import output, plan_told
     from danlu.plan.groups import choose, fitting
     from danlu.plan.groups.sum_share import sum_share
+    from danlu.plan.groups.unit_cost import Stack
     from danlu.plan.proof import certificate
 
     spec = model_of(model)
     fleet = fleet_of(fleet_words, args.price, args.watts)
-    progress = output.Progress("plan")
+    progress, stack = output.Progress("plan"), Stack(precision=args.dtype)
     if args.scale is not None:
-        return _scale(args, spec, fleet)
+        return _scale(args, spec, fleet, stack)
     try:
         chosen = choose.best(spec, fleet, batch=args.batch, seq=args.seq, goal=args.goal, schedule=args.schedule,
-                             zero=args.zero, say=progress.show)  # fmt: skip
+                             stack=stack, zero=args.zero, say=progress.show)  # fmt: skip
     except ShortBatch as error:
         raise error.at(f"--batch {args.batch}") from error
     except DoesNotFit as error:
         change = fitting.cheapest(spec, fleet, batch=args.batch, seq=args.seq, schedule=args.schedule,
-                                  zero=args.zero, say=progress.show)  # fmt: skip
+                                  stack=stack, zero=args.zero, say=progress.show)  # fmt: skip
         raise fitting.explained(error, spec, fleet, change) from error
     if chosen.proves:
         progress.show("how far from the best it can be")
@@ -74,7 +76,7 @@ def _written(args: argparse.Namespace, chosen: Chosen, said: str, heading: str) 
         print("\n" + plan_emit.write(found, folder))
 
 
-def _scale(args: argparse.Namespace, spec: ModelSpec, fleet: GroupedFleet) -> int:
+def _scale(args: argparse.Namespace, spec: ModelSpec, fleet: GroupedFleet, stack: Stack) -> int:
     """The table of --scale."""
     from danlu.cli import output, plan_told
     from danlu.plan.groups import scaling
@@ -86,7 +88,7 @@ def _scale(args: argparse.Namespace, spec: ModelSpec, fleet: GroupedFleet) -> in
     if not all(0 < each <= 1000 for each in times):
         raise BadValue(f"--scale {args.scale}", why="it is numbers above 0, commas between them", fix="--scale 1,2,10")
     points = scaling.scaled(spec, fleet, times, batch=args.batch, seq=args.seq, schedule=args.schedule,
-                            say=output.Progress("plan").show)  # fmt: skip
+                            stack=stack, say=output.Progress("plan").show)  # fmt: skip
     print(plan_told.scale(points))
     output.write_json(args.json, {f"{name}_{point.cards}": getattr(point, name) for point in points
                                   for name in ("speedup", "efficiency")}
@@ -165,7 +167,8 @@ def figures(
     """The command's flat JSON."""
     best, plan = chosen.best, chosen.best.plan
     return {
-        "goal": chosen.goal, "kind": plan.name, "pipelines": plan.pipelines, "step_s": best.seconds,
+        "goal": chosen.goal, "kind": plan.name, "dtype": plan.dtype, "pipelines": plan.pipelines,
+        "step_s": best.seconds,
         "step_low_s": best.low, "step_high_s": best.high, "tokens_per_s": best.tokens_per_s,
         "search_s": plan.seconds, "gap": gap, "u_sum_simulated": share.value, "u_peak": best.u_peak,
         "cards": fleet.cards, "used": {group.card: n for group, n in zip(plan.fleet.groups, plan.used, strict=True)},

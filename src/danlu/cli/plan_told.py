@@ -49,7 +49,7 @@ def headline(chosen: Chosen) -> str:
             f"{plan.batch} sequences of {plan.seq} tokens a step\n"
             f"best plan for {chosen.goal}: {plan.name}, {plan.pipelines} pipeline{'s' * (plan.pipelines != 1)} on "
             f"{sum(plan.used):,} card{'s' * (sum(plan.used) != 1)}, "
-            f"{plan.orders}, bf16, optimizer sharded over replicas")  # fmt: skip
+            f"{plan.orders}, {plan.precision}, optimizer sharded over replicas")  # fmt: skip
 
 
 def pipelines(plan: GroupedPlan) -> str:

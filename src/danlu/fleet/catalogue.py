@@ -69,6 +69,7 @@ class Entry:
     figures: dict[str, tuple[Figure, ...]]
     watts: float | None
     note: str
+    fp8: bool = False
 
     def span(self, thing: str) -> Span:
         """The figures of `thing` as one: the middle of what was measured, else of what is claimed.
@@ -118,7 +119,8 @@ def entries() -> dict[str, Entry]:
             for thing in NAMES
         }  # fmt: skip
         names = tuple(card.get("names", ()))
-        found[name] = Entry(name, card["vendor"], names, figures, card.get("watts"), card.get("note", ""))
+        found[name] = Entry(name, card["vendor"], names, figures, card.get("watts"), card.get("note", ""),
+                            card.get("fp8", False))  # fmt: skip
     return found
 
 

@@ -19,7 +19,7 @@ def shorthand(words: str, *, network: float = NETWORK, per_host: int = PER_HOST)
     for count, entry in catalogue.shorthand(words):
         flops, memory, bandwidth, link = (entry.span(thing).value for thing in catalogue.NAMES)
         groups.append(Group(entry.name, count, flops, int(memory), bandwidth, link, network, per_host,
-                            watts=entry.watts or 0.0))  # fmt: skip
+                            watts=entry.watts or 0.0, fp8=entry.fp8))  # fmt: skip
     return GroupedFleet(words, tuple(groups))
 
 
@@ -112,4 +112,5 @@ def _of_cards(fleet: Fleet, cards: list[Card]) -> Group:
     flops = next((first.flops[name] for name in ("bf16", "fp16", "fp32") if name in first.flops), None)
     slowest = min(inside, default=min(outside, default=NETWORK))
     return Group(first.model or first.name, len(cards), flops or max(first.flops.values()), first.mem_bytes,
-                 first.mem_bw, slowest, min(outside, default=slowest), per_host)  # fmt: skip
+                 first.mem_bw, slowest, min(outside, default=slowest), per_host,
+                 fp8="fp8" in first.flops)  # fmt: skip

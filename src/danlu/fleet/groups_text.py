@@ -67,6 +67,7 @@ class GroupText(pydantic.BaseModel, extra="forbid"):
     host_mem_bytes: Annotated[pydantic.ByteSize, Field(gt=0)] | None = None
     disk_link: Positive | None = None
     disk_bytes: Annotated[pydantic.ByteSize, Field(gt=0)] | None = None
+    fp8: bool | None = None
 
     @pydantic.model_validator(mode="after")
     def _host(self) -> GroupText:
@@ -89,13 +90,14 @@ class GroupText(pydantic.BaseModel, extra="forbid"):
         said = {"bf16": self.flops, "memory": self.mem_bytes, "bandwidth": self.mem_bw, "link": self.link}
         missing = [thing for thing, value in said.items() if value is None]
         entry = catalogue.entry(self.card) if missing else None
+        fp8 = self.fp8 if self.fp8 is not None else entry is not None and entry.fp8
         found = {thing: entry.span(thing).value if value is None and entry else float(value or 0)
                  for thing, value in said.items()}  # fmt: skip
         watts = self.watts if self.watts is not None else (entry.watts if entry else None)
         return Group(entry.name if entry else self.card, self.count, found["bf16"], int(found["memory"]),
                      found["bandwidth"], found["link"], self.network / self.oversubscription, self.per_host,
                      self.site, watts or 0.0, self.price, self.host_link or 0.0,
-                     int(self.host_mem_bytes or 0), self.disk_link or 0.0, int(self.disk_bytes or 0))  # fmt: skip
+                     int(self.host_mem_bytes or 0), self.disk_link or 0.0, int(self.disk_bytes or 0), fp8)  # fmt: skip
 
 
 class LineText(pydantic.BaseModel, extra="forbid"):

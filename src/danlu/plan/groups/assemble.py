@@ -94,7 +94,8 @@ def finished(ask: Ask, chosen: Sequence[tuple[Pipeline, int]], kind: str) -> Gro
             parts.append(Replicas(count, _stages(each), each.micro_batch, micro_batches, each.seconds(micro_batches),
                                   each.ways.chunks))  # fmt: skip
     plain = ORDERS[ask.schedule].plain
-    return played(GroupedPlan(kind, ask.spec, ask.fleet, ask.batch, ask.seq, plain, _merged(parts), 0.0))
+    dtype = (ask.stack or Stack()).precision
+    return played(GroupedPlan(kind, ask.spec, ask.fleet, ask.batch, ask.seq, plain, _merged(parts), 0.0, dtype))
 
 
 def shared(chosen: Sequence[tuple[Pipeline, int]], batch: int) -> list[list[tuple[int, int]]]:

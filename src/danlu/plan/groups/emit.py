@@ -22,6 +22,9 @@ TITAN = {  # flavors that torchtitan has: (family, layers, hidden)
     ("llama", 126, 16384): ("llama3", "405B"),
 }  # fmt: skip
 
+MEGATRON_BITS = {"bf16": ["--bf16"], "fp16": ["--fp16"], "fp32": [], "fp8": ["--bf16", "--fp8-format hybrid"]}
+TITAN_BITS = {"bf16": [], "fp32": ['mixed_precision_param = "float32"'], "fp8": []}
+
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
@@ -53,8 +56,11 @@ def danlu(plan: GroupedPlan, spec: ModelSpec, fleet: Fleet, seats: Sequence[Sequ
         for each in plan.replicas for _ in range(each.copies)
     ]  # fmt: skip
     cpu = {card.vendor for card in fleet.cards} <= {"cpu", "emulated"}
+    dtype = "fp8-mixed" if plan.dtype == "fp8" else "bf16" if plan.dtype == "fp16" else plan.dtype
+    if plan.dtype == "fp16":
+        cannot.append("fp16: danlu train runs 16 bits as bf16")
     found = Plan(spec, fleet, copies[0].stages, "1f1b", copies[0].micro_batches, size, plan.seq,
-                 "fp32" if cpu else "bf16", replicas=tuple(copies[1:]))  # fmt: skip
+                 "fp32" if cpu else dtype, replicas=tuple(copies[1:]))  # fmt: skip
     run = (f"danlu: 1\nout: {folder}/run\nplan: {{path: {folder}/plan.json}}\n"
            f"data: {{seq: {plan.seq}}}\ntrain: {{steps: 100}}\n")  # fmt: skip
     return Emitted({"plan.json": text.dumps(found), "run.yaml": run}, f"danlu train {folder}/run.yaml", tuple(cannot))
@@ -123,7 +129,8 @@ def megatron(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
         f"--pipeline-model-parallel-size {len(layers)}",
         *([f"--pipeline-model-parallel-layout '{layout}'"] if len(layers) > 1 else []),
         f"--micro-batch-size {each.micro_batch}", f"--global-batch-size {each.sequences}", *_recompute(each, spec),
-        "--bf16", "--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather",
+        *MEGATRON_BITS[_bits(plan, each, "Megatron-LM", cannot)],
+        "--use-distributed-optimizer", "--overlap-grad-reduce", "--overlap-param-gather",
         *["--optimizer-cpu-offload", "--use-precision-aware-optimizer"] * offload,
         *[f"--cpu-offloading-num-layers {spec.layers - 1}"] * (spill and len(layers) == 1),
     ]  # fmt: skip
@@ -170,9 +177,14 @@ def torchtitan(plan: GroupedPlan, spec: ModelSpec) -> Emitted:
     level = {stage.way.zero for stage in each.stages}
     if level == {2}:
         cannot.append("ZeRO-2: torchtitan reduces gradients of its FSDP after every micro-batch or at the step's end")
+    bits = _bits(plan, each, "torchtitan", cannot)
+    if bits == "fp16":
+        cannot.append("fp16: torchtitan's 16 bits are bf16")
+        bits = "bf16"
     toml = "\n".join([
         *(f"# not in here: {one}" for one in cannot), "# never run by us", "[model]", f'name = "{name[0]}"',
-        f'flavor = "{name[1]}"', "", "[training]", f"local_batch_size = {each.micro_batches * each.micro_batch}",
+        f'flavor = "{name[1]}"', *['converters = ["float8"]'] * (bits == "fp8"), "", "[training]", *TITAN_BITS[bits],
+        f"local_batch_size = {each.micro_batches * each.micro_batch}",
         f"global_batch_size = {each.sequences}", f"seq_len = {plan.seq}", "", "[parallelism]",
         "data_parallel_replicate_degree = 1", f"data_parallel_shard_degree = {each.copies}",
         f"tensor_parallel_degree = {way.tp}", f"context_parallel_degree = {way.cp}",
@@ -243,6 +255,16 @@ def _one_recompute(each: Replicas, framework: str) -> list[str]:
     kinds = sorted({stage.recompute for stage in each.stages})
     return [f"recompute {' and '.join(kinds)} by stage: {framework} has one for all, the most is set"] if kinds[
         1:] else []  # fmt: skip
+
+
+def _bits(plan: GroupedPlan, each: Replicas, framework: str, cannot: list[str]) -> str:
+    """The precision that all cards of these pipelines have: the framework has one."""
+    wide = sorted({group.card for group in (plan.fleet.groups[stage.group] for stage in each.stages) if not group.fp8})
+    if plan.dtype == "fp8" and wide:
+        cannot.append(f"fp8 on some cards: {framework} has one precision for all, and {', '.join(wide)} cannot; bf16 "
+                      "is set")  # fmt: skip
+        return "bf16"
+    return plan.dtype
 
 
 def _recompute(each: Replicas, spec: ModelSpec) -> list[str]:

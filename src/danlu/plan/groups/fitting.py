@@ -14,6 +14,7 @@ from danlu.errors import DoesNotFit, ShortBatch
 from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan.groups import large
 from danlu.plan.groups.outlook import seconds_of
+from danlu.plan.groups.unit_cost import Stack
 from danlu.plan.presets import dense
 
 SHORTEST = 512  # tokens
@@ -32,7 +33,7 @@ class Change:
 
 def cheapest(
     spec: ModelSpec, fleet: GroupedFleet, *, batch: int, seq: int, schedule: str, say: Callable[[str], None],
-    zero: int = 1,
+    zero: int = 1, stack: Stack | None = None,
 ) -> Change | None:  # fmt: skip
     """The mildest change with which some plan fits; None where none of those tried is enough."""
     plain = dense(spec)
@@ -40,7 +41,8 @@ def cheapest(
         say(f"would it fit with {words}")
         for sequences in sorted({batch, max(batch, part.cards)}):  # more of them fill longer pipelines
             try:
-                found = large.search(plain, part, batch=sequences, seq=length, schedule=schedule, zero=zero)
+                found = large.search(plain, part, batch=sequences, seq=length, schedule=schedule, zero=zero,
+                                     stack=stack)  # fmt: skip
             except DoesNotFit as error:
                 if not isinstance(error, ShortBatch):
                     break

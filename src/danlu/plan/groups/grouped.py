@@ -81,6 +81,7 @@ class GroupedPlan:
               several of them), "even" (alike pipelines of stages cut alike) or the name of the one card type used
     schedule  of pipelines whose stages are in one piece: "1f1b" or "zb-h1"
     seconds   of one step of `batch` sequences
+    dtype     "bf16", "fp16", "fp32", or "fp8", with bf16 on cards that do not multiply 8-bit floats
     """
 
     kind: str
@@ -91,6 +92,14 @@ class GroupedPlan:
     schedule: str
     replicas: tuple[Replicas, ...]
     seconds: float
+    dtype: str = "bf16"
+
+    @property
+    def precision(self) -> str:
+        """Its dtype, for people: "fp8 (bf16 on A100-80)"."""
+        groups = [group for group, n in zip(self.fleet.groups, self.used, strict=True) if n and not group.fp8]
+        wide = self.dtype == "fp8" and groups
+        return f"fp8 (bf16 on {', '.join(dict.fromkeys(group.card for group in groups))})" if wide else self.dtype
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from danlu.nouns import Group, GroupedFleet, ModelSpec
+from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan.groups.grouped import GroupedPlan, GroupStage, Replicas
 from danlu.plan.groups.stage_ways import rated
 from danlu.plan.groups.unit_cost import KINDS, Stack, setup_of
@@ -93,7 +93,7 @@ def terms(plan: GroupedPlan, stack: Stack | None = None, constants: Constants | 
     found = dict.fromkeys(NAMES, 0.0)
     for each in plan.replicas:
         for stage in each.stages:
-            spent = _stage_terms(plan, each, stage, stack or Stack(), known)
+            spent = _stage_terms(plan, each, stage, stack or Stack(precision=plan.dtype), known)
             for name, value in spent.items():
                 found[name] += each.copies * stage.cards * value
     total = sum(found.values())
@@ -107,7 +107,7 @@ def _stage_terms(
 ) -> dict[str, float]:  # fmt: skip
     """Seconds of a step of one stage by term; what is left of the plan's step is the bubble's."""
     group = plan.fleet.groups[stage.group]
-    run = setup_of(plan.model, rated(group), stage.way, plan.seq, on_hosts(stack, group))
+    run = setup_of(plan.model, rated(group), stage.way, plan.seq, stack.on(group))
     price = prices(run, rated(group), known)
     spent = dict.fromkeys(NAMES, 0.0)
     for kind in KINDS:
@@ -118,9 +118,3 @@ def _stage_terms(
     busy = pipeline.micro_batches * stage.time_s
     spent["pipeline messages"] += max(0.0, busy - sum(spent.values()))
     return spent | {ONCE: stage.step_s, BUBBLE: max(0.0, plan.seconds - busy - stage.step_s)}
-
-
-def on_hosts(stack: Stack, group: Group) -> Stack:
-    """The software as it runs on a group's hosts."""
-    fields = {name: getattr(stack, name) for name in Stack.__slots__}
-    return Stack(**{**fields, "cards_per_host": group.per_host, "network": group.network})

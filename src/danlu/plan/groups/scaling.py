@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan.groups import choose
 from danlu.plan.groups.outlook import Outlook
+from danlu.plan.groups.unit_cost import Stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +24,14 @@ class Point:
 
 def scaled(
     spec: ModelSpec, fleet: GroupedFleet, times: Sequence[float], *, batch: int, seq: int, schedule: str = "zb-h1",
-    say: Callable[[str], None] | None = None,
+    stack: Stack | None = None, say: Callable[[str], None] | None = None,
 ) -> tuple[Point, ...]:  # fmt: skip
     """One search per size, smallest first. Raises DoesNotFit where the smallest does not hold the model."""
     found: list[Point] = []
     for each in sorted(times):
         groups = tuple(replace(group, count=max(1, round(group.count * each))) for group in fleet.groups)
         larger = replace(fleet, groups=groups)
-        best = choose.best(spec, larger, batch=batch, seq=seq, schedule=schedule, say=say).best
+        best = choose.best(spec, larger, batch=batch, seq=seq, schedule=schedule, stack=stack, say=say).best
         first = found[0] if found else None
         speedup = first.best.seconds / best.seconds if first else 1.0
         efficiency = speedup * first.cards / larger.cards if first else 1.0

@@ -117,8 +117,7 @@ def _of_group(
     constants: Constants | None, zero: int,
 ) -> tuple[Any, ...]:  # fmt: skip
     """The ways of one group and the fields of StageWays from `cards` on."""
-    here = Stack(group.per_host, group.network, plain.precision, plain.software, plain.compiled, plain.flash,
-                 plain.seq_parallel, plain.overlap_dp, plain.overlap_tp)  # fmt: skip
+    here = plain.on(group)
     if constants is not None:
         return _figures(spec, group, micro_batch, seq, replicas, schedule, here, constants, zero)
     return _published(spec, replace(group, count=min(group.count, MOST_CARDS)), micro_batch, seq, replicas,

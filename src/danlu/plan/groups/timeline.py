@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from danlu.plan.groups.grouped import GroupedPlan, GroupStage, Replicas
-from danlu.plan.groups.outlook import on_hosts
 from danlu.plan.groups.stage_ways import rated
 from danlu.plan.groups.unit_cost import KINDS, Stack, setup_of
 from danlu.plan.stated.stack_time import prices, published
@@ -94,7 +93,7 @@ def chunk_of(plan: GroupedPlan, stage: GroupStage, layers: int, *, last: bool, o
 def _seconds(plan: GroupedPlan, stage: GroupStage, counts: Mapping[str, int]) -> tuple[float, float, float]:
     """Seconds forward and backward of so many units of each kind, and of one message, as the stage runs them."""
     group = plan.fleet.groups[stage.group]
-    run = setup_of(plan.model, rated(group), stage.way, plan.seq, on_hosts(Stack(), group))
+    run = setup_of(plan.model, rated(group), stage.way, plan.seq, Stack(precision=plan.dtype).on(group))
     price = prices(run, rated(group), published())
     both = sum((unit(run, kind) @ price * count for kind, count in counts.items()), start=np.zeros(2))
     return float(both[0]), float(both[1]), sent(run) * float(price[AMOUNTS.index("pp_bytes")])

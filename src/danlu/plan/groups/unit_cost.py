@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from danlu.nouns import ModelSpec
+from danlu.nouns import Group, ModelSpec
 from danlu.plan.stated import stack_memory
 from danlu.plan.stated.setup import Experts, Setup
 from danlu.plan.stated.stack_time import Constants, Rated, once_seconds, prices, published
@@ -70,7 +70,8 @@ class Way:
 class Stack:
     """What else decides seconds and bytes: the software, and the hosts of these cards.
 
-    network   bytes/s of one card to other hosts, one way
+    network    bytes/s of one card to other hosts, one way
+    precision  "bf16", "fp16", "fp32", or "fp8": bf16 whose layers multiply in 8 bits
     """
 
     cards_per_host: int = 8
@@ -82,6 +83,12 @@ class Stack:
     seq_parallel: bool = True
     overlap_dp: bool = True
     overlap_tp: bool = False
+
+    def on(self, group: Group) -> Stack:
+        """The same on a group's hosts; its cards run bf16 where they do not multiply 8-bit floats."""
+        narrow = self.precision == "fp8" and not group.fp8
+        return replace(self, cards_per_host=group.per_host, network=group.network,
+                       precision="bf16" if narrow else self.precision)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import itertools
 import math
 import random
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -177,17 +178,23 @@ def _unbeaten(key: Any, load: Any, fill: Any) -> Any:
 def every_pipeline(ways: StageWays, there: tuple[int, ...]) -> list[Pipeline]:
     """All that fit cards and memory."""
 
-    def all_of(start: int) -> list[tuple[Span, ...]]:
+    @cache
+    def all_of(start: int, left: tuple[int, ...]) -> list[tuple[Span, ...]]:
         if start == ways.units:
             return [()]
-        return [(Span(way, start, stop), *rest) for stop in range(start + 1, ways.units + 1) for rest in all_of(stop)
-                if len(rest) < sum(there) for way in range(len(ways.ways))]  # fmt: skip
+        found = []
+        for way, (group, cards) in enumerate(zip(ways.group.tolist(), ways.cards.tolist(), strict=True)):
+            after = tuple(n - cards * (at == group) for at, n in enumerate(left))
+            if after[group] >= 0:
+                found += [(Span(way, start, stop), *rest) for stop in range(start + 1, ways.units + 1)
+                          for rest in all_of(stop, after)]  # fmt: skip
+        return found
 
     found = []
-    for stages in all_of(0):
+    for stages in all_of(0, there):
         each = pipeline(ways, stages, len(there))
         room = np.array([ways.room[s.way, int(i == len(stages) - 1)] for i, s in enumerate(stages)])
-        if (each.cards <= there).all() and (each.bytes <= room).all():
+        if (each.bytes <= room).all():
             found.append(each)
     return found
 

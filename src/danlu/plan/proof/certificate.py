@@ -28,7 +28,7 @@ from danlu.plan.proof.bound import HUGE, Bound, bound
 VERSION = 2
 RANGES = 8  # of numbers of pipelines
 PROVED = 0.995  # of the plan's seconds: a bound so near is not mended
-NEAR = 0.98  # a bound so near is mended as long as it gains
+NEAR = 0.985  # a bound so near is mended as long as it gains
 GAIN = 0.002  # by halving a range
 
 

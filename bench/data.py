@@ -99,15 +99,15 @@ def signing(documents: list[Document], _: Path, rounds: int) -> tuple[dict[str, 
     }  # fmt: skip
     rates, rows = _rates({name: case for name, case in cases.items() if case[0]}, rounds)
     rows += [[f"{name}: not in .peers", "", "", ""] for name, case in cases.items() if not case[0]]
-    ours, simple, once, simple_once, *others = rates
+    ours, plain, once, plain_once, *others = rates
     values = {"sign_mb_s": rates[ours]} | {
         f"sign_vs_{name.split(',')[0]}": rates[ours] / rates[name] for name in others
     }
     values |= {"sign_once_mb_s": rates[once], "sign_once_vs_permutations": rates[once] / rates[ours]}
     if "datatrove" in rates:
         values |= {"sign_own_vs_datatrove": rates[ours] / rates["datatrove"],
-                   "sign_vs_datatrove": rates[simple] / rates["datatrove"],
-                   "sign_once_vs_datatrove": rates[simple_once] / rates["datatrove"]}  # fmt: skip
+                   "sign_vs_datatrove": rates[plain] / rates["datatrove"],
+                   "sign_once_vs_datatrove": rates[plain_once] / rates["datatrove"]}  # fmt: skip
         some = whole[::SLOW]
         simplified = _peer("datatrove.utils.text").simplify_text
         equal = sum(_words(simple(text.encode())) == _words(simplified(text).encode()) for text in some)

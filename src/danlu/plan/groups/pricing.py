@@ -120,7 +120,8 @@ class Columns:
         step grew with them: what covers.py can tell of a pipeline."""
         time, step, fill, size, _, depth, _ = self._stacked()
         left = (seconds - fill) * ((1.0 - step / seconds) / time).min(axis=1)
-        return np.where(depth > 1, np.where(left < 0, 0.0, 1.0 + left) * size, self.sequences(seconds))
+        done = np.where((left < 0) | (seconds < fill), 0.0, 1.0 + left) * size
+        return np.where(depth > 1, done, self.sequences(seconds))
 
     def cards(self) -> Ints:
         """(groups, pipelines) cards each takes."""

@@ -175,7 +175,7 @@ def fluid(each: Pipeline, seconds: float) -> float:
     if len(each.stages) == 1:
         return float(each.sequences(seconds))
     left = (seconds - each.fill) * float(((1.0 - each.step / seconds) / each.time).min())
-    return each.micro_batch * (1.0 + left) if left >= 0 else 0.0
+    return each.micro_batch * (1.0 + left) if left >= 0 and seconds >= each.fill else 0.0
 
 
 def _fluid(columns: Columns, whole: Whole, seconds: float) -> tuple[float, Floats, float]:

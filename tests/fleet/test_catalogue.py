@@ -33,7 +33,7 @@ def test_the_file_has_only_what_its_reader_knows():
     tree = yaml.safe_load(files("danlu.fleet").joinpath("catalogue.yaml").read_text(encoding="utf-8"))
     assert tree["catalogue"] == 1 and set(tree) == {"catalogue", "sources", "cards"}
     for name, card in tree["cards"].items():
-        assert set(card) <= {"vendor", "names", "watts", "note", *catalogue.NAMES}, name
+        assert set(card) <= {"vendor", "names", "watts", "note", "fp8", *catalogue.NAMES}, name
 
 
 def test_no_two_cards_answer_to_one_name():

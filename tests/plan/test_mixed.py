@@ -49,7 +49,8 @@ def test_it_is_what_the_simulator_of_plans_says(costs, many, wire):
     cuts = [0, *(1 + 2 * (i + 1) for i in range(count - 1)), 2 * count + 2]
     plan = Plan(spec, Fleet("x", cards), tuple(Stage((c.name,), cuts[i], cuts[i + 1]) for i, c in enumerate(cards)),
                 "1f1b", many, 1, 8)  # fmt: skip
-    links = {(i, i + 1): Link("", "", wire, 1e30) for i in range(count - 1)}
+    size = spec.hidden * 8 * 4  # bytes of a message: a link carries one after the other
+    links = {(i, i + 1): Link("", "", 0.0, size / max(wire, 1e-9)) for i in range(count - 1)}
     spans = simulate(instructions(plan), [StageCost(f, b) for f, b in costs], links).spans
     last = max(end for stage in spans for op, _, _, end in stage if op in ("forward", "backward"))
     assert mixed.pipeline(costs, [wire] * (count - 1), many) == pytest.approx(last)

@@ -19,7 +19,7 @@ import yaml
 
 from danlu.cli.run_text import Run
 from danlu.errors import BadValue, DanluError, UnknownKey, UnreadableConfig
-from danlu.lines import line_of
+from danlu.lines import NotYaml, line_of, read
 
 
 def known_keys(model: type[pydantic.BaseModel] = Run, prefix: str = "") -> Iterator[str]:
@@ -131,30 +131,14 @@ def dump(run: Run) -> str:
     return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which no key of a mapping stands twice: the one that loses would be lost in silence."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """A mapping. Raises ConstructorError for a second key of the same name."""
-        seen: set[str] = set()
-        for name, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if name.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{name.value!r} stands twice", name.start_mark)
-            if isinstance(name.value, str):
-                seen.add(name.value)
-        return super().construct_mapping(node, deep)
-
-
 def _yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-99-99
-        mark = getattr(error, "problem_mark", None)
-        line = f"{where}:{mark.line + 1}" if mark else where
+        return read(text)
+    except NotYaml as error:
         raise UnreadableConfig(
             "the text is not YAML",
-            where=line,
-            why=str(getattr(error, "problem", error)),
+            where=error.at(where),
+            why=str(error),
             fix="indent with spaces, and put a space after every colon",
         ) from error
 

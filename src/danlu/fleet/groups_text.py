@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import pydantic
-import yaml
 from pydantic import Field
 
 from danlu.errors import BadFleet, UnknownCard
 from danlu.fleet import catalogue, text
 from danlu.fleet.catalogue import NETWORK, PER_HOST
-from danlu.lines import place
+from danlu.lines import NotYaml, place, read
 from danlu.nouns import Fleet, Group, GroupedFleet, Link
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -122,9 +121,9 @@ class GroupsText(pydantic.BaseModel, extra="forbid"):
 def parsed(words: str, where: str) -> GroupedFleet | None:
     """The fleet of a YAML text with `groups`, None for one without. Raises BadFleet, UnknownCard with the line."""
     try:
-        tree = yaml.safe_load(words)
-    except yaml.YAMLError as error:
-        raise BadFleet("the fleet is not YAML", where=where, why=" ".join(str(error).split()),
+        tree = read(words)
+    except NotYaml as error:
+        raise BadFleet("the fleet is not YAML", where=error.at(where), why=str(error),
                        fix="docs/formats.md, Fleet YAML") from error  # fmt: skip
     if not isinstance(tree, Mapping) or "groups" not in tree:
         return None

@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field
 
 from danlu.errors import BadFleet
-from danlu.lines import place
+from danlu.lines import NotYaml, place, read
 from danlu.nouns import DTYPE_BYTES, Card, Fleet, Host, Link, Rate
 
 VERSION = 1
@@ -133,10 +133,10 @@ def dump(fleet: Fleet, path: Path) -> None:
 def loads(text: str, where: str = "fleet") -> Fleet:
     """The fleet of a YAML text; `where` names it in messages. Raises BadFleet."""
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        tree = read(text)
+    except NotYaml as error:
         raise BadFleet(
-            "the fleet is not YAML", where=where, why=" ".join(str(error).split()), fix="danlu probe --out fleet.yaml"
+            "the fleet is not YAML", where=error.at(where), why=str(error), fix="danlu probe --out fleet.yaml"
         ) from error
     try:
         found = FleetText.model_validate(tree)

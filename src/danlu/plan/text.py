@@ -32,7 +32,7 @@ def loads(text: str, where: str = "plan") -> Plan:
     """
     try:
         tree = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UnreadablePlan("the plan is not JSON", where=where + line, why=str(error), fix=FIX) from error
     version = tree.pop("plan", None) if isinstance(tree, dict) else None

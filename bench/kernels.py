@@ -1,7 +1,7 @@
 """The operators of a 4-bit model beside the peers: products, quantizing, sums between processes, the engine.
 
 Every file of bench/kernels/ is a part: its measure(rounds) prints a table and returns keys, or returns {} and says why.
-`--only PART` measures one of them, and FILE of `--json` keeps the others' keys of the same commit.
+`--only PART` measures one of them, and FILE of `--json` keeps the others' keys and their commits.
 """
 
 from __future__ import annotations

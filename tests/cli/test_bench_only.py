@@ -1,4 +1,4 @@
-"""`danlu bench AREA --only CASE`: one case at a time, and figures that never mix commits."""
+"""`danlu bench AREA --only CASE`: one case at a time, and every figure with the commit it was measured at."""
 
 from __future__ import annotations
 
@@ -8,17 +8,28 @@ import json
 import pytest
 
 from danlu.cli import bench
-from danlu.errors import UnknownPlugin
+from danlu.errors import BadValue, UnknownPlugin
 
 
-def test_a_file_keeps_its_other_cases_of_this_commit_only(tmp_path):
+def test_a_file_keeps_its_other_cases_and_says_their_commits(tmp_path):
     path = tmp_path / "train.json"
     assert bench.earlier(path) == {}
-    here = {"machine": bench.machine(), "commit": bench.commit()}
-    path.write_text(json.dumps({"efficiency_211_m24": 0.9, **here}))
-    assert bench.earlier(path)["efficiency_211_m24"] == 0.9
-    path.write_text(json.dumps({"efficiency_211_m24": 0.9, **here, "commit": "0123456"}))
-    assert bench.earlier(path) == {}
+    first = bench.joined({}, {"a": 1, "b": 2}, "aaaaaaa")
+    assert first["commits"] == {} and first["commit"] == "aaaaaaa"
+    path.write_text(json.dumps({**first, "seconds": 3.0}))
+    second = bench.joined(bench.earlier(path), {"b": 5}, "bbbbbbb")
+    assert (second["a"], second["b"], second["commit"]) == (1, 5, "bbbbbbb")
+    assert second["commits"] == {"a": "aaaaaaa"}
+    third = bench.joined(second, {"c": 7}, "ccccccc")
+    assert third["commits"] == {"a": "aaaaaaa", "b": "bbbbbbb"}
+    assert bench.joined(third, {"a": 1, "b": 2}, "ccccccc")["commits"] == {}
+
+
+def test_figures_of_another_machine_are_not_written_over(tmp_path):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps({"a": 1, "machine": "another", "commit": "aaaaaaa"}))
+    with pytest.raises(BadValue, match="another"):
+        bench.earlier(path)
 
 
 def test_the_worst_case_is_the_worst_of_all_that_were_measured():

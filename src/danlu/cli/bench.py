@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).parents[3] / "bench"
+ABOUT = ("machine", "commit", "commits", "seconds")  # keys of a file of figures that are no figures
 
 
 def areas() -> tuple[str, ...]:
@@ -32,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write one flat JSON object")
     parser.add_argument("--model", metavar="SHAPE", help="only show where the time of a model of this shape goes")
     parser.add_argument(
-        "--only", metavar="CASE", help="one part or case of the area; FILE keeps its other keys of this commit"
+        "--only", metavar="CASE", help="one part or case of the area; FILE keeps its other keys and their commits"
     )
     parser.add_argument("--quick", action="store_true", help="one round, and smaller inputs where the area has them")
     parser.add_argument("--peers", action="store_true", help="first install the peers it compares with into .peers/")
@@ -93,11 +94,23 @@ def install(area: ModuleType) -> None:
 
 
 def earlier(path: Path | None) -> dict[str, Any]:
-    """What a file holds of earlier cases, when this commit and this machine measured them; nothing otherwise."""
+    """What a file holds of earlier cases; nothing for no file. Raises BadValue for figures of another machine."""
+    from danlu.errors import BadValue
+
     if path is None or not path.is_file():
         return {}
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found if (found.get("machine"), found.get("commit")) == (machine(), commit()) else {}
+    if found.get("machine") != machine():
+        raise BadValue(f"{path} is of another machine", where="--json", fix="name another file",
+                       why=f"it says {found.get('machine')!r}, this is {machine()!r}")  # fmt: skip
+    return found
+
+
+def joined(kept: dict[str, Any], found: dict[str, Any], measured: str) -> dict[str, Any]:
+    """New figures over kept ones; `commits` names, by key, the commit of every figure that is not of `commit`."""
+    commits = {key: kept["commit"] for key in kept if key not in ABOUT} | kept.get("commits", {})
+    others = {key: each for key, each in commits.items() if key not in found and each != measured}
+    return {**kept, **found, "machine": machine(), "commit": measured, "commits": others}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
                            fix=f"danlu bench kernels --model {args.model}")  # fmt: skip
         area.profile(args.model)
         return 0
+    kept = earlier(args.json) if args.only is not None else {}
     if args.peers:
         area.peers() if hasattr(area, "peers") else install(area)
     quick = {"quick": True} if args.quick and "quick" in inspect.signature(area.measure).parameters else {}
@@ -122,11 +136,9 @@ def run(args: argparse.Namespace) -> int:
     chosen = {"only": args.only} if args.only is not None else {}
     found = area.measure(1 if args.quick else args.rounds, **quick, **chosen)
     seconds = round(time.monotonic() - began, 1)
-    kept = earlier(args.json) if args.only is not None else {}
-    found = {**kept, **found}
+    found = joined(kept, found, measured)
     if hasattr(area, "worst"):
         found |= area.worst(found)
-    seconds += kept.get("seconds", 0.0)
-    write_json(args.json, {**found, "machine": machine(), "commit": measured, "seconds": round(seconds, 1)})
+    write_json(args.json, {**found, "seconds": round(kept.get("seconds", 0.0) + seconds, 1)})
     print(f"\n{machine()}, commit {measured}, {seconds} s")
     return 0

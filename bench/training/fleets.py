@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from danlu.cli import config, prep, train, wiring
+from danlu.cli import config, prep, train_run, wiring
 from danlu.cli.output import span, table
 from danlu.fleet.probe import ENVIRONMENT
 from danlu.nouns import Fleet, Plan, Stage
@@ -118,7 +118,7 @@ def planned(spec: Any, fleet: Fleet, count: int) -> Plan:
 def pipeline(run: Any, plan: Plan, rounds: int) -> Ran:
     """Train by a plan: the median step, and the plan's lists simulated with what each instruction took."""
     result = trained(run, plan, rounds)
-    traced = result.steps[train.quiet_step(0, len(result.steps), 1000) - 1].seconds
+    traced = result.steps[train_run.quiet_step(0, len(result.steps), 1000) - 1].seconds
     return Ran(plan, timed_step_s(result), bound(plan, result) / traced)
 
 
@@ -127,7 +127,7 @@ def trained(run: Any, plan: Plan, rounds: int) -> Result:
     steps = WARM + max(3, rounds) + 1 if rounds > 1 else WARM + 2
     here = Path(tempfile.mkdtemp(dir=run.out))
     changed = {"train": run.train.model_copy(update={"steps": steps, "save_every": 1000}), "out": here}
-    return train.train_run(run.model_copy(update=changed), plan, name=f"{len(seats(plan))} cards")
+    return train_run.train_run(run.model_copy(update=changed), plan, name=f"{len(seats(plan))} cards")
 
 
 def timed_step_s(result: Result) -> float:

@@ -15,7 +15,8 @@ from train_world import fleet
 from danlu import families
 from danlu.cli import config
 from danlu.cli.app import main
-from danlu.cli.train import job_of, planned, quiet_step
+from danlu.cli.train import planned
+from danlu.cli.train_run import job_of, quiet_step
 from danlu.fleet import text
 from danlu.plan import text as plan_text
 from danlu.store import checkpoint

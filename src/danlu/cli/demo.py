@@ -153,24 +153,24 @@ def steps_until(deadline: float, best: Plan, even: Plan) -> int:
 
 def measure_even(run: Run, even: Plan) -> Result:
     """A few steps by the even split, to have its step time measured and not only forecast."""
-    from danlu.cli import train
+    from danlu.cli.train_run import train_run
 
     few = {
         "out": run.out / "even",
         "data": run.data.model_copy(update={"tokens": run.out / "tokens"}),
         "train": run.train.model_copy(update={"steps": EVEN_STEPS, "save_every": EVEN_STEPS}),
     }
-    return train.train_run(run.model_copy(update=few), even, name="even split")
+    return train_run(run.model_copy(update=few), even, name="even split")
 
 
 def train(run: Run, plan: Plan) -> Result:
     """The real training; in its middle one card's process is killed."""
-    from danlu.cli import train
+    from danlu.cli.train_run import train_run
     from danlu.fault.drill import Drill
 
     every = run.train.save_every
     between_snapshots = run.train.steps // 2 // every * every + every // 2
-    return train.train_run(run, plan, drills=(Drill(VICTIM, between_snapshots),))
+    return train_run(run, plan, drills=(Drill(VICTIM, between_snapshots),))
 
 
 def quantized(run: Run) -> dict[str, Any]:

@@ -19,10 +19,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from danlu.cli.run_text import Run
 
 PLACES = ("local", "ssh", "slurm", "ray", "k8s")
 
@@ -152,19 +148,3 @@ def _slurm(out: Path, text: str, orders: Path, line: object) -> int:
         )
     line.done(f"Slurm job {job} completed; danlu runs show {out}")
     return 0
-
-
-def interface(run: Run, hosts: Sequence[str]) -> str:
-    """This machine's address that other hosts call: as run.yaml says, else the one that the way to them leaves by."""
-    import socket
-
-    if run.launch.interface is not None:
-        return run.launch.interface
-    for host in hosts:
-        try:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                probe.connect((host, 9))  # a datagram socket only looks the way up
-                return str(probe.getsockname()[0])
-        except OSError:
-            continue  # a host's name in the fleet need not be a name of the network
-    return socket.gethostbyname(socket.gethostname())

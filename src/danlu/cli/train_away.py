@@ -40,7 +40,7 @@ def trained(run: Run, plan: Plan, *, drills: Sequence[Drill] = ()) -> tuple[Plan
     is left, DoesNotFit when the others have too little memory.
     """
     from danlu.cli import output
-    from danlu.cli.train import starter, train_run
+    from danlu.cli.train_run import starter, train_run
     from danlu.errors import CardAway
 
     away: list[Away] = []

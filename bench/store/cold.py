@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from danlu.cli.bench import load
+from danlu.store.folder import Folder
 from danlu.store.hashing import hash_of
-from danlu.store.home import PAGE, Folder
+from danlu.store.home import PAGE
 from danlu.store.pack import Pack
 from danlu.store.packs import Store
 

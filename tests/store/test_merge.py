@@ -16,7 +16,7 @@ from provoke import provoke
 
 from danlu import atomic
 from danlu.store import manifest
-from danlu.store.home import Folder
+from danlu.store.folder import Folder
 from danlu.store.merge import merge
 from danlu.store.packs import Store, Writer
 

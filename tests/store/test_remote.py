@@ -13,7 +13,7 @@ from provoke import provoke
 
 from danlu.store import cache as caching
 from danlu.store.cache import Cache
-from danlu.store.home import home_of
+from danlu.store.homes import home_of
 from danlu.store.merge import merge
 from danlu.store.packs import Store, Writer
 

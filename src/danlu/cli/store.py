@@ -82,7 +82,7 @@ def _usage(what: str, fix: str) -> Exception:
 
 def _open(where: str, args: argparse.Namespace) -> Store:
     from danlu.errors import NoStore
-    from danlu.store.home import home_of
+    from danlu.store.homes import home_of
     from danlu.store.packs import MANIFEST, Store
 
     is_file = Path(where).is_file()

@@ -22,7 +22,7 @@ from danlu.data.document import Document, from_record
 from danlu.data.ingest import Tell
 from danlu.errors import PartFailed
 from danlu.store import manifest
-from danlu.store.home import home_of
+from danlu.store.homes import home_of
 from danlu.store.packs import Store
 
 JOB = "job.json"

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from danlu.store import manifest
 from danlu.store.ahead import ranges_of
-from danlu.store.home import Home, Sink, home_of
+from danlu.store.home import Home, Sink
+from danlu.store.homes import home_of
 from danlu.store.manifest import Manifest, Merging
 from danlu.store.pack import PART, PER_BUCKET, Pack, PackFile, lowest
 

@@ -20,7 +20,8 @@ from danlu.store import manifest, pack
 from danlu.store.arena import Arena
 from danlu.store.batch import Batch, Record, joined, settled
 from danlu.store.cache import Cache
-from danlu.store.home import Home, home_of
+from danlu.store.home import Home
+from danlu.store.homes import home_of
 from danlu.store.lookup import Lookup
 from danlu.store.manifest import Manifest
 from danlu.store.pack import Pack

@@ -18,7 +18,8 @@ from typing import Any
 
 from danlu.errors import MissingPackage, StoreInUse, Unreachable
 from danlu.store.cache import Cache
-from danlu.store.home import PAGE, Fill, Folder, Home, Reader, copied
+from danlu.store.folder import Folder
+from danlu.store.home import PAGE, Fill, Home, Reader, copied
 
 MOMENT_S = 60.0  # a lock that is held for moments and older than this was left by a process that is gone
 TRY_S = 0.05

@@ -25,7 +25,7 @@ from danlu.nouns import Group, GroupedFleet, ModelSpec
 from danlu.plan.groups import large
 from danlu.plan.groups.sum_share import sum_share
 from danlu.plan.proof import certificate, verify
-from danlu.plan.stated import mixed, rows, score
+from danlu.plan.stated import mixed, rows, score, stack_fit
 
 TRUTH = Path(__file__).parent / "truth"
 CALIBRATED = 3  # rows a card
@@ -67,6 +67,26 @@ def truth(_rounds: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def more_truth(_rounds: int) -> dict[str, Any]:
+    """Keys over the tables of bench/truth and bench/truth/more together, constants seeing no row of the source scored:
+    time_mape_loso_all, time_worst_source_all, tau_min_all; and with constants of bench/truth alone, the tables of more:
+    time_mape_more.
+    """
+    five = [row for path in sorted(TRUTH.glob("*.csv")) for row in rows.read(path)]
+    more = [row for path in sorted((TRUTH / "more").glob("*.csv")) for row in rows.read(path)]
+    known = stack_fit.fit(stack_fit.cases(five, rated))
+    apart = score.figures(score.score(more, rated, known=known))
+    left_out = score.figures(score.score(five + more, rated, leave_out=True))
+    print(table(["source", "left out", "by bench/truth alone", "tau"], [
+        [name, _percent(each["time_mape"]), _percent(apart["sources"].get(name, {}).get("time_mape")),
+         _judged(each["tau"])] for name, each in left_out["sources"].items()
+    ]))  # fmt: skip
+    return {
+        "time_mape_loso_all": left_out["time_mape"], "time_worst_source_all": left_out["time_worst_source"],
+        "tau_min_all": left_out["tau_min"], "time_mape_more": apart["time_mape"],
+    }  # fmt: skip
+
+
 def mixed_cards(_rounds: int) -> dict[str, Any]:
     """Key: time_mape_mixed, over the rows of bench/truth/mixed by their source's own profiles and links."""
     profiles = mixed.read_profiles(TRUTH / "mixed" / "sailor_profiles.csv")
@@ -82,6 +102,10 @@ def mixed_cards(_rounds: int) -> dict[str, Any]:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2%}"
+
+
+def _judged(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def fleets(_rounds: int) -> dict[str, Any]:
@@ -207,7 +231,9 @@ def real_runs(rounds: int) -> dict[str, Any]:
     return found
 
 
-PARTS: tuple[Callable[[int], dict[str, Any]], ...] = (truth, mixed_cards, fleets, beside_single, brute, real_runs)
+PARTS: tuple[Callable[[int], dict[str, Any]], ...] = (
+    truth, more_truth, mixed_cards, fleets, beside_single, brute, real_runs,
+)  # fmt: skip
 
 
 def measure(rounds: int, only: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import lzma
+import os
 import tarfile
 import zipfile
 import zlib
@@ -17,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BufferedReader, RawIOBase
 from typing import Any, BinaryIO, Protocol
+
+from danlu.data import zst
 
 MAX_EXPANSION = 64  # an archive may unpack to so many times its size; text reaches about 10, a bomb 1000
 SPARE = 64 << 10  # bytes that even the smallest archive may unpack to
@@ -160,6 +163,8 @@ def _zstd(file: BinaryIO) -> Any:
                 data: bytes = self._reader.read(size)
             except package.ZstdError as error:
                 raise EOFError(str(error)) from error
+            if not data and size and zst.ends_early(file, os.fstat(file.fileno()).st_size):
+                raise EOFError("it ends within a frame")
             return data
 
     return Frames()

@@ -1,17 +1,42 @@
-"""Members of a tar file, packed or not, in the order they stand; links, devices and folders are not read."""
+"""Members of a tar file, packed or not, in the order they stand; links, devices and folders are not read.
+
+Python's tarfile takes a damaged or missing header for the end of the archive; only two blocks of zeros are one.
+"""
 
 from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
+from tarfile import HeaderError
 
-from danlu.data.sources import Item, Refused, Source, unpacked
+from danlu.data.sources import Item, Refused, Source, Torn, unpacked
+
+END_MARK = (
+    "end of file header"  # what tarfile says of a block of zeros; the class of that error has no name in typeshed
+)
+
+
+class Member(tarfile.TarInfo):
+    """A header. Raises Torn where there should be one and is none."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Member:
+        """See TarInfo."""
+        try:
+            return super().fromtarfile(tarfile)
+        except HeaderError as error:
+            if str(error) == END_MARK:
+                raise
+            raise Torn(f"{error} at byte {tarfile.offset}, where a member or the end mark should be") from error
 
 
 def items(source: Source) -> Iterator[Item | Refused]:
     """Each regular file, named SOURCE/MEMBER; a second of one name has its number after a tilde."""
     seen: set[str] = set()
-    with unpacked(source) as stream, tarfile.open(fileobj=stream, mode="r|", errorlevel=1) as archive:
+    with (
+        unpacked(source) as stream,
+        tarfile.open(fileobj=stream, mode="r|", errorlevel=1, tarinfo=Member) as archive,
+    ):
         for number, member in enumerate(archive):
             opened = archive.extractfile(member) if member.isreg() else None
             if opened is None:

@@ -21,12 +21,16 @@ def items(source: Source) -> Iterator[Item | Refused]:
             if member.flag_bits & 1:
                 yield Refused(key, "unreadable", "it is encrypted")
                 continue
+            most = min(left, member.compress_size * MAX_EXPANSION + SPARE)
+            if member.file_size > most:  # one that says so costs the members after it nothing
+                yield Refused(key, "cut", f"{member.compress_size} bytes would unpack to {member.file_size}")
+                continue
             try:
                 opened = archive.open(member)
             except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
                 yield Refused(key, "archive", f"the member is damaged or of an unknown kind: {error}")
                 continue
             with opened:
-                bounded = Bounded(opened, min(left, member.compress_size * MAX_EXPANSION + SPARE))  # type: ignore[arg-type]
+                bounded = Bounded(opened, most)  # type: ignore[arg-type]
                 yield Item(key, BufferedReader(bounded))
                 left = max(0, left - bounded.done)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from clusters import two_hosts, until
 from test_system_launch import a_run, launched
 
@@ -58,6 +60,21 @@ def test_islands_beat_a_ring_over_a_slow_link(tmp_path):
     assert all(rank.returncode == 0 for rank in ranks)
     took = load("comm/islands").seconds([json.loads(each) for each in said])
     assert min(ring_s / ours_s for ours_s, ring_s in took.values()) > 1.2, took
+
+
+def test_a_plain_ddp_script_finds_the_other_host(tmp_path):
+    """Two pods of one machine: one kernel, so one boot, but neither hears the other's Unix sockets."""
+    comm = Path(__file__).parents[1] / "comm"
+    words = (f"import sys; sys.path.insert(0, {str(comm)!r}); from ddp_plain import train; "
+             "train(int(sys.argv[1]), 'danlu', sys.argv[2])")  # fmt: skip
+    with two_hosts(delay_ms=1, mbit=100) as (names, addresses):
+        met = {**os.environ, "MASTER_ADDR": addresses[0]}
+        ranks = [inside(name, sys.executable, "-c", words, str(rank), str(tmp_path), env=met, stderr=subprocess.PIPE)
+                 for rank, name in enumerate(names)]  # fmt: skip
+        said = [rank.communicate(timeout=100)[1] for rank in ranks]
+        assert [rank.returncode for rank in ranks] == [0, 0], said
+    ours = [torch.load(tmp_path / f"danlu-{rank}.pt") for rank in (0, 1)]
+    assert all(torch.equal(a, b) for a, b in zip(ours[0][1:], ours[1][1:], strict=True))
 
 
 def main(rank: str, address: str, folder: str) -> None:

@@ -7,7 +7,7 @@ far, so survivors that see the same dead meet in the same epoch, and those that 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from danlu.comm.form import form
 from danlu.comm.group import Group
@@ -27,12 +27,14 @@ class Team:
     def __init__(
         self, rank: int, door: Door, addresses: Mapping[int, str], key: bytes, *, limit_s: float = 60.0,
         links: Mapping[int, Link] | None = None, place: bytes | None = None,
+        name: Callable[[int], str] = "rank {}".format,
     ) -> None:  # fmt: skip
         """addresses  of all ranks' doors, this one included; key  secret of the job; links, place  as in Wire, form.
 
+        name     what a rank is called in an error
         limit_s  longest wait in a collective, and for the others to join
         """
-        self.rank, self._door, self._key = rank, door, key
+        self.rank, self.name, self._door, self._key = rank, name, door, key
         self._first, self._addresses = len(addresses), dict(addresses)
         self._limit_s, self._links, self._place = limit_s, dict(links or {}), place
         self._wire: Wire | None = None
@@ -75,7 +77,7 @@ class Team:
                 if time.monotonic() > deadline:
                     raise LateRank(
                         f"epoch {self.epoch} did not come together",
-                        where=f"rank {self.rank}",
+                        where=self.name(self.rank),
                         why=f"tried {self._limit_s:g} s with ranks {self.members}; last: {error or 'one more died'}",
                         fix="look at these ranks' logs; start the job anew from its last snapshot",
                     ) from error
@@ -104,9 +106,18 @@ class Team:
             return not all(answers(at) for peer, at in self._addresses.items() if peer != self.rank)
 
         left = max(0.0, deadline - time.monotonic())
-        lines = join(self._door, self.rank, self.epoch, self._addresses, self._key, limit_s=left, given_up=one_died)
+        lines = join(
+            self._door,
+            self.rank,
+            self.epoch,
+            self._addresses,
+            self._key,
+            limit_s=left,
+            given_up=one_died,
+            name=self.name,
+        )
         links = {peer: link for peer, link in self._links.items() if peer in lines}
-        self._wire = Wire(self.rank, self.epoch, lines, links=links, limit_s=self._limit_s)
+        self._wire = Wire(self.rank, self.epoch, lines, links=links, limit_s=self._limit_s, name=self.name)
         self._group = form(self._wire, limit_s=self._limit_s, place=self._place)
         return self._group
 

@@ -73,6 +73,37 @@ def test_what_a_helper_runs_dies_with_it(helpers, tmp_path):
     until(lambda: process.poll() == -signal.SIGKILL)
 
 
+def test_a_helper_goes_home_when_its_owner_was_killed(tmp_path):
+    folder, log = tmp_path / "orders", tmp_path / "stays"
+    owned = ("from danlu.launch.orders import *\n"
+             f"stays = Job('stays', (sys.executable, '-c', {FOREVER!r}), host='a')\n"
+             f"Orders(Path({str(folder)!r})).spawn(stays, Path({str(log)!r})); signal.pause()")  # fmt: skip
+    serves = (f"from pathlib import Path; from danlu.launch.come import serve; folder = Path({str(folder)!r})\n"
+              "folder.mkdir(); print(serve(folder, 'a', 4.0))")  # fmt: skip
+    helper = local.spawn(Job("a", (sys.executable, "-c", serves)), tmp_path / "a.log")
+    until(folder.is_dir)
+    keeper = subprocess.Popen([sys.executable, "-c", owned])
+    until(lambda: log.exists() and log.read_text().endswith("\n"))
+    pid = int(log.read_text())
+    assert helper.wait(6.0) is None and alive(pid)  # longer than it waits for a dead owner
+    keeper.kill()
+    keeper.wait()
+    assert helper.wait(30.0) == 0 and not alive(pid) and (tmp_path / "a.log").read_text() == "False\n"
+
+
+def test_nothing_is_left_of_a_torchrun_rank_that_was_killed(tmp_path):
+    os.mkfifo(tmp_path / "run.yaml")  # whoever reads it waits
+    environment = {**os.environ, "LOCAL_RANK": "0", "GROUP_RANK": "0"}
+    words = ["-m", "danlu.launch.torchrun", tmp_path / "orders", "a,b", "config", "check", tmp_path / "run.yaml"]
+    rank = subprocess.Popen([sys.executable, *words], env=environment)
+    children = Path(f"/proc/{rank.pid}/task/{rank.pid}/children")
+    until(lambda: len(children.read_text().split()) == 2)
+    pids = [int(each) for each in children.read_text().split()]
+    rank.kill()
+    rank.wait()
+    until(lambda: not any(map(alive, pids)))
+
+
 def test_a_host_without_helper_is_named(tmp_path):
     with provoke("DL-ENV-020") as caught:
         Orders(tmp_path / "orders", come_s=0.2).spawn(job("x", "pass", "nowhere"))
@@ -155,3 +186,23 @@ def test_slurm_that_is_not_there_is_an_error_with_a_way_out(tmp_path, monkeypatc
         slurm.submit(tmp_path / "script")
     assert "sbatch" in caught.error.what and "--dry-run" in caught.error.fix
     assert main(["launch", str(run_yaml(tmp_path)), "--on", "slurm"]) == 3
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_a_slurm_that_is_out_of_reach_for_a_while_cancels_no_job(tmp_path, monkeypatch, back):
+    answers = f"rm {tmp_path}/out || exec echo JobId=7 JobState=COMPLETED\n" if back else ""
+    (tmp_path / "out").touch()
+    for name, text in {"scontrol": f"{answers}echo Unable to contact slurm controller >&2; exit 1",
+                       "scancel": f"touch {tmp_path}/cancelled"}.items():  # fmt: skip
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    said: list[str] = []
+    if back:
+        assert slurm.follow("7", said.append) == "COMPLETED"
+        assert said == ["pending", "is out of reach: unable to contact slurm controller"]
+    else:
+        with provoke("DL-ENV-021") as caught:
+            slurm.follow("7", said.append, silent_s=0.0)
+        assert "job 7" in caught.error.where and "may still run" in caught.error.where
+    assert not (tmp_path / "cancelled").exists()

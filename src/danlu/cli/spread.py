@@ -7,7 +7,6 @@ share; what is done when they are stopped is not done again, wherever the next c
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from danlu import atomic
 from danlu.data import parts
 from danlu.data.ingest import Tell
 from danlu.errors import PartFailed
+from danlu.launch.child import tied
 from danlu.ready import ready
 
 
@@ -116,7 +116,7 @@ class _Worker:
     def __init__(self) -> None:
         self._said = tempfile.TemporaryFile()
         work = [sys.executable, "-m", "danlu.data.parts", "-"]
-        argv = [sys.executable, "-m", "danlu.launch.child", str(os.getpid()), *work]
+        argv = tied(work)
         self._process = subprocess.Popen(
             argv, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said
         )

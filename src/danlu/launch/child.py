@@ -12,6 +12,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 _PR_SET_PDEATHSIG = 1
 
@@ -22,6 +23,11 @@ def tie(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def tied(argv: Sequence[str]) -> tuple[str, ...]:
+    """A command that ends when this process does, however that ends. Start it from a thread that lives as long."""
+    return (sys.executable, "-m", "danlu.launch.child", str(os.getpid()), *argv)
 
 
 def main(argv: list[str]) -> None:

@@ -2,7 +2,8 @@
 
     python -m danlu.launch.come FOLDER HOST
 
-It ends with the folder's `all.over`, or on SIGTERM and SIGINT; what it runs ends with it, kill -9 included.
+It ends with the folder's `all.over`, with the owner's signs of life, or on SIGTERM and SIGINT; what it runs ends with
+it, kill -9 included.
 """
 
 from __future__ import annotations
@@ -14,21 +15,29 @@ import time
 from pathlib import Path
 
 from danlu.launch import local
-from danlu.launch.orders import BEAT_S, COME_S, POLL_S, appear
+from danlu.launch.orders import BEAT_S, COME_S, GONE_S, POLL_S, appear
 from danlu.nouns import Job
 
 
 def main(argv: list[str]) -> int:
     """Serve until the run is over."""
-    folder, host = Path(argv[0]), argv[1]
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    if not _begun(folder):
-        return 0
+    folder, host = Path(argv[0]), argv[1]
+    if _begun(folder) and not serve(folder, host):
+        print(f"helper of {host}: no sign of the owner of {folder} for {GONE_S:g} s", file=sys.stderr)
+        return 1
+    return 0
+
+
+def serve(folder: Path, host: str, gone_s: float = GONE_S) -> bool:
+    """Run the orders of a host; True at the run's end, False when its owner has shown no life for `gone_s`."""
     running: dict[str, local.Process] = {}
-    beat = 0.0
+    beat, owner = 0.0, _Owner(folder / "all.owned")
     try:
         while not (folder / "all.over").exists():
+            if owner.silent_s() > gone_s:
+                return False
             if time.monotonic() - beat > BEAT_S or not (folder / f"{host}.here").exists():  # made anew by the owner
                 (folder / f"{host}.here").touch()
                 beat = time.monotonic()
@@ -47,7 +56,25 @@ def main(argv: list[str]) -> int:
         for name, process in running.items():
             if folder.is_dir():
                 appear(folder / f"{name}.ended", str(process.wait(0.0)))
-    return 0
+    return True
+
+
+class _Owner:
+    """Owns when the file that the owner touches was last seen to change: clocks of hosts are not compared."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: int | None = None
+        self._changed: float | None = None
+
+    def silent_s(self) -> float:
+        """Seconds since it changed; 0 as long as it never did, for it may be an earlier run's."""
+        now = time.monotonic()
+        stamp = self._path.stat().st_mtime_ns if self._path.exists() else self._stamp
+        if stamp != self._stamp:
+            self._changed = now if self._stamp is not None else None
+            self._stamp = stamp
+        return 0.0 if self._changed is None else now - self._changed
 
 
 def _begun(folder: Path) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from danlu.launch.child import tied
 from danlu.nouns import Job
 
 ONE_THREAD = {
@@ -71,7 +71,7 @@ def spawn(job: Job, log: Path | None = None) -> Process:
     lives as long as the job should. Raises OSError when the log cannot be opened.
     """
     environment = {**os.environ, **ONE_THREAD, **KEEP_MEMORY, **job.env}
-    argv = [sys.executable, "-m", "danlu.launch.child", str(os.getpid()), *job.argv]
+    argv = tied(job.argv)
     if log is None:
         return Process(job, _start(argv, environment, None))
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def stop(processes: Sequence[Stoppable], grace_s: float = 5.0) -> None:
             process.wait(grace_s)
 
 
-def _start(argv: list[str], environment: dict[str, str], out: int | None) -> subprocess.Popen[bytes]:
+def _start(argv: Sequence[str], environment: dict[str, str], out: int | None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         argv, env=environment, stdin=subprocess.DEVNULL, stdout=out,
         stderr=None if out is None else subprocess.STDOUT, start_new_session=True,

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ VERSION = 1
 POLL_S = 0.05
 COME_S = 120.0  # longest wait for the helper of a host: a queue has granted the nodes by then
 BEAT_S, SILENT_S = 1.0, 10.0  # a helper shows itself that often; after so long without it is taken for dead
+GONE_S = 30.0  # so long without a sign of the owner, and a helper goes home: the run is over, whoever was killed
 
 
 class Orders:
@@ -33,6 +35,8 @@ class Orders:
             left.unlink()
         self.folder, self._come_s = folder, come_s
         self._seen: dict[str, tuple[float, float]] = {}  # host -> time stamp of its file, when that last changed
+        self._over = threading.Event()
+        threading.Thread(target=self._beat, name="orders", daemon=True).start()
 
     def alive(self, host: str) -> bool:
         """True when the helper of a host has shown itself lately. Clocks of hosts are not compared, only change is."""
@@ -86,7 +90,15 @@ class Orders:
 
     def close(self) -> None:
         """Every helper ends what it runs, and itself."""
+        self._over.set()
         appear(self.folder / "all.over", "")
+
+    def _beat(self) -> None:
+        while not self._over.wait(BEAT_S):
+            try:
+                (self.folder / "all.owned").touch()
+            except OSError:
+                continue  # a disk that comes back within GONE_S is as if nothing had been
 
 
 class Ordered:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.errors import LaunchFailed, MissingPackage
+from danlu.launch.child import tied
 from danlu.launch.orders import helper
 
 POLL_S = 0.5
@@ -31,7 +32,8 @@ def start(hosts: Sequence[str], orders: Path, address: str | None) -> list[Any]:
                            fix="add nodes to the cluster, or plan over fewer hosts")  # fmt: skip
 
     def come(argv: tuple[str, ...]) -> int:
-        return subprocess.run(argv, check=False, stdin=subprocess.DEVNULL).returncode
+        own = tied((sys.executable, *argv[1:]))  # the Python of that node; it dies with the Ray worker that runs it
+        return subprocess.run(own, check=False, stdin=subprocess.DEVNULL).returncode
 
     task = ray.remote(num_cpus=0, max_retries=0)(come)
     return [
@@ -58,8 +60,8 @@ def each(commands: Sequence[Sequence[str]], address: str | None, show: Callable[
     ray = _joined(address)
 
     def run(argv: tuple[str, ...]) -> tuple[int, str]:
-        tied = [sys.executable, "-m", "danlu.launch.child", str(os.getpid()), sys.executable, *argv]
-        done = subprocess.run(tied, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        own = tied((sys.executable, *argv))
+        done = subprocess.run(own, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, errors="replace")  # fmt: skip
         return done.returncode, (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
 
@@ -92,8 +94,11 @@ def _joined(address: str | None) -> Any:
     except ImportError as error:
         raise MissingPackage("launching on Ray needs the package ray", why=str(error),
                              fix="pip install 'danlu[ray]'") from error  # fmt: skip
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         ray.init(address=address or "auto", log_to_driver=False, logging_level="error")
+        for number, ours in signals.items():  # Ray's own end at SIGTERM: a trace of C++, exit code 15, nothing unwound
+            signal.signal(number, ours)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise LaunchFailed(
             "no Ray cluster answers",

@@ -13,6 +13,7 @@ from danlu.errors import LaunchFailed
 from danlu.launch.orders import helper
 
 POLL_S = 1.0
+SILENT_S = 300.0  # longest time that Slurm may be out of reach, as while its controller is started anew
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE",
         "PREEMPTED")  # fmt: skip
 
@@ -70,18 +71,24 @@ def submit(path: Path) -> str:
     return _said(("sbatch", "--parsable", str(path))).partition(";")[0]
 
 
-def follow(job: str, show: Callable[[str], None]) -> str:
-    """Wait for the job's end; returns its last state, for example "COMPLETED". A KeyboardInterrupt cancels the job.
+def follow(job: str, show: Callable[[str], None], silent_s: float = SILENT_S) -> str:
+    """Wait for the job's end; returns its last state, for example "COMPLETED".
 
-    Of an array it is COMPLETED only when every task is.
+    Of an array it is COMPLETED only when every task is. Who stops waiting (Ctrl-C, SIGTERM) cancels the job; a Slurm
+    that is out of reach does not. Raises LaunchFailed when it stays so for `silent_s`.
     """
-    state = "PENDING"
+    state, heard = "PENDING", time.monotonic()
     try:
         while state not in OVER:
             show(state.lower())
             time.sleep(POLL_S)
-            state = _state(job)
-    except BaseException:
+            try:
+                state, heard = _state(job), time.monotonic()
+            except LaunchFailed as error:
+                state = f"is out of reach: {error.why.splitlines()[0]}"
+                if time.monotonic() - heard > silent_s:
+                    raise error.at(f"job {job}, which may still run") from error
+    except (KeyboardInterrupt, SystemExit):
         subprocess.run(("scancel", job), check=False)
         raise
     return state

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from danlu.launch.child import tied
 from danlu.launch.orders import POLL_S, appear, helper
 
 OPTIONS = ("-o", "BatchMode=yes", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
@@ -41,8 +41,8 @@ class Connections:
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         for host, path in self._logs.items():
             with path.open("wb") as log:
-                tied = (sys.executable, "-m", "danlu.launch.child", str(os.getpid()), *command(host, orders, options))
-                self._started[host] = subprocess.Popen(tied, stdin=subprocess.PIPE, stdout=log, stderr=log)
+                line = tied(command(host, orders, options))
+                self._started[host] = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=log, stderr=log)
         self._watch = threading.Thread(target=self._tell, name="ssh", daemon=True)
         self._watch.start()
 

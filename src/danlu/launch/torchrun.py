@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from danlu.launch import come
+from danlu.launch.child import tied
 from danlu.launch.orders import appear
 
 
@@ -23,8 +24,8 @@ def main(argv: list[str]) -> int:
     node = int(os.environ["GROUP_RANK"])
     if node == 0:
         environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-        run = subprocess.Popen([sys.executable, "-m", "danlu.cli", *command], env=environment)
-        helper = subprocess.Popen([sys.executable, "-m", "danlu.launch.come", str(folder), hosts[0]])
+        run = subprocess.Popen(tied([sys.executable, "-m", "danlu.cli", *command]), env=environment)
+        helper = subprocess.Popen(tied([sys.executable, "-m", "danlu.launch.come", str(folder), hosts[0]]))
         try:
             return run.wait()
         finally:

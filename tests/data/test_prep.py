@@ -19,7 +19,7 @@ from provoke import provoke
 
 from danlu.cli import prep as command
 from danlu.cli import prep_why as why_command
-from danlu.data import loader, why
+from danlu.data import token_file, why
 from danlu.data.ingest import ingest
 from danlu.data.prep import prep
 from danlu.data.read import PIECE, Refused, Source, default_text, listing, read
@@ -93,7 +93,7 @@ def test_a_messy_folder_is_read_and_everything_else_is_counted(tmp_path):
     figures = made.figures
     assert figures["data.duplicates"] == dropped["exact"] and figures["data.near_duplicates"] == 1
     assert figures["data.dropped.binary"] == 2 and figures["data.vocab"] == 400
-    loader.verify(made.tokens)
+    assert token_file.verify(made.tokens) == []
 
 
 def test_the_same_files_give_the_same_tokens_anywhere(tmp_path):
@@ -239,7 +239,7 @@ def test_kill_9_at_any_moment_changes_nothing_in_the_end(tmp_path):
             except subprocess.TimeoutExpired:
                 child.send_signal(signal.SIGKILL)
         if (tmp_path / "out" / "tokens" / "manifest.json").exists():
-            loader.verify(tmp_path / "out" / "tokens")
+            assert token_file.verify(tmp_path / "out" / "tokens") == []
     assert digest(tmp_path / "out" / "tokens") == digest(truth.tokens), f"seed {seed}"
     made = run(text, tmp_path / "out")
     assert (made.docs_in, made.dropped) == (truth.docs_in, truth.dropped), f"seed {seed}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from provoke import provoke
 
 from danlu.cli import store as command
 from danlu.cli.app import main, parser_of
+from danlu.data.prep import prep
 from danlu.store import keys
 from danlu.store.packs import Store, Writer
 from danlu.store.shard import Nodes
@@ -119,3 +121,26 @@ def test_what_is_not_there_is_said(folder, tmp_path, capsys):
         run("stat", folder / "000000.pack")
     assert caught.error.why == "it is a file"
     assert main(["store", "stat", str(tmp_path / "absent")]) == 5 and "no such folder" in capsys.readouterr().err
+
+
+def test_a_token_folder_is_checked_and_is_no_store(tmp_path, capsys):
+    (tmp_path / "text").mkdir()
+    for number in range(40):
+        (tmp_path / "text" / f"{number}.txt").write_text(
+            "\n".join(f"{number} and {n} make {n + number}." for n in range(30))
+        )
+    made = prep([tmp_path / "text"], tmp_path / "out", vocab=300, limit_bytes=10**8).tokens
+    assert run("verify", made) == 0 and "every byte as it was written" in capsys.readouterr().out
+    with provoke("DL-DATA-068") as caught:
+        run("stat", made)
+    assert "it holds tokens" in caught.error.why
+    whole, text = (made / "train.bin").read_bytes(), bytearray((made / "train.bin").read_bytes())
+    text[100] ^= 1
+    (made / "train.bin").write_bytes(text)
+    with provoke("DL-DATA-065") as caught:
+        run("verify", made)
+    assert "train.bin: bytes 0 to" in capsys.readouterr().out and f"rm -r {made} " in caught.error.fix
+    shutil.rmtree(made)  # what the error says to do mends it
+    assert (
+        prep([tmp_path / "text"], tmp_path / "out", vocab=300, limit_bytes=10**8).tokens / "train.bin"
+    ).read_bytes() == whole

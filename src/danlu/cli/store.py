@@ -3,8 +3,9 @@
 `add` takes files, folders and archives (tar, zip, WARC, Parquet, JSON lines, lists of addresses in a .urls file) and
 goes on where a stopped `add` of the same paths was. `get` writes one record's bytes to standard output, `ls` prints
 keys in the store's own (shuffled) order, `keys` in theirs; a line end in a key is printed as \\n, and taken so. `rm`
-takes keys out, `merge` makes few packs of many, `stat` says what there is, `verify` reads everything. prep keeps two
-stores, OUT/store/raw and OUT/store/clean. A store is a folder, or an address such as s3://bucket/prefix.
+takes keys out, `merge` makes few packs of many, `stat` says what there is, `verify` reads everything, of a token
+folder too. prep keeps two stores, OUT/store/raw and OUT/store/clean, and its tokens in OUT/tokens. A store is a
+folder, or an address such as s3://bucket/prefix.
 
 example:
   danlu store add ~/crawl ~/pages.tar.gz --into crawl.store
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     reading = {"stat": _stat, "ls": _ls, "get": _get, "verify": _verify, "keys": _keys}
     if args.act in writing:
         figures = writing[args.act](args)
+    elif args.act == "verify" and _holds_tokens(_named(args)):
+        figures = _verify_tokens(Path(_named(args)))
     else:
         store = _open(_named(args), args)
         try:
@@ -85,13 +88,19 @@ def _open(where: str, args: argparse.Namespace) -> Store:
     from danlu.store.homes import home_of
     from danlu.store.packs import MANIFEST, Store
 
-    is_file = Path(where).is_file()
-    if is_file or home_of(where).read(MANIFEST) is None:
+    is_file, has_tokens = Path(where).is_file(), _holds_tokens(where)
+    if is_file or has_tokens or home_of(where).read(MANIFEST) is None:
         there = "://" in where or Path(where).is_dir()
         raise NoStore(
             f"{where} is no store",
             where=where,
-            why="it is a file" if is_file else f"it has no {MANIFEST}" if there else "there is no such folder",
+            why="it is a file"
+            if is_file
+            else "it holds tokens"
+            if has_tokens
+            else f"it has no {MANIFEST}"
+            if there
+            else "there is no such folder",
             fix="name one that danlu store add or danlu prep has filled, such as OUT/store/clean",
         )
     if args.cache is None:
@@ -233,6 +242,28 @@ def _no_record(store: Store, where: str, key: str) -> Exception:
         why=f"none of its {store.records:,} records has that key",
         fix=f"danlu store ls {where}",
     )
+
+
+def _holds_tokens(where: str) -> bool:
+    from danlu.data.token_file import MANIFEST, SPLITS
+
+    folder = Path(where)
+    return (folder / MANIFEST).is_file() and any((folder / f"{name}.bin").is_file() for name in SPLITS)
+
+
+def _verify_tokens(folder: Path) -> Figures:
+    from danlu.data import token_file
+    from danlu.data.stream import damaged
+
+    problems = token_file.verify(folder)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise damaged(folder / token_file.MANIFEST, f"{folder} is damaged",
+                      f"{len(problems)} problems, the first: {problems[0]}")  # fmt: skip
+    tokens = sum(split["tokens"] for split in token_file.manifest_of(folder)["splits"].values())
+    print(f"{tokens:,} tokens, every byte as it was written")
+    return {"tokens": tokens, "tokens.problems": 0}
 
 
 def _verify(store: Store, args: argparse.Namespace) -> Figures:

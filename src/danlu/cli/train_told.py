@@ -36,7 +36,7 @@ def label(plan: Plan) -> str:
 def figures(run: Run, plan: Plan, result: Result) -> dict[str, Any]:
     """The command's JSON: step time beside its forecast, losses, and what the last fault cost."""
     from danlu.cli.wiring import tokens_of
-    from danlu.data.loader import manifest_of
+    from danlu.data.token_file import manifest_of
 
     values: dict[str, Any] = {
         "train.steps": result.steps[-1].step if result.steps else result.began_at,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,14 +17,12 @@ from danlu.data import bpe
 from danlu.data.document import Document, batches, original
 from danlu.data.encoder import Encoder
 from danlu.data.ingest import Tell
+from danlu.data.token_file import MANIFEST, SPLITS, TOKENIZER, Sums, digest_of, manifest_of, sealed
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-VERSION = 2
-MANIFEST = "manifest.json"
-SPLITS = ("train", "held")
-FILES = ("train.bin", "train.ends", "held.bin", "held.ends")
+ENDINGS = ("bin", "ends", "crc")
 HELD = 0.02  # share of documents, not of positions: a held-out text is never seen in part
 LEAST_HELD = 4096  # bytes: ten sequences of 128 tokens, so that a perplexity can be taken of a small corpus too
 BATCH = 1 << 20  # characters encoded at once: few calls, little memory
@@ -102,21 +99,24 @@ def write(made: Iterable[Mapping[str, Piece]], tokenizer: Tokenizer, folder: Pat
     vocab = tokenizer.get_vocab_size()
     (folder / MANIFEST).unlink(missing_ok=True)
     with ExitStack() as files:
-        opened = {name: files.enter_context(atomic.replacing(folder / name)) for name in FILES}
-        splits = {name: _Split(opened[f"{name}.bin"], opened[f"{name}.ends"], vocab) for name in SPLITS}
+        splits = {}
+        for name in SPLITS:
+            stream, ends, sums = (files.enter_context(atomic.replacing(folder / f"{name}.{each}")) for each in ENDINGS)
+            splits[name] = _Split(stream, ends, sums, vocab)
         for each in made:
             for name, piece in each.items():
                 splits[name].add(piece)
             done = sum(split.documents for split in splits.values())
             tell(f"{sum(split.tokens for split in splits.values()):,} tokens", done / total)
+        described = {name: split.finished(name) for name, split in splits.items()}
     manifest = {
-        "tokens": VERSION, "dtype": _dtype(tokenizer).name, "vocab": vocab,
+        "dtype": _dtype(tokenizer).name, "vocab": vocab,
         "end": int(tokenizer.token_to_id(bpe.END) or 0),
         "unigram_entropy": splits["train"].entropy(),
-        "splits": {name: split.as_dict(name) for name, split in splits.items()}, **record,
+        "splits": described, TOKENIZER: digest_of(folder / TOKENIZER), **record,
     }  # fmt: skip
-    atomic.write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    return manifest
+    atomic.write(folder / MANIFEST, sealed(manifest))
+    return manifest_of(folder)
 
 
 def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
@@ -126,9 +126,10 @@ def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
 class _Split:
     """Owns what is known of one stream while it is written."""
 
-    def __init__(self, file: BinaryIO, ends: BinaryIO, vocab: int) -> None:
-        self._file, self._digest = file, blake2b(digest_size=16)
+    def __init__(self, file: BinaryIO, ends: BinaryIO, sums: BinaryIO, vocab: int) -> None:
+        self._file, self._digest, self._blocks = file, blake2b(digest_size=16), Sums()
         self._ends, self._ends_digest = ends, blake2b(digest_size=16)
+        self._sums = sums
         self._counts = np.zeros(vocab, np.int64)
         self.tokens = self.documents = 0
 
@@ -136,6 +137,7 @@ class _Split:
         raw, ends = piece.ids.tobytes(), (self.tokens + piece.ends).astype("<u8").tobytes()
         self._file.write(raw)
         self._digest.update(raw)
+        self._blocks.add(raw)
         self._ends.write(ends)
         self._ends_digest.update(ends)
         self._counts += np.bincount(piece.ids, minlength=len(self._counts))
@@ -147,7 +149,11 @@ class _Split:
         share = self._counts[self._counts > 0] / max(self.tokens, 1)
         return float(-(share * np.log(share)).sum())
 
-    def as_dict(self, name: str) -> dict[str, Any]:
+    def finished(self, name: str) -> dict[str, Any]:
+        """Write the checksums; returns what the manifest says of this split."""
+        sums = self._blocks.array().tobytes()
+        self._sums.write(sums)
         return {"file": f"{name}.bin", "tokens": self.tokens, "documents": self.documents,
                 "blake2b": self._digest.hexdigest(), "ends": f"{name}.ends",
-                "ends_blake2b": self._ends_digest.hexdigest()}  # fmt: skip
+                "ends_blake2b": self._ends_digest.hexdigest(), "crc": f"{name}.crc",
+                "crc_blake2b": blake2b(sums, digest_size=16).hexdigest()}  # fmt: skip

@@ -7,70 +7,20 @@ ranks: each takes its rows of the same batch.
 
 from __future__ import annotations
 
-import json
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from danlu.data.encode import MANIFEST, VERSION
 from danlu.data.order import permute
 from danlu.data.packing import pack
-from danlu.data.stream import FIX, Stream
-from danlu.errors import DamagedTokens, NewerFormat, OtherTokens, TooFewTokens
+from danlu.data.stream import Stream
+from danlu.data.token_file import manifest_of, small
+from danlu.errors import OtherTokens, TooFewTokens
 
 Packing = Literal["cut", "best_fit"]
 NO_TARGET = -100  # fills a sequence that is not full: torch's cross_entropy leaves it out; clamp inputs at 0
-
-
-def manifest_of(folder: Path) -> dict[str, Any]:
-    """What a token file says of itself. Raises DamagedTokens if it is missing or incomplete, NewerFormat."""
-    path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_bytes())
-        if manifest["tokens"] > VERSION:
-            raise NewerFormat(
-                f"{folder} is a token file of version {manifest['tokens']}",
-                where=str(path),
-                why=f"this danlu reads version {VERSION}",
-                fix="update danlu: git pull",
-            )
-        width = np.dtype(manifest["dtype"]).itemsize
-        for split in manifest["splits"].values():
-            size = (folder / split["file"]).stat().st_size
-            if size != split["tokens"] * width:
-                raise DamagedTokens(
-                    f"{split['file']} has the wrong size",
-                    where=str(folder),
-                    fix=FIX,
-                    why=f"it has {size} bytes, {split['tokens']} tokens need {split['tokens'] * width}",
-                )
-            if "ends" in split and (size := (folder / split["ends"]).stat().st_size) != split["documents"] * 8:
-                raise DamagedTokens(
-                    f"{split['ends']} has the wrong size",
-                    where=str(folder),
-                    fix=FIX,
-                    why=f"it has {size} bytes, 8 for each of {split['documents']} documents were written",
-                )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedTokens("there is no whole token file", where=str(folder), why=str(error), fix=FIX) from error
-    return manifest
-
-
-def verify(folder: Path) -> None:
-    """Read every token and compare with the manifest's digest. Raises DamagedTokens."""
-    for split in manifest_of(folder)["splits"].values():
-        files = {split["file"]: split["blake2b"]} | ({split["ends"]: split["ends_blake2b"]} if "ends" in split else {})
-        for file, written in files.items():
-            _check(folder / file, (folder / file).read_bytes(), written)
-
-
-def _check(path: Path, data: bytes, written: str) -> None:
-    if (digest := blake2b(data, digest_size=16).hexdigest()) != written:
-        raise DamagedTokens(f"{path.name} is damaged", where=str(path), fix=FIX,
-                            why=f"its digest is {digest}, {written} was written")  # fmt: skip
 
 
 class Loader:
@@ -78,7 +28,8 @@ class Loader:
 
     windows  sequences in one epoch
     padding  share of their places that no token fills
-    Raises TooFewTokens, DamagedTokens, NewerFormat on opening, and DamagedTokens when the file is cut or removed later.
+    Raises TooFewTokens, DamagedTokens, NewerFormat on opening; later DamagedTokens when the file is cut or removed, and
+    by whoever is the first to read of a block that has another checksum than when it was written.
     """
 
     def __init__(self, folder: Path, *, seq: int, batch: int, seed: int, split: str = "train",
@@ -91,7 +42,8 @@ class Loader:
         self.manifest = manifest_of(folder)
         found = self.manifest["splits"][split]
         self.tokens: int = found["tokens"]
-        self._stream = Stream(folder / found["file"], self.manifest["dtype"], self.tokens)
+        sums = np.frombuffer(small(folder / found["crc"], found["crc_blake2b"]), "<u4") if "crc" in found else None
+        self._stream = Stream(folder / found["file"], self.manifest["dtype"], self.tokens, sums)
         self._packed = pack(self._ends(folder, found), seq) if packing == "best_fit" else None
         self.windows = max(0, self.tokens - 1) // seq if self._packed is None else self._packed.sequences
         if self.windows < batch:
@@ -142,9 +94,7 @@ class Loader:
         if "ends" not in split:
             stream = np.fromfile(folder / split["file"], np.dtype(self.manifest["dtype"]).newbyteorder("<"))
             return np.flatnonzero(stream == self.manifest["end"]) + 1
-        data = (folder / split["ends"]).read_bytes()
-        _check(folder / split["ends"], data, split["ends_blake2b"])
-        return np.frombuffer(data, "<u8").astype(np.int64)
+        return np.frombuffer(small(folder / split["ends"], split["ends_blake2b"]), "<u8").astype(np.int64)
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run must share with this one, besides its step; below 1 KB of JSON."""

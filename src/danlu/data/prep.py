@@ -20,8 +20,8 @@ from danlu.data.document import Document, from_record
 from danlu.data.encode import Piece, held_out, pieces, write
 from danlu.data.encoder import Encoder
 from danlu.data.ingest import Tell, ingest
-from danlu.data.loader import manifest_of
 from danlu.data.read import default_text
+from danlu.data.token_file import manifest_of
 from danlu.errors import DamagedTokens
 from danlu.store.packs import Store
 

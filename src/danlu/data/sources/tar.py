@@ -11,9 +11,7 @@ from tarfile import HeaderError
 
 from danlu.data.sources import Item, Refused, Source, Torn, unpacked
 
-END_MARK = (
-    "end of file header"  # what tarfile says of a block of zeros; the class of that error has no name in typeshed
-)
+END_MARK = "end of file header"  # what tarfile says of a block of zeros; typeshed has no name for that error's class
 
 
 class Member(tarfile.TarInfo):

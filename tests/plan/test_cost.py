@@ -185,8 +185,8 @@ def test_every_operator_is_measured_and_every_measured_one_is_used():
     }
     used |= {op.op for op in (*operators.entry(spec, spec.units, 2, 8), *operators.norm(9, 9), *operators.step(9, 9))}
     card = replace(PLAIN, rates=found, flops={"fp32": 1.0}, mem_bw=1e-9)  # a rate that is missed costs an age
-    for dtype in ("fp32", "bf16"):
-        assert used == {rate.op for rate in found if rate.dtype == dtype} - {"read"}
+    for dtype, more in (("fp32", set()), ("bf16", {"collect"})):
+        assert used | more == {rate.op for rate in found if rate.dtype == dtype} - {"read"}
         assert sum(cost.forward_s + cost.backward_s for cost in unit_costs(spec, card, 2, 8, dtype)) < 1.0
 
 
@@ -211,3 +211,29 @@ def test_rounding_is_about_as_many_calls_as_the_plan_charges(multiply, number, k
         (*operators.forward(SPEC, f"layers.0.{kind}", 1, 32), *operators.backward(SPEC, f"layers.0.{kind}", 1, 32))
     ) if op.op == "round")  # fmt: skip
     assert counted[1] - counted[0] == pytest.approx(rounds * operators.ROUNDS, rel=0.3)
+
+
+def test_gradients_in_16_bits_are_collected_at_a_rate_of_their_own():
+    slow, fast = (
+        replace(PLAIN, rates=(Rate("collect", "bf16", (1024,), rate), Rate("collect", "fp32", (1024,), 1.0)))
+        for rate in (1e6, 1e9)
+    )
+    for at in range(1, 3):
+        params = SPEC.unit_params(SPEC.units[at])
+        late, soon = (unit_costs(SPEC, card, 1, 32, "bf16")[at] for card in (slow, fast))
+        assert late.backward_s - soon.backward_s == pytest.approx(params * (1e-6 - 1e-9))
+        assert late.weight_s - soon.weight_s == pytest.approx(params * (1e-6 - 1e-9))
+        assert late.forward_s == soon.forward_s
+
+
+def test_a_card_is_charged_for_calling_attention_once_a_layer():
+    free = unit_costs(SPEC, PLAIN, 1, 32)
+    called = unit_costs(
+        SPEC,
+        replace(PLAIN, rates=(Rate("attend", "fp32", (32,), 10.0), Rate("attend_back", "fp32", (32,), 5.0))),
+        1,
+        32,
+    )
+    more = [(b.forward_s - a.forward_s, b.backward_s - a.backward_s) for a, b in zip(free, called, strict=True)]
+    wanted = [(0.1, 0.2) if "attn" in unit else (0.0, 0.0) for unit in SPEC.units]
+    assert more == [pytest.approx(each) for each in wanted]

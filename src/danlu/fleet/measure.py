@@ -27,7 +27,7 @@ from danlu.fleet.passes import passes, sums, widening
 from danlu.fleet.pauses import after
 
 POOL = 2**26  # bytes; cards that share a host share its cache, so a stage finds little of what it left
-TOKENS = 512  # of a micro-batch that attention is timed on: one short sequence alone is mostly the cost of calling
+HEADS, TOKENS = 8, 512  # that attention is timed on: one short sequence alone is mostly the cost of calling
 LOOKS = 15  # of the reference whose median stands beside a point: a look alone is off by 10%, an interrupted one by 50%
 TABLE = 2048  # rows of the embedding that `gather` looks up
 FORWARD = {"matmul", "attention", "norm", "gate", "rotate", "gather", "bag", "loss", "add", "copy", "angles"}
@@ -101,7 +101,7 @@ def points(grid: Grid, dtype: str = "fp32") -> Iterator[Point]:
     for rows, columns in itertools.product(grid.rows, grid.widths):
         if 32 * rows * columns < POOL:
             yield from rowwise(pool, rows, columns)
-    for rows, (experts, used) in itertools.product(grid.rows[::2], ROUTES):
+    for rows, (experts, used) in itertools.product(sorted({*grid.rows[::2], grid.rows[-1]}), ROUTES):
         for name, (prepare, run) in routes(pool, rows, experts, used).items():
             yield Point(name, (rows, experts, used), float(rows), prepare, run)
     for rows, head_dim in itertools.product(grid.rows, grid.head_dims):
@@ -126,27 +126,36 @@ def products(pool: Pool, rows: int, inner: int, columns: int) -> Iterator[Point]
 
 
 def attention(pool: Pool, seq: int, head_dim: int) -> Iterator[Point]:
-    """Causal attention of 8 heads over TOKENS tokens, in the decoder's memory order: tokens outside, heads inside."""
+    """Causal attention of 8 heads over TOKENS tokens, in the decoder's memory order: tokens outside, heads inside, and
+    of each token its query, key and value side by side, so that widening them goes by rows that lie apart.
+    """
     import torch
     import torch.nn.functional as F
 
     in_wide = widening(pool.dtype)
     batch = max(1, TOKENS // seq)
-    flop = 4.0 * batch * 8 * head_dim * seq * (seq + 1) / 2
+    flop = 4.0 * batch * HEADS * head_dim * seq * (seq + 1) / 2
 
-    def draw() -> Any:
-        return [pool.learn(batch, seq, 8, head_dim).transpose(1, 2) for _ in "qkv"]
+    def draw(batch: int = batch, seq: int = seq, heads: int = HEADS) -> Any:
+        rows = pool.take(batch, seq, 3, heads, head_dim).unbind(2)
+        return [each.detach().requires_grad_().transpose(1, 2) for each in rows]
 
     def forward(qkv: Any) -> Any:
         q, k, v = (in_wide(each) for each in qkv)
         return F.scaled_dot_product_attention(q, k, v, is_causal=True).to(pool.dtype)
 
-    def ahead() -> Any:
-        qkv = draw()
-        return forward(qkv), qkv, pool.take(batch, seq, 8, head_dim).transpose(1, 2)
+    def ahead(batch: int = batch, seq: int = seq, heads: int = HEADS) -> Any:
+        qkv = draw(batch, seq, heads)
+        return forward(qkv), qkv, pool.take(batch, seq, heads, head_dim).transpose(1, 2)
+
+    def back(given: Any) -> Any:
+        return torch.autograd.grad(*given)
 
     yield Point("attention", (seq, head_dim), flop, draw, forward)
-    yield Point("attention_back", (seq, head_dim), 2.5 * flop, ahead, lambda given: torch.autograd.grad(*given))
+    yield Point("attention_back", (seq, head_dim), 2.5 * flop, ahead, back)
+    small = 1, 8, 1  # so little that it is all the cost of calling
+    yield Point("attend", (head_dim,), 1.0, lambda: draw(*small), forward)
+    yield Point("attend_back", (head_dim,), 1.0, lambda: ahead(*small), back)
 
 
 def rowwise(pool: Pool, rows: int, columns: int) -> Iterator[Point]:
@@ -196,6 +205,11 @@ def flat(pool: Pool, count: int) -> Iterator[Point]:
     def scatter(table: Any) -> Any:
         return torch.ops.aten.embedding_dense_backward(table.view(-1, 64)[: len(ids)], ids, count // 64, -1, False)
 
+    def collect(pairs: Any) -> None:
+        for total, made in pairs:
+            total.add_(made)
+            made.zero_()
+
     ids = torch.randint(0, count // 64, (min(64, count // 64),))
     spare = [torch.empty(count, dtype=pool.dtype) for _ in range(times)]
     work = float(count * times)
@@ -204,6 +218,9 @@ def flat(pool: Pool, count: int) -> Iterator[Point]:
     yield Point("copy", (count,), work, draw, lambda given: [a.clone() for a, _ in given])
     yield Point("zero", (count,), work, draw, lambda given: [a.zero_() for a in spare[: len(given)]])
     yield Point("scatter", (count,), work, draw, lambda given: [scatter(a) for a, _ in given])
+    if pool.dtype != torch.float32:
+        totals = [torch.zeros(count) for _ in range(times)]
+        yield Point("collect", (count,), work, lambda: zip(totals, spare, strict=True), collect)
     yield Point("dot", (count,), work, draw, lambda given: [torch.linalg.vector_norm(a) for a, _ in given])
     weights = [pool.learn(count).clone().detach().requires_grad_()]
     weights[0].grad = pool.take(count)

@@ -24,11 +24,12 @@ def passes(rows: int, columns: int, dtype: Any) -> dict[str, Pass]:
 
     isa = next((each for each in ("avx2", "ref") if native.runs(each)), None)
     one, two = (rows, columns), (rows, 2 * columns)
-    ways = _torch() if isa is None or columns % 8 else _native(isa, rows, columns)
+    ways = _torch(columns) if isa is None or columns % 8 else _native(isa, rows, columns)
     if isa is not None and columns % 8 == 0:
         ways = {name: _rounded(way, dtype) for name, way in ways.items()}
+    turned = (rows, _half(columns))
     needs = {"norm": (one, (columns,)), "norm_back": (one, one, (columns,)), "gate": (two,), "gate_back": (two, one),
-             "rotate": (one, one)}  # fmt: skip
+             "rotate": (one, turned, turned)}  # fmt: skip
     return {name: (needs[name], way) for name, way in ways.items()}
 
 
@@ -74,7 +75,7 @@ def _native(isa: str, rows: int, columns: int) -> dict[str, Callable[[Any], Any]
     """The library's functions; rotation turns heads of 32, or of the whole row where that is shorter."""
     import torch
 
-    scale, sums, half = torch.ones(rows), torch.zeros(columns), min(columns, 32) // 2
+    scale, sums, half = torch.ones(rows), torch.zeros(columns), _half(columns)
 
     def call(name: str, tensors: tuple[Any, ...], *sizes: int, last: float | None = None) -> None:
         real = [ctypes.c_float(last)] if last is not None else []
@@ -83,15 +84,15 @@ def _native(isa: str, rows: int, columns: int) -> dict[str, Callable[[Any], Any]
 
     def norm(given: Any) -> Any:
         x, w = given
-        made = torch.empty_like(x)
-        call("norm", (x, w, made, scale), rows, columns, last=1e-5)
+        made, rms = torch.empty_like(x), x.new_empty(rows)
+        call("norm", (x, w, made, rms), rows, columns, last=1e-5)
         return made
 
     def norm_back(given: Any) -> Any:
         x, g, w = given
         made = torch.empty_like(x)
         call("norm_back", (x, w, scale, g, g, made, sums), rows, columns)
-        return made
+        return made, sums
 
     def gate(given: Any) -> Any:
         made = given[0].new_empty(rows, columns)
@@ -105,15 +106,20 @@ def _native(isa: str, rows: int, columns: int) -> dict[str, Callable[[Any], Any]
         return made
 
     def rotate(given: Any) -> Any:
-        x, angle = given
+        x, cos, sin = given
         made = torch.empty_like(x)
-        call("turn", (x, made, angle, angle), rows, columns // (2 * half), half, columns, columns, columns, last=1.0)
+        call("turn", (x, made, cos, sin), rows, columns // (2 * half), half, columns, columns, half, last=1.0)
         return made
 
     return {"norm": norm, "norm_back": norm_back, "gate": gate, "gate_back": gate_back, "rotate": rotate}
 
 
-def _torch() -> dict[str, Callable[[Any], Any]]:
+def _half(columns: int) -> int:
+    """Half of a head of 32, or of the whole row where that is shorter."""
+    return min(columns, 32) // 2
+
+
+def _torch(columns: int) -> dict[str, Callable[[Any], Any]]:
     """What kernels/rows.py does without a library."""
     import torch
     import torch.nn.functional as F
@@ -138,10 +144,15 @@ def _torch() -> dict[str, Callable[[Any], Any]]:
         a, b = given[0].chunk(2, 1)
         return F.silu(a) * b
 
+    def rotate(given: Any) -> Any:
+        x, cos, sin = given[0].view(len(given[0]), -1, 2 * _half(columns)), given[1][:, None], given[2][:, None]
+        left, right = x.chunk(2, -1)
+        return torch.cat((left * cos - right * sin, right * cos + left * sin), -1)
+
     return {
         "norm": norm,
         "norm_back": norm_back,
         "gate": gate,
         "gate_back": gate_back,
-        "rotate": lambda given: torch.addcmul(given[0] * given[1], given[0].roll(1, -1), given[1]),
+        "rotate": rotate,
     }

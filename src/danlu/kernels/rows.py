@@ -22,13 +22,17 @@ LANES = 8  # columns a native norm takes at once
 
 def native(x: Tensor, columns: int) -> bool:
     """True when the native operators run on tensors like x with rows of so many columns."""
-    fits = x.dtype == torch.float32 and x.device.type == "cpu" and columns % LANES == 0
-    return fits and torch.get_num_threads() == 1 and find("norm") is not None
+    return x.dtype == torch.float32 and _here(x, columns)
 
 
 def _narrow(x: Tensor, columns: int) -> bool:
     """True when the native operators run on tensors like x once they are widened."""
-    return x.dtype in NARROW and native(x.new_empty(0, dtype=torch.float32), columns)
+    return x.dtype in NARROW and _here(x, columns)
+
+
+def _here(x: Tensor, columns: int) -> bool:
+    fits = x.device.type == "cpu" and columns % LANES == 0
+    return fits and torch.get_num_threads() == 1 and find("norm") is not None
 
 
 def norm(x_TD: Tensor, w_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:

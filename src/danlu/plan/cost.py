@@ -60,7 +60,7 @@ def unit_costs(spec: ModelSpec, card: Card, micro_batch: int, seq: int, dtype: s
         norm, step = (state.seconds(each(params, spec.params)) for each in (operators.norm, operators.step))
         if dtype != "fp32":
             collect, rounded = operators.mixed(params, spec.params)
-            backward, later = backward + state.seconds(collect), later + state.seconds(collect)
+            backward, later = backward + plain.seconds(collect), later + plain.seconds(collect)
             step += state.seconds(rounded)
         if table is not plain:
             step += table.seconds(operators.rounding(recipe.weights(spec, kind)))

@@ -41,8 +41,8 @@ def forward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator,
         case "attn" if fused(spec):
             q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
             return (by_rows("norm", rows, hidden, 2), *linear(rows, hidden, q + 2 * kv),
-                    *_fused_head_norms(spec, rows, ""), by_rows("rotate", rows, q + kv, 2),
-                    _attention(spec, batch, seq, ""), *linear(rows, q, hidden), glue("attn", 0))  # fmt: skip
+                    *_fused_head_norms(spec, rows, ""), *_turned(rows, *((q, kv) if spec.qk_norm else (q + kv,))),
+                    *_attention(spec, batch, seq, ""), *linear(rows, q, hidden), glue("attn", 0))  # fmt: skip
         case "moe":
             return mixture.fused(spec, rows) if fused_experts(spec) else mixture.plain(spec, rows)
         case "attn" | "lfa" as kind:
@@ -50,7 +50,7 @@ def forward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator,
             inputs = (*linear(rows, hidden, q), *linear(rows, hidden, kv), *linear(rows, hidden, kv))
             filtered = _filter(rows, hidden) if kind == "lfa" else ()
             return (by_rows("norm", rows, hidden, 3), *filtered, *inputs, *_head_norms(spec, rows, ""),
-                    by_rows("rotate", rows, q, 7), by_rows("rotate", rows, kv, 7), _attention(spec, batch, seq, ""),
+                    by_rows("rotate", rows, q, 7), by_rows("rotate", rows, kv, 7), *_attention(spec, batch, seq, ""),
                     flat("copy", rows * q, 2), *linear(rows, q, hidden), flat("add", rows * hidden, 3))  # fmt: skip
     raise KeyError(unit)
 
@@ -71,8 +71,8 @@ def backward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator
                     glue("mlp", 1))  # fmt: skip
         case "attn" if fused(spec):
             q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-            return (*linear_back(rows, q, hidden), _attention(spec, batch, seq, "_back"),
-                    by_rows("rotate", rows, q + kv, 2), flat("copy", rows * kv, 2),
+            return (*linear_back(rows, q, hidden), *_attention(spec, batch, seq, "_back"),
+                    *_turned(rows, q, kv), flat("copy", rows * kv, 2),
                     *_fused_head_norms(spec, rows, "_back"), *linear_back(rows, hidden, q + 2 * kv),
                     by_rows("norm_back", rows, hidden, 4), glue("attn", 1))  # fmt: skip
         case "moe":
@@ -81,7 +81,7 @@ def backward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator
             q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
             inputs = (*linear_back(rows, hidden, q), *linear_back(rows, hidden, kv), *linear_back(rows, hidden, kv))
             filtered = _filter_back(rows, hidden) if kind == "lfa" else ()
-            return (*linear_back(rows, q, hidden), flat("copy", rows * q, 2), _attention(spec, batch, seq, "_back"),
+            return (*linear_back(rows, q, hidden), flat("copy", rows * q, 2), *_attention(spec, batch, seq, "_back"),
                     by_rows("rotate", rows, q, 9), by_rows("rotate", rows, kv, 9),
                     *_head_norms(spec, rows, "_back"), *inputs, *filtered,
                     flat("add_", rows * hidden, 3, 3), by_rows("norm_back", rows, hidden, 8))  # fmt: skip
@@ -150,8 +150,11 @@ def step(params: int, whole: int) -> tuple[Operator, ...]:
 
 
 def mixed(params: int, whole: int) -> tuple[tuple[Operator, ...], tuple[Operator, ...]]:
-    """What a decoder not in fp32 adds: its gradients' sum in fp32 for every micro-batch, its weights' rounding."""
-    return (_part("add_", params, whole, 3), _part("zero", params, whole, 1)), (_part("copy", params, whole, 2),)
+    """What a decoder not in fp32 adds: its gradients' sum in fp32 for every micro-batch, its weights' rounding.
+
+    The first is counted in numbers of 2 bytes, and is at the rates of that dtype; the second in those of fp32.
+    """
+    return (_part("collect", params, whole, 6),), (_part("copy", params, whole, 2),)
 
 
 def _part(op: str, count: int, whole: int, moved: int) -> Operator:
@@ -176,22 +179,31 @@ def _filter_back(rows: int, hidden: int) -> tuple[Operator, ...]:
 
 
 def attention(spec: ModelSpec, batch: int, rows: int, keys: int) -> tuple[Operator, Operator]:
-    """Attention of the last `rows` of `keys` tokens, forward and backward. More keys than rows: a mask on all pairs."""
+    """Attention of the last `rows` of `keys` tokens, forward and backward, without the cost of calling.
+
+    More keys than rows: a mask on all pairs.
+    """
     if rows == keys:
-        return _attention(spec, batch, keys, ""), _attention(spec, batch, keys, "_back")
+        return _attention(spec, batch, keys, "")[0], _attention(spec, batch, keys, "_back")[0]
     flop = 4.0 * batch * rows * keys * spec.heads * spec.head_dim
     moved = batch * (2 * rows * spec.heads + 2 * keys * spec.kv_heads) * spec.head_dim
     return (Operator("attention", (keys, spec.head_dim), flop, moved),
             Operator("attention_back", (keys, spec.head_dim), 2.5 * flop, 2 * moved))  # fmt: skip
 
 
-def _attention(spec: ModelSpec, batch: int, seq: int, back: str) -> Operator:
-    """A window shorter than the sequence is a mask on the whole square."""
+def _turned(rows: int, *columns: int) -> tuple[Operator, ...]:
+    """Queries and keys turned by their positions: at once where they lie side by side, else one after the other."""
+    return tuple(by_rows("rotate", rows, each, 2) for each in columns)
+
+
+def _attention(spec: ModelSpec, batch: int, seq: int, back: str) -> tuple[Operator, Operator]:
+    """The work, and what calling it costs. A window shorter than the sequence is a mask on the whole square."""
     windowed = spec.window is not None and spec.window < seq
     pairs = float(seq * seq) if windowed else attention_pairs(seq, None)
     flop = 4.0 * batch * pairs * spec.heads * spec.head_dim * (2.5 if back else 1.0)
     moved = batch * seq * (2 * spec.heads + 2 * spec.kv_heads) * spec.head_dim * (2 if back else 1)
-    return Operator(f"attention{back}", (seq, spec.head_dim), flop, moved)
+    call = Operator(f"attend{back}", (spec.head_dim,), 1, 0)
+    return Operator(f"attention{back}", (seq, spec.head_dim), flop, moved), call
 
 
 def _fused_head_norms(spec: ModelSpec, rows: int, back: str) -> tuple[Operator, ...]:

@@ -35,11 +35,11 @@ Reach reach(const danlu_covers_in& in, int64_t at) {
     Reach found{std::vector<int32_t>(in.ways * places), std::vector<int32_t>(in.ways * places)};
     std::vector<double> load(places);
     for (int64_t way = 0; way < in.ways; way++) {
-        const double *time = in.time + way * places, *step = in.step + way * places, hop = in.hop[way],
-                     *more = in.more + way;
-        for (int64_t s = 0; s < places; s++) load[s] = time[s] + step[s] / in.many[at];
-        furthest(load, in.limit[at] - 2 * hop - *more, hop, &found.inner[way * places]);
-        furthest(load, in.limit[at] - hop - *more, hop, &found.last[way * places]);
+        const double *time = in.time + way * places, *after = in.after + way * places, hop = in.hop[way],
+                     more = in.more[way] * (1 + 1 / in.many[at]);
+        for (int64_t s = 0; s < places; s++) load[s] = time[s] + after[s] / in.many[at];
+        furthest(load, in.limit[at] - 2 * hop - more, hop, &found.inner[way * places]);
+        furthest(load, in.limit[at] - hop - more, hop, &found.last[way * places]);
     }
     return found;
 }
@@ -54,9 +54,9 @@ struct Stage {
         return std::min<int32_t>(place ? far.inner[i] : far.last[i],
                                  int32_t(in.memory[place * in.ways * in.places + i]));
     }
-    const double* fill(int64_t way) const { return (place ? in.fill : in.time) + way * in.places; }
+    const double* fill(int64_t way) const { return in.fill + way * in.places; }
     double cost(int64_t way, int64_t start) const {
-        const double sent = in.hop[way] * ((place > 0) + (start > 0)) + (place ? 0.0 : in.more[way]);
+        const double sent = in.hop[way] * ((place > 0) + (start > 0));
         return in.price[way] + in.weight[at] * (sent - fill(way)[start]);
     }
 };

@@ -4,7 +4,7 @@
 
 struct danlu_covers_in {
     int64_t ways, places, depth, count;  // places: units + 1
-    const double *time, *fill, *step;    // (ways, places) sums over the first units
+    const double *time, *fill, *after;   // (ways, places) sums over the first units
     const double *hop, *more, *price;    // (ways)
     const int64_t* memory;               // (depth, ways, places) furthest stop
     const double *limit, *many, *weight, *budget;  // (count)

@@ -47,7 +47,7 @@ struct Search {
 
     double load(int64_t way, int64_t start, int64_t stop, double many) const {
         const int64_t a = way * in.places + start, b = way * in.places + stop;
-        return (many - 1) * (in.time[b] - in.time[a]) + in.step[b] - in.step[a];
+        return (many - 1) * (in.time[b] - in.time[a]) + in.after[b] - in.after[a];
     }
 
     Least least(double many) const {
@@ -118,7 +118,7 @@ struct Search {
         const Label behind = labels[from];
         const int64_t g = in.group[way], stop = behind.start, state = behind.used + in.cards[way] * radix[g];
         if (used[behind.used][g] + in.cards[way] > in.there[g]) return;
-        const double* fill = (place ? in.fill : in.time) + way * in.places;
+        const double* fill = in.fill + way * in.places;
         for (int64_t start = stop - 1; start >= 0; start--) {
             if (in.memory[(place * in.ways + way) * in.places + start] < stop) break;
             const double inner = load(way, start, stop, many) + (many - 1) * in.hop[way] * (place > 0);

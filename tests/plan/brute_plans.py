@@ -152,8 +152,8 @@ def _extended(ways: StageWays, there: Any, at: Any, load: Any, fill: Any, place:
         good = (starts < stop) & (held + (place + 1) * kept <= ways.room[way, 1 if place == 0 else 0])
         hops = ways.hop[way] * ((starts > 0).astype(float) + (place > 0))
         time = ways.time[way, stop] - ways.time[way, starts] + hops
-        late = ways.fill[way, stop] - ways.fill[way, starts] + hops if place else time
-        longest = np.maximum(load[able, None], many * time + ways.step[way, stop] - ways.step[way, starts])
+        late = ways.fill[way, stop] - ways.fill[way, starts] + hops
+        longest = np.maximum(load[able, None], many * time + ways.after[way, stop] - ways.after[way, starts])
         filled = fill[able, None] + late
         row, start = np.nonzero(good & (longest + filled < limit))
         then = mine[row]

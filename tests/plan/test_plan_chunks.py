@@ -71,7 +71,7 @@ def test_covers_of_chunks_are_those_of_numpy_and_cost_what_their_pipelines_do(la
         each = pipeline(ways, stages, 2)
         cost = sum(tried.price[span.way] for span in stages) + tried.weight[at] * each.fill
         assert cost == pytest.approx(fast.whole[at, n])
-        assert ((each.time + each.step / tried.many[at]) <= limit[at] * (1 + 1e-9)).all()
+        assert ((each.time + each.after / tried.many[at]) <= limit[at] * (1 + 1e-9)).all()
         room = [ways.room[span.way, int(i == n - 1)] for i, span in enumerate(stages)]
         assert (each.bytes <= room).all()
 

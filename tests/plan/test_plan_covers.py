@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from danlu import native
 from danlu.nouns import Group, GroupedFleet, ModelSpec
 from danlu.plan.groups.covers import Covers, Tried, covers, in_numpy
-from danlu.plan.groups.pipelines import Span, pipeline
+from danlu.plan.groups.pipelines import Pipeline, Span, pipeline
 from danlu.plan.groups.pricing import Space, space
 from danlu.plan.groups.stage_ways import stage_ways
 
@@ -46,7 +48,7 @@ def cheapest(found: Covers, count: int, at: int) -> float:
 
     def good(stages: tuple[Span, ...]) -> float:
         each = pipeline(ways, stages, 2)
-        if ((each.time + each.step / tried.many[at]) > tried.limit[at] * (1 + 1e-12)).any():
+        if ((each.time + each.after / tried.many[at]) > tried.limit[at] * (1 + 1e-12)).any():
             return np.inf
         for i, span in enumerate(stages):
             room = ways.room[span.way, int(i == len(stages) - 1)]
@@ -80,3 +82,42 @@ def test_no_cover_is_cheaper_than_ours(fleet, layers, price, schedule):
                     paid = sum(tried.price[span.way] for span in stages)
                     assert paid + tried.weight[at] * pipeline(where.ways, stages, 2).fill == pytest.approx(ours)
             best = min(best, brute)
+
+
+def zero_bubble(forward: list[float], micro_batches: int) -> float:
+    """Seconds of a step played event by event: backward and weight gradients each take a forward's time.
+
+    A stage sends gradients back as soon as it can, keeps as many micro-batches as under 1F1B, and computes weight
+    gradients where nothing else is ready (arXiv 2401.10241, ZB-H1).
+    """
+    stages, clock = len(forward), [0.0] * len(forward)
+    done = {what: [[math.inf] * micro_batches for _ in forward] for what in "FB"}
+    count = {what: [0] * stages for what in "FBW"}
+    for _ in range(3 * micro_batches * stages):
+        ready = []
+        for at, now in enumerate(clock):
+            there, back, put_off = (count[what][at] for what in "FBW")
+            if back < there:
+                ready.append((done["B"][at + 1][back] if at + 1 < stages else done["F"][at][back], 0, at, "B"))
+            if there < micro_batches and there - back < stages - at:
+                ready.append((done["F"][at - 1][there] if at else 0.0, 1, at, "F"))
+            if put_off < back:
+                ready.append((now, 2, at, "W"))
+        begin, _, at, what = min((max(clock[each[2]], each[0]), *each[1:]) for each in ready)
+        clock[at] = begin + forward[at]
+        if what != "W":
+            done[what][at][count[what][at]] = clock[at]
+        count[what][at] += 1
+    return max(clock)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.floats(0.2, 1.0), min_size=2, max_size=8), st.integers(1, 5))
+@example([1.0, 1.0, 0.1], 1)  # a last stage that has little to do
+def test_the_formula_of_zero_bubbles_is_near_what_the_events_take(forward, times):
+    micro_batches = times * len(forward)
+    seconds = np.array(forward)
+    made = Pipeline(None, (), np.zeros(1), 3 * seconds, seconds, 2 * seconds, np.zeros(1))  # type: ignore[arg-type]
+    took = zero_bubble(forward, micro_batches)
+    assert 0.85 * took <= made.seconds(micro_batches) <= 1.15 * took
+    assert made.seconds(micro_batches) >= 3 * seconds.max() * micro_batches

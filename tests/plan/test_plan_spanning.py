@@ -31,7 +31,7 @@ def test_no_pipeline_of_counted_cards_has_a_shorter_bottleneck(seed, cards):
     where = space(ways, len(there), DEEPEST)
     found = spanning(where, ask.there, ask.batch, 1)
     each = [one for one in every_pipeline(ways, there) if len(one.stages) <= ask.batch] if len(ways.ways) else []
-    least = min((float((one.time + one.step / ask.batch).max()) for one in each), default=math.inf)
+    least = min((float((one.time + one.after / ask.batch).max()) for one in each), default=math.inf)
     for one in found:
         room = [one.ways.room[s.way, int(i == len(one.stages) - 1)] for i, s in enumerate(one.stages)]
         assert (one.cards <= ask.there).all() and (one.bytes <= np.array(room)).all()
@@ -39,7 +39,7 @@ def test_no_pipeline_of_counted_cards_has_a_shorter_bottleneck(seed, cards):
     if all(way.tp == 1 for way in ways.ways):  # all ways are wide ones
         assert bool(found) is bool(each)
         if found:
-            assert float((found[0].time + found[0].step / ask.batch).max()) <= least * 1.003
+            assert float((found[0].time + found[0].after / ask.batch).max()) <= least * 1.003
 
 
 def test_a_model_that_no_type_holds_alone_runs_on_both():

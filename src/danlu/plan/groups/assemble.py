@@ -151,7 +151,8 @@ def _stages(each: Pipeline) -> tuple[GroupStage, ...]:
     ways = each.ways
     return tuple(
         GroupStage(int(ways.group[span.way]), ways.ways[span.way], ways.unit(span.start), ways.unit(span.stop),
-                   float(each.time[i]), float(each.step[i]), float(each.fills[i]), int(each.bytes[i]))
+                   float(each.time[i]), float(each.after[i] - each.time[i] + each.fills[i]), float(each.fills[i]),
+                   int(each.bytes[i]))
         for i, span in enumerate(each.stages)
     )  # fmt: skip
 

@@ -26,7 +26,7 @@ class Tried:
 
     price   (ways,) of one stage's cards
     limit   (bottlenecks,) seconds a stage's micro-batch may take, messages and its share of the step's end included
-    many    (bottlenecks,) micro-batches over which what a stage does once a step is spread
+    many    (bottlenecks,) micro-batches over which what a stage does after them is spread
     weight  (bottlenecks,) price of a second of fill
     budget  (bottlenecks,) covers that cost more are of no use
     """
@@ -77,9 +77,8 @@ class Covers:
         stops = np.arange(ways.units + 1)
         for place in range(count - 1, -1, -1):
             end = np.minimum((inner if place else last)[0, :, start], self.memory[place, :, start])
-            fill = ways.fill if place else ways.time
-            hops = ways.hop * ((place > 0) + (start > 0)) + ways.more * (place == 0)
-            seconds = fill - fill[:, start, None] + hops[:, None]
+            hops = ways.hop * ((place > 0) + (start > 0))
+            seconds = ways.fill - ways.fill[:, start, None] + hops[:, None]
             cost = self.tried.price[:, None] + self.tried.weight[at] * seconds + self.least[at, place]
             cost[(stops <= start) | (stops > end[:, None])] = np.inf
             way, stop = divmod(int(np.argmin(cost)), len(stops))
@@ -93,9 +92,9 @@ def load_ends(ways: StageWays, limit: Floats, many: Floats) -> tuple[Ints, Ints]
     shape = len(limit), len(ways.ways), ways.units + 1
     inner, last = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.int64)
     for at in range(shape[0]):
-        load = ways.time + ways.step / many[at]
+        load = ways.time + ways.after / many[at]
         for way in range(shape[1]):
-            room = np.full(shape[2], limit[at] - ways.hop[way] - ways.more[way])
+            room = np.full(shape[2], limit[at] - ways.hop[way] - ways.more[way] * (1 + 1 / many[at]))
             room[0] += ways.hop[way]
             for found, hop in ((inner, ways.hop[way]), (last, 0.0)):
                 stop = np.searchsorted(load[way], load[way] + (room - hop) * (1 + 1e-12), side="right") - 1
@@ -120,8 +119,8 @@ def in_numpy(ways: StageWays, memory: Ints, tried: Tried) -> Covers:
     best, cheapest = tried.budget.copy(), np.full((count, places), np.inf)
     for place in range(len(memory)):
         end = np.minimum(inner if place else last, memory[place][None]) - np.arange(places)
-        fill = weight * (ways.fill if place else ways.time)[None]
-        stage = tried.price + tried.weight[:, None] * (2.0 * ways.hop if place else ways.hop + ways.more)
+        fill = weight * ways.fill[None]
+        stage = tried.price + tried.weight[:, None] * ways.hop * (2.0 if place else 1.0)
         for long in range(1, int(end.max(initial=0)) + 1):
             cost = least[:, None, place, long:] + fill[:, :, long:] - fill[:, :, :-long] + stage[:, :, None]
             cost[:, :, 0] -= tried.weight[:, None] * ways.hop
@@ -143,14 +142,14 @@ class _In(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("ways", "places", "depth", "count")),
-        *((name, ctypes.c_void_p) for name in ("time", "fill", "step", "hop", "more", "price", "memory")),
+        *((name, ctypes.c_void_p) for name in ("time", "fill", "after", "hop", "more", "price", "memory")),
         *((name, ctypes.c_void_p) for name in ("limit", "many", "weight", "budget")),
     ]  # fmt: skip
 
 
 def _given(ways: StageWays, memory: Ints, tried: Tried) -> tuple[_In, list[Any]]:
     """The arguments, and the arrays that must live as long as they do."""
-    floats = (ways.time, ways.fill, ways.step, ways.hop, ways.more, tried.price)
+    floats = (ways.time, ways.fill, ways.after, ways.hop, ways.more, tried.price)
     held: list[Any] = [np.ascontiguousarray(each, dtype=np.float64) for each in floats]
     held.append(np.ascontiguousarray(memory, dtype=np.int64))
     then = (tried.limit, tried.many, tried.weight, tried.budget)

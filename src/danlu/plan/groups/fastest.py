@@ -79,7 +79,7 @@ class _In(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("ways", "places", "depth", "groups")),
-        *((name, ctypes.c_void_p) for name in ("time", "fill", "step", "hop", "memory", "group", "cards", "there")),
+        *((name, ctypes.c_void_p) for name in ("time", "fill", "after", "hop", "memory", "group", "cards", "there")),
     ]  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def _natively(
 ) -> Fastest:  # fmt: skip
     found = _empty(ways, there, most, longest)
     depth = found.stages.shape[2]
-    held: list[Any] = [np.ascontiguousarray(each) for each in (ways.time, ways.fill, ways.step, ways.hop)]
+    held: list[Any] = [np.ascontiguousarray(each) for each in (ways.time, ways.fill, ways.after, ways.hop)]
     whole = (memory_ends(ways, depth), ways.group, ways.cards, there)
     held += [np.ascontiguousarray(each, dtype=np.int64) for each in whole]
     given = _In(len(ways.ways), ways.units + 1, depth, len(there), *(each.ctypes.data for each in held))
@@ -122,7 +122,7 @@ def _pipelines(
 ) -> dict[Cards, tuple[float, tuple[Span, ...]]]:  # fmt: skip
     """The fastest pipeline of each number of cards that does `many` micro-batches in less than `limit` seconds."""
     units, memory = ways.units, memory_ends(ways, depth).tolist()
-    time, fill, step, hop = (each.tolist() for each in (ways.time, ways.fill, ways.step, ways.hop))
+    time, fill, after, hop = (each.tolist() for each in (ways.time, ways.fill, ways.after, ways.hop))
     group, size = ways.group.tolist(), ways.cards.tolist()
     whole: dict[Cards, tuple[float, tuple[Span, ...]]] = {}
     behind: dict[tuple[int, Cards], list[Label]] = {(units, (0,) * len(there)): [(0.0, 0.0, ())]}
@@ -139,8 +139,8 @@ def _pipelines(
                         break
                     hops = hop[way] * ((start > 0) + (place > 0))
                     busy = time[way][stop] - time[way][start] + hops
-                    late = fill[way][stop] - fill[way][start] + hops if place else busy
-                    load = (many - 1) * busy + step[way][stop] - step[way][start]
+                    late = fill[way][stop] - fill[way][start] + hops
+                    load = (many - 1) * busy + after[way][stop] - after[way][start]
                     for longest, filled, spans in labels:
                         label = max(longest, load), filled + late, (Span(way, start, stop), *spans)
                         if label[0] + label[1] >= limit:

@@ -108,18 +108,18 @@ class Columns:
 
     def sequences(self, seconds: float) -> Floats:
         """(pipelines,) sequences each gets through in a step of so many seconds: Pipeline.sequences at once."""
-        time, step, fill, size, _, depth, turn = self._stacked()
-        left = (seconds - fill)[:, None] - step
+        time, after, fill, size, _, depth, turn = self._stacked()
+        left = (seconds - fill)[:, None] - after
         count = np.floor((left / time).min(axis=1) + 1e-9) + 1.0
-        count -= ((count - 1.0)[:, None] * time + step).max(axis=1) + fill > seconds
+        count -= ((count - 1.0)[:, None] * time + after).max(axis=1) + fill > seconds
         count -= count % turn
         return np.where((left.min(axis=1) < 0) | (count < depth), 0.0, count) * size
 
     def fluid(self, seconds: float) -> Floats:
-        """The same as if micro-batches came in parts, by pipelines of more stages than one, and what is done once a
-        step grew with them: what covers.py can tell of a pipeline."""
-        time, step, fill, size, _, depth, _ = self._stacked()
-        left = (seconds - fill) * ((1.0 - step / seconds) / time).min(axis=1)
+        """The same as if micro-batches came in parts, by pipelines of more stages than one, and what is done after them
+        grew with them: what covers.py can tell of a pipeline."""
+        time, after, fill, size, _, depth, _ = self._stacked()
+        left = (seconds - fill) * ((1.0 - after / seconds) / time).min(axis=1)
         done = np.where((left < 0) | (seconds < fill), 0.0, 1.0 + left) * size
         return np.where(depth > 1, done, self.sequences(seconds))
 
@@ -136,13 +136,13 @@ class Columns:
         if self._arrays is None:
             depth = np.array([len(each.stages) for each in self.pipelines])
             shape = len(self.pipelines), int(depth.max())
-            time, step = np.full(shape, 1e-30), np.zeros(shape)
+            time, after = np.full(shape, 1e-30), np.zeros(shape)
             for at, each in enumerate(self.pipelines):
-                time[at, : len(each.time)], step[at, : len(each.time)] = each.time, each.step
+                time[at, : len(each.time)], after[at, : len(each.time)] = each.time, each.after
             fill, size, turn = (
                 np.array([getattr(each, name) for each in self.pipelines]) for name in ("fill", "micro_batch", "turn")
             )
-            self._arrays = time, step, fill, size, np.array([each.cards for each in self.pipelines]).T, depth, turn
+            self._arrays = time, after, fill, size, np.array([each.cards for each in self.pipelines]).T, depth, turn
         return self._arrays
 
 

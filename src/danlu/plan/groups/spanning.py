@@ -51,7 +51,7 @@ def _within(where: Space, units: Ints, counts: Sequence[int], many: int) -> list
     ways = where.ways
     rate = sum(n * u * float((1.0 / (ways.time[:, -1] * ways.cards))[ways.group == group].max(initial=0.0))
                for group, (n, u) in enumerate(zip(counts, units, strict=True)))  # fmt: skip
-    high = float((ways.time[:, -1] + ways.step[:, -1] / many + 2 * ways.hop).max()) * 1.01
+    high = float((ways.time[:, -1] + ways.after[:, -1] / many + 2 * ways.hop).max()) * 1.01
     low = min(1.0 / rate, high) if rate else high
     if _pipeline(where, units, counts, high, many) is None:
         return []

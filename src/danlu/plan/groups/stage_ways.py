@@ -69,6 +69,12 @@ class StageWays:
         """(ways,) seconds of messages of a stage's micro-batch beside those of its first and last chunk's ends."""
         return 2.0 * (self.chunks - 1) * self.hop
 
+    @property
+    def after(self) -> Floats:
+        """Prefix sums of seconds of a stage behind its last but one micro-batch and the way there and back of one:
+        weight gradients that a zero-bubble order has put off, or chunks; and what is done once a step."""
+        return self.step + self.time - self.fill
+
     def unit(self, place: int) -> int:
         """Units of the model before a place where it may be cut."""
         return self.places[place] if self.places else place

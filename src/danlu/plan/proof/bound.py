@@ -174,7 +174,7 @@ def fluid(each: Pipeline, seconds: float) -> float:
     """Columns.fluid of one pipeline: sequences in so many seconds, if micro-batches came in parts."""
     if len(each.stages) == 1:
         return float(each.sequences(seconds))
-    left = (seconds - each.fill) * float(((1.0 - each.step / seconds) / each.time).min())
+    left = (seconds - each.fill) * float(((1.0 - each.after / seconds) / each.time).min())
     return each.micro_batch * (1.0 + left) if left >= 0 and seconds >= each.fill else 0.0
 
 

@@ -25,7 +25,7 @@ from danlu.plan.groups.stage_ways import StageWays
 from danlu.plan.groups.unit_cost import KINDS
 from danlu.plan.proof.bound import HUGE, Bound, bound
 
-VERSION = 2
+VERSION = 3
 RANGES = 8  # of numbers of pipelines
 PROVED = 0.995  # of the plan's seconds: a bound so near is not mended
 NEAR = 0.985  # a bound so near is mended as long as it gains

@@ -27,15 +27,15 @@ def checked(text: dict[str, Any]) -> float:
 
 
 def _checked(text: dict[str, Any]) -> float:
-    if text["certificate"] not in (1, 2):
-        raise _unproved(f"version {text['certificate']} is not 1 or 2")
+    if text["certificate"] != 3:
+        raise _unproved(f"version {text['certificate']} is not 3")
     units = ["embed", *text["model"]["recipe"] * text["model"]["layers"], "head"]
     cards, reached = np.array(text["cards"], dtype=float), 0.0
     seconds = _plan(text, units, cards)
     for each in text["bounds"]:
         if each["fewest"] != reached + 1:
             raise _unproved(f"no bound for {reached + 1} to {each['fewest'] - 1} pipelines")
-        reached = each["most"] or math.inf
+        reached = each["most"]
         _bound(each, units, cards, text["batch"], text["stages"])
     if reached < min(cards.sum(), text["batch"]):  # each has a card and a sequence of its own
         raise _unproved(f"no bound for more than {reached} pipelines")
@@ -54,15 +54,14 @@ def _plan(text: dict[str, Any], units: list[str], cards: Floats) -> float:
         if [0, *(stop for _, _, stop in stages)] != [*(start for _, start, _ in stages), len(units)]:
             raise _unproved(f"the stages of pipeline {number} do not cover the model's {len(units)} units")
         fill, longest = 0.0, 0.0
-        for at, (way, start, stop) in enumerate(stages):
-            behind = len(stages) - 1 - at
-            time, ahead, step, held, kept = (float(table[name][way, stop] - table[name][way, start])
-                                             for name in ("time", "fill", "step", "held", "kept"))  # fmt: skip
+        for behind, (way, start, stop) in zip(range(len(stages))[::-1], stages, strict=True):
+            time, ahead, after, held, kept = (float(table[name][way, stop] - table[name][way, start])
+                                              for name in ("time", "fill", "after", "held", "kept"))  # fmt: skip
             if held + (behind + 1) * kept > table["room"][way, int(behind == 0)] * (1 + CLOSE):
-                raise _unproved(f"stage {at} of pipeline {number} needs {held + (behind + 1) * kept:.0f} bytes")
-            hops = table["hop"][way] * ((at > 0) + (behind > 0))
-            fill += hops + (ahead if behind else time)
-            longest = max(longest, (each["micro_batches"] - 1) * (time + hops) + step)
+                raise _unproved(f"units {start} to {stop} in pipeline {number} need {held + (behind + 1) * kept:g} B")
+            hops = table["hop"][way] * ((start > 0) + (behind > 0))
+            fill += hops + ahead
+            longest = max(longest, (each["micro_batches"] - 1) * (time + hops) + after)
             used[int(table["group"][way])] += each["copies"] * table["cards"][way]
         done += each["copies"] * each["micro_batch"] * each["micro_batches"]
         seconds = max(seconds, longest + fill)
@@ -76,7 +75,7 @@ def _plan(text: dict[str, Any], units: list[str], cards: Floats) -> float:
 def _bound(each: dict[str, Any], units: list[str], cards: Floats, batch: int, stages: int) -> None:
     """No plan with so many pipelines has a step of each["seconds"]."""
     prices, place, seconds = np.array(each["prices"]), each["place"], each["seconds"]
-    spent = prices @ cards + (max(place * each["fewest"], place * (each["most"] or math.inf)) if place else 0.0)
+    spent = prices @ cards + max(place * each["fewest"], place * each["most"])
     if min(prices) < 0 or not spent < batch:
         raise _unproved(f"all cards come to {spent} sequences, which is not below {batch}")
     for text, ends in zip(each["tables"], each["intervals"], strict=True):
@@ -90,26 +89,24 @@ def _bound(each: dict[str, Any], units: list[str], cards: Floats, batch: int, st
         if (alone - place > price * (1 + CLOSE) + CLOSE)[able].any():
             raise _unproved(f"a pipeline of one stage does {max(alone[able])}, which costs less")
         for low, high in zip([0.0, *ends], ends, strict=False):
-            # With a micro-batch for each stage, none takes longer than the step; they are no more than fit in it.
-            most = min(len(reach), 1 + int(seconds / low * (1 + CLOSE))) if low else len(reach)
+            most = min(len(reach), 1 + int(seconds / low * (1 + CLOSE))) if low else len(reach)  # a micro-batch each
             done = table["size"] * (1.0 + (seconds / low if low else math.inf)) - place
-            shown = done <= 0 or low >= seconds
-            if not shown and _least(table, price, reach[:most], low, high, seconds) < done * (1 - CLOSE):
+            if low < seconds and _least(table, price, reach[:most], low, high, seconds) < done * (1 - CLOSE):
                 raise _unproved(f"a pipeline of bottleneck {low} to {high} s may do {done}, which costs less")
 
 
 def _least(table: Table, price: Floats, reach: list[Floats], low: float, high: float, seconds: float) -> float:
     """The least cost of a cover of two stages or more that take at most `high`; infinity where there is none."""
     weight, places = table["size"] / low if low else 0.0, np.arange(table["time"].shape[1])
-    load, least = table["time"] + table["step"] * (low / seconds), math.inf
+    load, least = table["time"] + table["after"] * (low / seconds), math.inf
     hops = [table["hop"][:, None] * ((places > 0).astype(float) + behind) for behind in (0, 1)]
     within = [_last(load, high * (1 + CLOSE) - each) for each in hops]
     covered = np.where(places == places[-1], 0.0, math.inf)
     for behind, end in enumerate(reach):
-        fill, end = table["fill"] if behind else table["time"], np.minimum(end, within[behind > 0])
+        end = np.minimum(end, within[behind > 0])
         end[:, 0] -= (end[:, 0] == places[-1]) & (behind == 0)
-        rest = _least_between(weight * fill + covered, places + 1, end)
-        covered = (price[:, None] + weight * (hops[behind > 0] - fill) + rest).min(axis=0, initial=math.inf)
+        rest = _least_between(weight * table["fill"] + covered, places + 1, end)
+        covered = (price[:, None] + weight * (hops[behind > 0] - table["fill"]) + rest).min(axis=0, initial=math.inf)
         least = min(least, float(covered[0]))
         if covered.min() >= least:
             break
@@ -118,25 +115,28 @@ def _least(table: Table, price: Floats, reach: list[Floats], low: float, high: f
 
 def _last(sums: Floats, room: Floats) -> Floats:
     """(ways, starts): the last stop before which a stage's sum, which never falls, is within its room."""
-    return np.asarray((sums[:, None] <= (sums + room + CLOSE * abs(room))[:, :, None]).sum(axis=2) - 1)
+    limits = zip(sums, sums + room + CLOSE * abs(room), strict=True)
+    return np.array([np.searchsorted(*each, side="right") - 1 for each in limits], dtype=int).reshape(sums.shape)
 
 
 def _least_between(values: Floats, first: Floats, last: Floats) -> Floats:
     """(ways, starts): the least of values[way, first[start]] to values[way, last[way, start]]; infinity of none."""
-    levels, count = [values], last - first + 1
-    while 2 ** len(levels) <= values.shape[1]:  # each the least of twice as many values from one on
-        half = 2 ** (len(levels) - 1)
-        ahead = np.pad(levels[-1][:, half:], ((0, 0), (0, half)), constant_values=math.inf)
-        levels.append(np.minimum(levels[-1], ahead))
-    level, rows = np.log2(np.maximum(count, 1)).astype(int), np.arange(len(values))[:, None]
-    found = [np.stack(levels)[level, rows, at] for at in (np.minimum(first, len(values[0]) - 1), last + 1 - 2**level)]
-    return np.where(count > 0, np.minimum(*found), math.inf)
+    ways, wide = values.shape
+    least = np.full((wide.bit_length(), ways, wide), math.inf)  # each level the least of twice as many from one on
+    least[0] = values
+    for level, half in enumerate(2 ** np.arange(len(least) - 1), 1):
+        np.minimum(least[level - 1, :, :-half], least[level - 1, :, half:], out=least[level, :, :-half])
+    level = np.frexp(np.maximum(last - first + 1, 1))[1] - 1  # the largest within
+    row = (level * ways + np.arange(ways)[:, None]) * wide
+    found = np.minimum(*(least.take(row + at) for at in (np.minimum(first, wide - 1), last + 1 - 2**level)))
+    return np.where(last >= first, found, math.inf)
 
 
 def _table(text: dict[str, Any], units: list[str]) -> Table:
     found: Table = {"size": text["micro_batch"], "room": np.array(text["room"], dtype=float).reshape(-1, 2)}
     at, ways = [text["kinds"].index(unit) for unit in units], len(text["group"])
-    for name in ("group", "cards", "hop", "time", "fill", "step", "held", "kept"):
+    text = text | {"after": np.array(text["step"]) + np.array(text["time"]) - np.array(text["fill"])}
+    for name in ("group", "cards", "hop", "time", "fill", "step", "after", "held", "kept"):
         each = np.array(text[name], dtype=float)
         if not (each >= (name == "cards")).all():
             raise _unproved(f"a figure of {name} is {each.min()}")

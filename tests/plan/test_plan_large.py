@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from danlu.fleet.groups import shorthand
 from danlu.nouns import Group, GroupedFleet, ModelSpec
 from danlu.plan.groups import large
 from danlu.plan.groups.grouped import GroupedPlan
+from danlu.plan.groups.pricing import singles
 
 SMALL = ModelSpec("llama", 12, 2048, 16, 8, 128, 5632, 32000, 4096)
 speeds = st.builds(
@@ -57,7 +60,7 @@ def test_a_second_type_of_cards_makes_the_step_shorter():
     model = ModelSpec("llama", 32, 4096, 32, 8, 128, 11008, 32000, 4096)
     found = large.search(model, shorthand("64xA100-80+64xH20"), batch=256, seq=4096)
     assert found.over_best_single > 1.2
-    assert 0.9 < found.sum_share < 1.1
+    assert 0.8 < found.sum_share < 1.1
 
 
 def test_a_batch_smaller_than_the_pipeline_says_what_batch_fills_it():
@@ -76,3 +79,14 @@ def test_a_model_that_fits_nowhere_says_what_is_missing():
     assert "GiB" in caught.error.why
     with provoke("DL-CFG-002"):
         large.search(huge, shorthand("8xA100-40"), batch=0, seq=4096)
+
+
+@pytest.mark.parametrize("schedule", ["1f1b", "zb-h1"])
+def test_one_type_is_no_slower_than_pipelines_of_one_stage(schedule):
+    model = ModelSpec("llama", 32, 4096, 32, 8, 128, 11008, 32000, 4096)
+    found = large.search(model, shorthand("64xH20"), batch=256, seq=4096, schedule=schedule)
+    for where in found.ask.spaces(16, 64):
+        for each in singles(where):
+            copies = 64 // int(each.cards[0])
+            least = each.seconds(math.ceil(256 / copies / each.micro_batch))
+            assert copies < 16 or found.plan.seconds <= least * 1.02  # of 16 to 64, sums of gradients differ

@@ -26,6 +26,7 @@ from danlu.plan.groups.pricing import (
     grow,
     relaxed,
     seconds_for,
+    singles,
     worth,
 )
 from danlu.plan.groups.spanning import spanning
@@ -87,6 +88,8 @@ def _priced(ask: Ask, replicas: int, columns: Columns, stages: int) -> tuple[Gro
     rate = sum(group.count * group.flops for group in ask.fleet.groups)
     guess = 12.0 * ask.spec.params * ask.batch * ask.seq / rate
     prices = np.array([ask.batch / rate * group.flops for group in ask.fleet.groups])
+    for each in spaces:
+        columns.add(singles(each))
     for at in range(len(ask.fleet.groups)):
         for each in spaces:
             part = each.only([at])
@@ -97,8 +100,7 @@ def _priced(ask: Ask, replicas: int, columns: Columns, stages: int) -> tuple[Gro
     if not columns.pipelines:
         return None
     seconds = seconds_for(columns, ask.batch, guess)
-    if len(ask.fleet.groups) > 1:
-        seconds = grow(columns, spaces, ask.batch, seconds, TURNS)
+    seconds = grow(columns, spaces, ask.batch, seconds, TURNS)
     plan = packed(ask, columns, seconds, "hybrid")
     if plan is None or not ORDERS[ask.schedule].chunks:
         return None if plan is None else (plan, columns.pipelines)

@@ -62,6 +62,13 @@ def bottlenecks(where: Space, seconds: float, step: float = STEP) -> Floats:
     return np.asarray(np.geomspace(least, widest, count))
 
 
+def singles(where: Space) -> list[Pipeline]:
+    """Pipelines of one stage that hold the whole model: few, and without a fill, which prices cannot tell apart."""
+    ways = where.ways
+    able = np.flatnonzero(where.memory[0, :, 0] >= ways.units)
+    return [pipeline(ways, (Span(int(way), 0, ways.units),), where.groups) for way in able]
+
+
 def worth(where: Space, prices: Floats, seconds: float, tried: Floats) -> list[Pipeline]:
     """For every number of stages the pipeline that is most worth its cards in a step of `seconds`.
 

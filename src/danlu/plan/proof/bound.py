@@ -23,8 +23,8 @@ import numpy as np
 
 from danlu.plan.groups.covers import Tried, covers
 from danlu.plan.groups.linear import most
-from danlu.plan.groups.pipelines import Pipeline, Span, pipeline
-from danlu.plan.groups.pricing import Columns, Space, bottlenecks
+from danlu.plan.groups.pipelines import Pipeline, pipeline
+from danlu.plan.groups.pricing import Columns, Space, bottlenecks, singles
 from danlu.plan.groups.stage_ways import Floats
 
 SLACK = 0.002  # of the time: what the proof gives away so that intervals need not be narrow; more if that fails
@@ -121,7 +121,7 @@ def prove(where: Space, prices: Floats, place: float, seconds: float) -> Proof:
     """Look at pipelines of one stage, then halve intervals of the bottleneck until each is proved or too narrow."""
     ways, size = where.ways, where.ways.micro_batch
     price = prices[ways.group] * ways.cards
-    against = [each for each in _singles(where) if _over(each, prices, place, seconds)]
+    against = [each for each in singles(where) if _over(each, prices, place, seconds)]
     first = bottlenecks(where, seconds, 1.15)
     if not len(first):
         return Proof((HUGE,), not against, tuple(against))
@@ -150,13 +150,6 @@ def prove(where: Space, prices: Floats, place: float, seconds: float) -> Proof:
             return Proof((), False, tuple(against))
         open_ = [half for at in bad for half in _halves(*open_[at])]
     return Proof(tuple(sorted(done)), not against, tuple(against))
-
-
-def _singles(where: Space) -> list[Pipeline]:
-    """Pipelines of one stage that hold the whole model."""
-    ways = where.ways
-    able = np.flatnonzero(where.memory[0, :, 0] >= ways.units)
-    return [pipeline(ways, (Span(int(way), 0, ways.units),), where.groups) for way in able]
 
 
 def _over(each: Pipeline, prices: Floats, place: float, seconds: float) -> bool:

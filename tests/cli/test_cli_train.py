@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from danlu.cli.train_run import job_of, quiet_step
 from danlu.fleet import text
 from danlu.plan import text as plan_text
 from danlu.store import checkpoint
+from danlu.train import history
 
 pytestmark = pytest.mark.procs
 FLAGS = [
@@ -91,6 +93,10 @@ def test_ctrl_c_leaves_whole_snapshots_and_no_process(drilled, words, tmp_path):
         assert any("step" in line and "loss" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
+        said = process.stderr.read()
+    kept = checkpoint.steps(tmp_path / "run" / "checkpoints")
+    assert (f"the snapshot of step {kept[-1]}: --train.resume" if kept else "no snapshot was kept yet") in said
+    assert history.read(tmp_path / "run").state(time.time()) == "stopped"  # its last line is a moment old
     left = [path for path in (tmp_path / "run" / "checkpoints").glob("**/*") if ".part" in path.name]
     assert not left
     commands = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())

@@ -17,7 +17,7 @@ from test_schedule import plan_of
 
 from danlu.cli import page
 from danlu.cli.app import main
-from danlu.nouns import Forecast
+from danlu.nouns import Forecast, Replica
 from danlu.plan import text
 from danlu.train import history, tensorboard
 
@@ -69,6 +69,26 @@ def test_a_run_that_writes_is_running(tmp_path):
     found = history.read(a_run(tmp_path / "a", 4))
     assert found.state(1e9 + 5) == "running" and found.state(1e9 + 500) == "stopped"
     assert history.read(a_run(tmp_path / "b", 10)).state(1e9 + 500) == "done"
+
+
+def test_a_run_that_said_it_stopped_is_believed(tmp_path):
+    events = a_run(tmp_path / "a", 4) / "events.jsonl"
+    for said, state in (("train.stop", "stopped"), ("train.go", "running")):
+        with events.open("a") as log:
+            log.write(json.dumps({"v": 1, "t": 2.0, "event": said}) + "\n")
+        assert history.read(tmp_path / "a").state(1e9 + 5) == state
+
+
+def test_all_cards_of_a_run_are_counted(tmp_path, capsys):
+    """Two pipelines, the stages of one shared by two cards."""
+    run, one = a_run(tmp_path / "a", 4), plan_of(3, 4, "1f1b")
+    whole = replace(one.stages[0], start=0, stop=len(one.model.units))
+    copies = (Replica((replace(whole, cards=("2",)),), 1),)
+    plan = replace(one, stages=(replace(whole, cards=("0", "1"), shares=(2, 2)),), replicas=copies, forecast=None)
+    (run / "plan.json").write_text(text.dumps(plan))
+    assert history.read(run).cards == 3
+    assert main(["runs", "compare", str(run)]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[1] == "3"
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -102,7 +102,7 @@ def shown(each: History) -> str:
     lines = [
         f"{each.name}: {each.state(time.time())} at step {last['step']}/{each.wanted or '?'}",
         f"{model.family}, {model.params / 1e6:.1f} M parameters, {model.layers} layers; {each.plan.schedule}, "
-        f"{each.plan.micro_batches} micro-batches of {each.plan.micro_batch} x {each.plan.seq} tokens",
+        f"{each.plan.sequences} sequences of {each.plan.seq} tokens a step, {each.plan.micro_batch} in a micro-batch",
         f"loss {first['loss']:.3f} -> {last['loss']:.3f}; {span(each.step_s)} a step"
         + (f", forecast {span(forecast.step_s)}" if forecast else "") + f"{label}; {each.tokens_per_s:,.0f} tokens/s",
         "", split_table(each.plan),
@@ -124,7 +124,7 @@ def compared(runs: Sequence[History]) -> str:
     for each in runs:
         at = next((line["loss"] for line in each.steps if line["step"] == common), None)
         rows.append([
-            each.name, len(each.plan.stages), each.plan.schedule, span(each.step_s), f"{each.tokens_per_s:,.0f}",
+            each.name, each.cards, each.plan.schedule, span(each.step_s), f"{each.tokens_per_s:,.0f}",
             f"{each.tokens_per_s / base:.2f}x" if base else "", "" if at is None else f"{at:.4f}",
             f"{each.steps[-1]['loss']:.4f}" if each.steps else "", len(each.faults),
         ])  # fmt: skip

@@ -67,10 +67,23 @@ def train_run(
     try:
         with starter(run, plan) if started is None else nullcontext(started) as (spawn, interface):
             result = owner.run(job, argv, spawn, on_step=step, drills=drills, interface=interface)
+    except (KeyboardInterrupt, SystemExit):
+        line.done(kept(job))
+        raise
     finally:
         board.close()
     line.done(f"{len(result.steps)} steps, {output.span(result.step_s)} each, {result.tokens_per_s:,.0f} tokens/s")
     return result
+
+
+def kept(job: TrainJob) -> str:
+    """What a run that was stopped can go on from."""
+    from danlu.store import checkpoint
+
+    there = checkpoint.steps(job.checkpoints)
+    return (
+        f"kept the snapshot of step {there[-1]}: --train.resume true goes on" if there else "no snapshot was kept yet"
+    )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from danlu import events
 from danlu.errors import BadValue, DanluError
 from danlu.nouns import Plan
 from danlu.plan import text
+from danlu.plan.ranks.seats import seats
 
 RECENT = 50  # steps whose median is the run's speed
 ALIVE_S = 60.0  # a run that wrote nothing for so long, and for ten steps, is taken for stopped
@@ -25,6 +26,7 @@ class History:
     steps    lines of the step log: step, loss, norm, lr, seconds, t (Unix seconds)
     faults   train.fault events
     wanted   steps the run is to have, 0 if its job file does not say
+    over     True when its owner said that it stopped; one that was killed says nothing
     """
 
     name: str
@@ -32,6 +34,12 @@ class History:
     steps: tuple[dict[str, Any], ...]
     faults: tuple[dict[str, Any], ...]
     wanted: int
+    over: bool = False
+
+    @property
+    def cards(self) -> int:
+        """Cards that train."""
+        return len(seats(self.plan))
 
     @property
     def step_s(self) -> float:
@@ -50,9 +58,11 @@ class History:
         return self.plan.emulated
 
     def state(self, now: float) -> str:
-        """ "done", "running" or "stopped", by the age of its last line. `now` in Unix seconds."""
+        """ "done", "running" or "stopped", by what it said and the age of its last line. `now` in Unix seconds."""
         if self.steps and self.steps[-1]["step"] >= self.wanted > 0:
             return "done"
+        if self.over:
+            return "stopped"
         fresh = self.steps and now - self.steps[-1]["t"] < max(ALIVE_S, 10 * self.step_s)
         return "running" if fresh else "stopped"
 
@@ -72,8 +82,10 @@ def read(run: Path) -> History:
         plan = text.loads((run / "plan.json").read_text(encoding="utf-8"), str(run / "plan.json"))
     except OSError as error:
         raise BadValue(f"{run} holds no whole run", why=str(error), fix="danlu runs ls") from error
-    said = tuple(each for each in events.read(run / "events.jsonl") if each.get("event") == "train.fault")
-    return History(run.name, plan, tuple(_lines(log)), said, _wanted(run))
+    said = [each for each in events.read(run / "events.jsonl") if str(each.get("event")).startswith("train.")]
+    faults = tuple(each for each in said if each["event"] == "train.fault")
+    over = bool(said) and said[-1]["event"] == "train.stop"
+    return History(run.name, plan, tuple(_lines(log)), faults, _wanted(run), over)
 
 
 def readable(runs: list[Path]) -> list[tuple[Path, History | DanluError]]:

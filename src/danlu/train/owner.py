@@ -10,6 +10,7 @@ import errno
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from danlu import atomic, errors
@@ -81,6 +82,9 @@ def run(
         ) from error
     finally:
         crew.stop(kindly=kindly)
+        if not kindly:
+            with suppress(OSError):  # the disk may be what ended it
+                log.emit("train.stop", step=owner.at)
         steps.close()
         log.close()
         sweep(job.checkpoints)
@@ -110,7 +114,7 @@ class _Owner:
         self._slow: set[int] = set()
 
     @property
-    def _at(self) -> int:
+    def at(self) -> int:
         """The newest step of the curve."""
         return self._curve[-1].step if self._curve else self._start
 
@@ -118,7 +122,7 @@ class _Owner:
         """Turn until the last step is committed."""
         answers = {"idle": self._idle, "step": self._step, "shard": self._shard, "lost": self._lost,
                    "late": self._late, "error": self._error}  # fmt: skip
-        while not (self._at >= self._job.steps and self._committed >= self._job.steps):
+        while not (self.at >= self._job.steps and self._committed >= self._job.steps):
             said, dead = self._crew.listen(self._strikes.wait_s(TURN_S))
             for member, message in said:
                 answers[message["say"]](member, message)
@@ -224,7 +228,7 @@ class _Owner:
             who = f"rank {member.rank} on host {member.host}, card {self._job.card(member.rank).name}"
         if message["code"] == errors.NotFinite.code and not self._committed:
             message = {**message, "fix": "there is no snapshot yet: begin again with a lower --train.lr LR"}
-        elif message["code"] == errors.NotFinite.code and self._committed == self._at:
+        elif message["code"] == errors.NotFinite.code and self._committed == self.at:
             dead = checkpoint.folder_of(self._job.checkpoints, self._committed)
             message = {**message, "fix": f"rm -r {dead}, which leads straight here; then {message['fix']}"}
         raise as_error(message, who)
@@ -247,26 +251,22 @@ class _Owner:
     def _away(self, cards: tuple[str, ...], why: str) -> errors.CardAway:
         self._log.emit("train.away", cards=list(cards), step=self._committed)
         return errors.CardAway(
-            f"{', '.join(cards)} stays away", where=f"step {self._at + 1}", why=why, cards=cards,
+            f"{', '.join(cards)} stays away", where=f"step {self.at + 1}", why=why, cards=cards,
             fix="take it out of the fleet, then go on from the last snapshot: --train.resume true",
         )  # fmt: skip
 
     def _count(self, where: str, why: str) -> None:
         self._deaths += 1
         if self._deaths > DEATHS + len(self._ranks):
-            raise RankLost(
-                f"the job broke {self._deaths} times without one good step between",
-                where=where,
-                why=why,
-                fix=f"look at {self._job.out / 'logs'}",
-            )
+            raise RankLost(f"the job broke {self._deaths} times without one good step between", where=where, why=why,
+                           fix=f"look at {self._job.out / 'logs'}")  # fmt: skip
 
     def _break(self, dead: int | None) -> None:
         """End the epoch: everyone breaks off and waits; the curve goes back to the last snapshot."""
         now = time.monotonic()
         self._hearsay = None
         broken, self._epoch, self._running = self._epoch, self._epoch + 1, False
-        during, recomputed = self._at + 1, self._at - self._committed
+        during, recomputed = self.at + 1, self.at - self._committed
         for member in self._crew.members:
             if member.rank is not None:
                 member.say("halt", epoch=broken)
@@ -283,7 +283,7 @@ class _Owner:
         self._shards.clear()
 
     def _plan_strike(self) -> None:
-        self._strikes.plan(self._at + 1, min((each.seconds for each in self._curve), default=0.0))
+        self._strikes.plan(self.at + 1, min((each.seconds for each in self._curve), default=0.0))
 
     def _strike(self, drill: Drill) -> None:
         member = next(m for m in self._crew.members if m.rank == drill.stage)
@@ -293,7 +293,7 @@ class _Owner:
     def _result(self) -> Result:
         job, curve = self._job, tuple(self._curve)
         seconds = step_seconds(curve, job.save_every) if curve else 0.0
-        self._log.emit("train.end", step=self._at, step_s=seconds)
+        self._log.emit("train.end", step=self.at, step_s=seconds)
         return Result(
             curve, self._faults.found, seconds, job.tokens_per_step / seconds if seconds else 0.0,
             self._tally.busy_s, self._tally.spans, self._tally.peaks, self._snapshots, self._start,

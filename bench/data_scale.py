@@ -26,7 +26,7 @@ from danlu.data.prep import prep
 
 BIG = 160_000_000  # bytes that one and two workers prepare: what starting a process costs is a thirtieth of it
 STAGES = ("read", "clean", "vocab", "encode")
-WORKERS = (0, 1, 2)  # 0: the process that asks does all
+WORKERS = (0, 1, 2)  # 0: the process that asks does all, which is what data.workers: 1 runs
 # What an alone process does when a line comes: the passes that cleaning spends its time in, over the same texts.
 ALONE = """
 import sys
@@ -55,10 +55,10 @@ def measure(rounds: int, quick: bool = False, only: str = "") -> dict[str, Any]:
 
 
 def two_processes(home: Path, rounds: int, size: int) -> tuple[dict[str, Any], list[Row]]:
-    """Wall time of one worker over that of two, the rounds in turn, on this machine's own files.
+    """Wall time of `data.workers: 1` over that of `data.workers: 2`, the rounds in turn, on this machine's own files.
 
-    scale_2_workers  of cleaning, exact and near de-duplication included; scale_2_prep  of files to tokens
-    scale_2_plain    of files to tokens by one process that does all, without parts, over that of two workers
+    scale_2_workers  of files to tokens: one process that does all without parts, over two that make parts
+    scale_2_parts    the same, over one worker that makes parts; scale_2_clean  of cleaning alone, both in parts
     scale_limit      of two processes that share nothing; scale_others  cores that other processes used meanwhile
     scale_by_cpu     the most that prep could reach by CPU time, of what its workers do and what is left to one process
     scale_s.STAGE.N  seconds of each stage with N workers; 0: without parts
@@ -80,9 +80,9 @@ def two_processes(home: Path, rounds: int, size: int) -> tuple[dict[str, Any], l
     (wall, busy, own), (wall_0, busy_0, own_0) = _used(), before
     medians = {each: statistics.median(found) for each, found in seconds.items()}
     values = {
-        "scale_2_workers": medians["clean", 1] / medians["clean", 2],
-        "scale_2_prep": medians["prep", 1] / medians["prep", 2],
-        "scale_2_plain": medians["prep", 0] / medians["prep", 2],
+        "scale_2_workers": medians["prep", 0] / medians["prep", 2],
+        "scale_2_parts": medians["prep", 1] / medians["prep", 2],
+        "scale_2_clean": medians["clean", 1] / medians["clean", 2],
         "scale_limit": statistics.median(limits),
         "scale_by_cpu": statistics.median(shares),
         "scale_others": (busy - busy_0 - own + own_0) / (wall - wall_0),

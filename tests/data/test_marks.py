@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_parts import here
 
 from danlu.data import clean_parts, compare_parts, marks, parts
 from danlu.data.clean import pipeline
@@ -57,8 +58,7 @@ def test_parts_drop_what_one_stream_drops(tmp_path_factory, seed, steps):
     kept = [document.key for document in pipeline(one, ["normalise", *steps], truth)]
     raw.close()
     before = clean_parts.run(home / "raw", home / "jobs", "test", ["normalise", *steps],
-                             lambda folder, numbers, tell: [parts.make(folder, n) for n in reversed(numbers)],
-                             lambda words, share: None)  # fmt: skip
+                             here, lambda words, share: None)  # fmt: skip
     funnel = Funnel()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare_parts, "LEAST_SIZE", 900)  # characters: a handful of documents in a part

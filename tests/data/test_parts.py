@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from hashlib import blake2b
 from itertools import pairwise
@@ -99,13 +99,14 @@ def test_a_part_that_fails_says_why_and_where(tmp_path):
 def test_an_executor_that_leaves_parts_out_is_noticed(tmp_path):
     with provoke("DL-RUN-014"):
         prep([fill(tmp_path / "text")], tmp_path / "out", vocab=400, limit_bytes=10**8, steps=STEPS,
-             execute=lambda folder, numbers, tell: None)  # fmt: skip
+             execute=lambda folder, numbers, tell: [])  # fmt: skip
 
 
-def here(folder: Path, numbers: Sequence[int], tell: Tell) -> None:
-    """Makes the parts in this process."""
-    for number in numbers:
+def here(folder: Path, numbers: Sequence[int], tell: Tell) -> Iterator[int]:
+    """Makes the parts in this process, the last one first."""
+    for number in reversed(numbers):
         parts.make(folder, number)
+        yield number
 
 
 def raw(text: Path, out: Path, limit: int, reads: bool) -> tuple[list[Record], Funnel]:
@@ -135,7 +136,7 @@ def test_ranges_hold_no_more_than_asked_and_leave_nothing_out(items, most):
     def weight(low: int, high: int) -> float:
         return sum(size for place, size in places if low <= place < high)
 
-    ranges = parts.cut(weight, most)
+    ranges = parts.cut(weight, lambda done: most)
     edges = [(prefix << 64 - bits, prefix + 1 << 64 - bits) for bits, prefix in ranges]
     assert edges == sorted(edges) and all(one[1] <= two[0] for one, two in pairwise(edges))
     assert sum(weight(*each) for each in edges) == sum(size for _, size in places)

@@ -24,7 +24,7 @@ from danlu.ready import ready
 
 @contextmanager
 def local(workers: int) -> Iterator[parts.Run]:
-    """An executor of `workers` processes, each given its next part when one is done.
+    """An executor of `workers` processes, each given another part when one is done.
 
     They start with the block, so that they are ready when the files are listed, and stay until it ends: a start takes
     as long as a part or two. It raises PartFailed with the last line of a process that failed.
@@ -32,18 +32,19 @@ def local(workers: int) -> Iterator[parts.Run]:
     with ExitStack() as running:
         crew = [running.enter_context(_Worker()) for _ in range(workers)]
 
-        def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> None:
+        def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> Iterator[int]:
             todo, over = list(numbers), 0
-            busy = {worker.answers: worker for worker in crew if worker.go(folder, todo)}
-            while busy:
+            for worker in (*crew, *crew):  # the second one lies ready when the first is done
+                worker.go(folder, todo)
+            while busy := {worker.answers: worker for worker in crew if worker.asked}:
                 for answers in ready(list(busy)):
-                    worker = busy[answers]
-                    if not answers.readline():
-                        raise _undone(folder, worker.failed())
+                    number = busy[answers].done()
+                    if number is None:
+                        raise _undone(folder, busy[answers].failed())
                     over += 1
+                    busy[answers].go(folder, todo)
                     _told(over, len(numbers), "", tell)
-                    if not worker.go(folder, todo):
-                        del busy[answers]
+                    yield number
 
         yield execute
 
@@ -52,7 +53,7 @@ def slurm(workers: int) -> parts.Run:
     """An executor of `workers` tasks of one Slurm job array. It raises PartFailed, and LaunchFailed without Slurm."""
     from danlu.launch import slurm
 
-    def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> None:
+    def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> Sequence[int]:
         commands = [[sys.executable, *_words(folder, *share)] for share in _shares(numbers, workers)]
         atomic.write(folder / "parts.sbatch", slurm.array("danlu-prep", commands, folder).encode())
         job = slurm.submit(folder / "parts.sbatch")
@@ -63,6 +64,7 @@ def slurm(workers: int) -> parts.Run:
             logs = [log for log in sorted(folder.glob(f"slurm-{job}-*.log")) if log.stat().st_size]
             words = logs[0].read_text(errors="replace").strip().splitlines()[-1] if logs else "it wrote no log"
             raise _undone(folder, f"Slurm job {job} ended as {state}: {words}")
+        return numbers
 
     return execute
 
@@ -71,7 +73,7 @@ def ray(workers: int, address: str | None) -> parts.Run:
     """An executor of `workers` tasks of a Ray cluster. Raises PartFailed, MissingPackage, LaunchFailed without one."""
     from danlu.launch import ray
 
-    def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> None:
+    def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> Sequence[int]:
         commands = [_words(folder, *share) for share in _shares(numbers, workers)]
         ended = ray.each(
             commands,
@@ -81,6 +83,7 @@ def ray(workers: int, address: str | None) -> parts.Run:
         for code, words in ended:
             if code:
                 raise _undone(folder, f"its Ray task ended with {code}: {words}")
+        return numbers
 
     return execute
 
@@ -111,9 +114,13 @@ def _told(done: int, count: int, before: str, tell: Tell) -> None:
 
 
 class _Worker:
-    """Owns a process that makes one part after the other; it ends when this one does, however that ends."""
+    """Owns a process that makes one part after the other; it ends when this one does, however that ends.
+
+    asked  parts that it has been told to make and has not answered for
+    """
 
     def __init__(self) -> None:
+        self.asked = 0
         self._said = tempfile.TemporaryFile()
         work = [sys.executable, "-m", "danlu.data.parts", "-"]
         argv = tied(work)
@@ -132,13 +139,18 @@ class _Worker:
         for each in (self._orders, self.answers, self._said):
             each.close()
 
-    def go(self, folder: Path, todo: list[int]) -> bool:
-        """Have it make the next part; False when there is none."""
+    def go(self, folder: Path, todo: list[int]) -> None:
+        """Have it make the next part, if there is one, when it has made those before."""
         if todo:
+            self.asked += 1
             with suppress(BrokenPipeError):  # it died, which the end of its answers says too
                 self._orders.write(f"{todo.pop(0)} {json.dumps(str(folder.resolve()))}\n".encode())
-            return True
-        return False
+
+    def done(self) -> int | None:
+        """The part that it has made; None when it has ended. Waits."""
+        line = self.answers.readline()
+        self.asked -= 1
+        return int(line) if line else None
 
     def failed(self) -> str:
         """How the process ended, when its answers have."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -101,7 +102,8 @@ def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[Spec] = STEPS
             return Funnel.from_dict(writer.cursor["funnel"])
     store = Store(raw)
     if run is None:
-        funnel = cleaned(store, folder, steps, made_by, tell=tell)
+        funnel, finish = cleaned(store, folder, steps, made_by, tell=tell)
+        finish()
     else:
         before = run(raw, tell)
         funnel = finished(before, folder, made_by, _listed(store.records), tell)
@@ -118,26 +120,36 @@ def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[Spec] = STEPS
 
 
 def cleaned(store: Store, folder: Path, steps: Sequence[Spec], made_by: Mapping[str, Any], *, bits: int = 0,
-            prefix: int = 0, tell: Tell = lambda words, share: None, marks: Sequence[str] = ()) -> Funnel:  # fmt: skip
+            prefix: int = 0, tell: Tell = lambda words, share: None,
+            marks: Sequence[str] = ()) -> tuple[Funnel, Callable[[], None]]:  # fmt: skip
     """Fill the store `folder` with what steps leave of the records whose hash begins so, unless that is done.
 
     bits, prefix  the first `bits` bits of the hashes are `prefix`
     marks         steps whose marks of what is left are written beside `folder`
+    Returns the funnel, and what writes the end of it; any thread may call that, and somebody must.
     """
-    with Writer(folder, pack_bytes=PACK_BYTES, bits=bits) as writer:
+    with ExitStack() as opened:
+        writer = opened.enter_context(Writer(folder, pack_bytes=PACK_BYTES, bits=bits))
         if writer.done and writer.cursor["made_by"] == made_by:
-            return Funnel.from_dict(writer.cursor["funnel"])
+            return Funnel.from_dict(writer.cursor["funnel"]), lambda: None
         writer.clear()
         made = Marks(marks)
-        with atomic.replacing(folder.parent / DROPPED) as log:
-            funnel = Funnel(log=log, listed=_listed(store.records))
-            documents = _counting(store, funnel, prefix << 64 - bits, prefix + 1 << 64 - bits, tell)
-            for document in made.through(pipeline(documents, steps, funnel)):
-                _keep(writer, document, funnel, made_by)
-        made.save(folder.parent)
+        ending = opened.enter_context(ExitStack())
+        log = ending.enter_context(atomic.replacing(folder.parent / DROPPED))
+        funnel = Funnel(log=log, listed=_listed(store.records))
+        documents = _counting(store, funnel, prefix << 64 - bits, prefix + 1 << 64 - bits, tell)
+        for document in made.through(pipeline(documents, steps, funnel)):
+            _keep(writer, document, funnel, made_by)
         tell(_counts(funnel), 1.0)
-        writer.commit({"made_by": made_by, "funnel": funnel.as_dict()}, done=True)
-    return funnel
+        opened.pop_all()
+
+    def finish() -> None:
+        with writer:
+            ending.close()
+            made.save(folder.parent)
+            writer.commit({"made_by": made_by, "funnel": funnel.as_dict()}, done=True)
+
+    return funnel, finish
 
 
 def finished(before: Before, folder: Path, made_by: Mapping[str, Any], listed: float, tell: Tell) -> Funnel:

@@ -48,13 +48,12 @@ def run(raw: Path, home: Path, source: str, steps: Sequence[Spec], execute: part
     return Before(funnel, log, packs, compare, partial(_left, folders, compare), rest)
 
 
-def make(folder: Path, job: parts.Job, number: int) -> None:
+def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
     """See parts.Kind. Raises StoreInUse while another process makes it, and what steps raise."""
     bits, prefix = parts.range_of(job, number)
-    store = Store(Path(job["store"]))
-    cleaned(store, parts.place(folder, number) / "store", job["steps"], {"job": folder.name, "number": number},
-            bits=bits, prefix=prefix, marks=job["compares"])  # fmt: skip
-    store.close()
+    made_by = {"job": folder.name, "number": number}
+    return cleaned(parts.store_of(job["store"], folder.name), parts.place(folder, number) / "store", job["steps"],
+                   made_by, bits=bits, prefix=prefix, marks=job["compares"])[1]  # fmt: skip
 
 
 def is_done(folder: Path, number: int) -> bool:

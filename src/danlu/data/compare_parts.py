@@ -11,6 +11,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,38 +37,78 @@ def run(cleaned: Path, steps: Sequence[Spec], execute: parts.Run, tell: Tell, fu
     if not steps:
         return []
     folders = [parts.place(cleaned, number) for number in range(parts.job_of(cleaned)["parts"])]
-    found = [marks.load(each, [str(step) for step in steps]) for each in folders]
-    sizes = np.concatenate([each.sizes for each in found])
-    groups = marks.groups(np.concatenate([each.marks for each in found if len(each.sizes)] or [found[0].marks]))
+    rows = _Rows([marks.load(each, [str(step) for step in steps]) for each in folders])
+    drops, rest = _twins(rows, steps)
     most = min(max(LEAST_SIZE, len(folders) * OPENED_SIZE), MOST_SIZE)
-    shares = _shares(groups, sizes, most)
-    if not shares:
-        return []
-    folder = parts.begin(cleaned.parent, "compare", len(shares), {"cleaned": str(cleaned.resolve()), "steps": steps})
-    starts = np.cumsum([0, *(len(each.sizes) for each in found)])
-    places: dict[str, int] = {}
-    for number, rows in enumerate(shares):
-        of = np.searchsorted(starts, rows, side="right") - 1
-        names = [[at, found[at].names((rows[of == at] - starts[at]).tolist())] for at in np.unique(of).tolist()]
-        places.update(zip((name for _, some in names for name in some), rows.tolist(), strict=True))
-        atomic.write(parts.place(folder, number) / NAMES, json.dumps(names, ensure_ascii=False).encode())
-    made = parts.run(folder, execute, lambda words, share: tell(f"comparing, {words}", share))
-    drops = [json.loads(line) for each in made for line in (each / DROPPED).read_bytes().splitlines()]
-    drops.sort(key=lambda drop: places[drop["key"]])
-    for drop in drops:
-        funnel.drop(drop["rule"], drop["key"], drop["why"])
-    shutil.rmtree(folder)
-    return [drop["key"].encode() for drop in drops]
+    shares = [rows.left[share] for share in _shares(rows.groups(rest), rows.sizes[rows.left], most)] if rest else []
+    if shares:
+        record = {"cleaned": str(cleaned.resolve()), "steps": list(rest)}
+        folder = parts.begin(cleaned.parent, "compare", len(shares), record)
+        places: dict[str, int] = {}
+        for number, share in enumerate(shares):
+            names = rows.names(share)
+            places.update(zip((name for _, some in names for name in some), share.tolist(), strict=True))
+            atomic.write(parts.place(folder, number) / NAMES, json.dumps(names, ensure_ascii=False).encode())
+        made = parts.run(folder, execute, lambda words, share: tell(f"comparing, {words}", share))
+        found = (json.loads(line) for each in made for line in (each / DROPPED).read_bytes().splitlines())
+        drops += [(places[drop["key"]], drop["rule"], drop["key"], drop["why"]) for drop in found]
+        shutil.rmtree(folder)
+    drops.sort()
+    for _, rule, key, why in drops:
+        funnel.drop(rule, key, why)
+    return [key.encode() for _, _, key, _ in drops]
 
 
-def make(folder: Path, job: parts.Job, number: int) -> None:
+class _Rows:
+    """Owns the marks of all cleaned parts, a row for each document in hash order, and which rows are left."""
+
+    def __init__(self, found: Sequence[marks.Marked]) -> None:
+        self._found = found
+        self._starts = np.cumsum([0, *(len(each.sizes) for each in found)])
+        self.sizes = np.concatenate([each.sizes for each in found])
+        self.left = np.arange(len(self.sizes))
+
+    def marks(self, step: str) -> marks.Rows:
+        """Of the rows that are left."""
+        every = [each.marks[step] for each in self._found if step in each.marks]
+        return np.concatenate(every)[self.left] if every else np.empty((0, 1), np.uint64)
+
+    def groups(self, steps: Sequence[Spec]) -> npt.NDArray[np.int64]:
+        """Of each row that is left the first one of its group."""
+        return marks.groups(np.hstack([self.marks(str(step)) for step in steps]))
+
+    def names(self, rows: npt.NDArray[np.int64]) -> list[tuple[int, list[str]]]:
+        """Names of the documents of these rows, which rise, by the part they are in."""
+        of = np.searchsorted(self._starts, rows, side="right") - 1
+        inside = [(at, rows[of == at] - self._starts[at]) for at in np.unique(of).tolist()]
+        return [(at, self._found[at].names(each.tolist())) for at, each in inside]
+
+
+def _twins(rows: _Rows, steps: Sequence[Spec]) -> tuple[list[tuple[int, str, str, str]], Sequence[Spec]]:
+    """What the first steps drop, as far as marks alone say so: row, rule, name and why; and the steps that are left."""
+    drops: list[tuple[int, str, str, str]] = []
+    for number, step in enumerate(steps):
+        module = marks.twins_of(step)
+        if module is None:
+            return drops, steps[number:]
+        first = rows.left[module.twins(rows.marks(str(step)))]
+        gone = first != rows.left
+        asked = np.unique([rows.left[gone], first[gone]])
+        named = dict(zip(asked.tolist(), (name for _, some in rows.names(asked) for name in some), strict=True))
+        pairs = zip(rows.left[gone].tolist(), first[gone].tolist(), strict=True)
+        drops += [(row, str(step), named[row], module.why(named[stays])) for row, stays in pairs]
+        rows.left = rows.left[~gone]
+    return drops, ()
+
+
+def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
     """See parts.Kind."""
     if is_done(folder, number):
-        return
+        return lambda: None
     place, log = parts.place(folder, number), io.BytesIO()
     for _ in pipeline(_documents(Path(job["cleaned"]), place), job["steps"], Funnel(log=log)):
         pass
-    atomic.write(place / DROPPED, log.getvalue())
+    return partial(atomic.write, place / DROPPED, log.getvalue())
 
 
 def is_done(folder: Path, number: int) -> bool:

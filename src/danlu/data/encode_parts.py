@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,24 +36,26 @@ def run(store: Path, home: Path, tokenizer: Path, held: frozenset[str], execute:
     opened.close()
     folder = parts.prepare(home, "encode", store, {**record, "source": opened.cursor["made_by"]})
     atomic.write(folder / HELD, names)
-    for each in parts.run(folder, execute, tell):
+    for each in parts.each(folder, execute, tell):
         yield _loaded(each / FILE)
     shutil.rmtree(folder)
 
 
-def make(folder: Path, job: parts.Job, number: int) -> None:
+def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
     """See parts.Kind."""
     if is_done(folder, number):
-        return
+        return lambda: None
     encoder = _encoder(Path(job["tokenizer"]), job["spelled"])
     held = frozenset(json.loads((folder / HELD).read_bytes()))
-    store = Store(Path(job["store"]))
+    store = parts.store_of(job["store"], folder.name)
     piece = joined(list(pieces(parts.documents(store, job, number), held, encoder)))
-    store.close()
-    raw = io.BytesIO()
     arrays = {f"{name}.{what}": getattr(each, what) for name, each in piece.items() for what in ("ids", "ends")}
-    np.savez(raw, allow_pickle=False, **arrays)
-    atomic.write(parts.place(folder, number) / FILE, raw.getvalue())
+
+    def finish() -> None:
+        with atomic.replacing(parts.place(folder, number) / FILE) as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    return finish
 
 
 def is_done(folder: Path, number: int) -> bool:

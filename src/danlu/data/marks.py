@@ -2,12 +2,13 @@
 
 Such a step may have a function `marks`, numbers of every document alone: it never drops one that shares no mark with
 another in the same column. Marks are made where documents are cleaned, in parts; what is left to compare is little.
+A step whose marks say all it looks at has also `twins`, which of them are the same, and `why`; then no text is read.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,18 @@ from danlu.store.hashing import hash_many
 
 FILE = "marks.npz"
 BATCH = 1 << 20  # characters marked at once
+Rows = npt.NDArray[np.uint64]  # (documents, columns)
 
 
 def of(step: Any) -> Any:
     """The function `marks` of the step of that name or with these options; None if it has none."""
     return getattr(plugins.load("danlu.data.steps", step), "marks", None) if isinstance(step, str) else None
+
+
+def twins_of(step: Any) -> Any:
+    """The step of that name if its marks say what it drops; None if they do not."""
+    found = plugins.load("danlu.data.steps", step)
+    return found if hasattr(found, "twins") else None
 
 
 def groups(marks: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
@@ -55,12 +63,14 @@ def _runs(column: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.ND
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """What `Marks.save` wrote, in the store's order: marks, a row for each document; characters of its text; its name.
+    """What `Marks.save` wrote, in the store's order, a row for each document.
 
+    marks  of every step; none where nothing is left
+    sizes  characters of each text
     ends  where each name ends in `text`, which is UTF-8
     """
 
-    marks: npt.NDArray[np.uint64]
+    marks: Mapping[str, Rows]
     sizes: npt.NDArray[np.int64]
     text: bytes
     ends: npt.NDArray[np.int64]
@@ -109,8 +119,7 @@ class Marks:
 
 
 def load(folder: Path, steps: Sequence[str]) -> Marked:
-    """What `save` wrote there, the marks of these steps side by side."""
+    """What `save` wrote there, the marks of these steps."""
     with np.load(folder / FILE, allow_pickle=False) as arrays:
-        # a part of which nothing is left has no marks
-        rows = [arrays[step] for step in steps if step in arrays] or [np.empty((0, 0), np.uint64)]
-        return Marked(np.hstack(rows), arrays["sizes"], arrays["names"].tobytes(), arrays["ends"])
+        rows = {step: arrays[step] for step in steps if step in arrays}
+        return Marked(rows, arrays["sizes"], arrays["names"].tobytes(), arrays["ends"])

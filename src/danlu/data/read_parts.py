@@ -8,7 +8,9 @@ again by the caller, document by document.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from danlu import atomic
@@ -26,8 +28,8 @@ SPARE = 1 / 16  # of what is left; a round that falls short costs another one
 def fill(home: Path, execute: parts.Run, writer: Writer, sources: Sequence[Source], funnel: Funnel, want: Want,
          tell: Tell) -> int:  # fmt: skip
     """See ingest.Read; the job stands in `home`. Raises PartFailed."""
-    most = parts.most_bytes(min(want.limit, sum(min(each.size, want.share) for each in sources)))
-    groups = _groups(sources, want.share, most)
+    whole = min(want.limit, sum(min(each.size, want.share) for each in sources))
+    groups = _groups(sources, want.share, partial(parts.most_bytes, whole))
     folder = parts.begin(home, "read", len(groups), {"source": want.fingerprint, "share": want.share})
     packs: list[Path] = []
     asked = done = 0
@@ -48,19 +50,26 @@ def fill(home: Path, execute: parts.Run, writer: Writer, sources: Sequence[Sourc
     return sum(map(len, groups[:done]))
 
 
-def make(folder: Path, job: parts.Job, number: int) -> None:
+def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
     """See parts.Kind. Raises StoreInUse while another process makes it, and DiskFull."""
     place = parts.place(folder, number)
-    with Writer(place / "store", pack_bytes=PACK_BYTES) as writer:
+    with ExitStack() as opened:
+        writer = opened.enter_context(Writer(place / "store", pack_bytes=PACK_BYTES))
         if writer.done:
-            return
+            return lambda: None
         writer.clear()
         funnel = Funnel()
         for source in (Source(*each) for each in json.loads((place / SOURCES).read_bytes())):
             for found in read(source, job["share"]):
                 if count(writer, found, funnel):
                     writer.commit({}, wait=False)
-        writer.commit({"funnel": funnel.as_dict()}, done=True)
+        opened.pop_all()
+
+    def finish() -> None:
+        with writer:
+            writer.commit({"funnel": funnel.as_dict()}, done=True)
+
+    return finish
 
 
 def is_done(folder: Path, number: int) -> bool:
@@ -68,15 +77,15 @@ def is_done(folder: Path, number: int) -> bool:
     return parts.is_done_store(parts.place(folder, number) / "store")
 
 
-def _groups(sources: Sequence[Source], share: int, most: int) -> list[list[Source]]:
-    """Sources in a row, together of at most so many bytes where none of them has more."""
+def _groups(sources: Sequence[Source], share: int, most: Callable[[float], int]) -> list[list[Source]]:
+    """Sources in a row, together of at most so many bytes, given those before, where none of them has more."""
     groups: list[list[Source]] = []
-    size = most
+    size, before = 0, 0
     for each in sources:
         own = min(each.size, share)
-        if size + own > most:
+        if not groups or size + own > most(before):
             groups.append([])
-            size = 0
+            size, before = 0, before + size
         groups[-1].append(each)
         size += own
     return groups

@@ -80,7 +80,8 @@ class Stream:
 
 
 def _block() -> memoryview:
-    return memoryview(mmap.mmap(-1, BLOCK))  # begins a page, as direct writes ask
+    """It begins a page, as direct writes ask."""
+    return memoryview(mmap.mmap(-1, BLOCK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def _direct(path: str, fd: int) -> int:

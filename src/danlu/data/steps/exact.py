@@ -14,8 +14,20 @@ WHOLE = True  # must see every document
 
 
 def marks(documents: Sequence[Document]) -> npt.NDArray[np.uint64]:
-    """Half of every document's digest: (documents, 1)."""
-    return np.frombuffer(b"".join(map(_digest, documents)), "<u8").reshape(-1, 2)[:, :1]
+    """Both halves of every document's digest: (documents, 2)."""
+    return np.frombuffer(b"".join(map(_digest, documents)), "<u8").reshape(-1, 2)
+
+
+def twins(marks: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Of each row the first one that the step would keep in its place: itself, or the one it has the text of."""
+    _, first, which = np.unique(marks, axis=0, return_index=True, return_inverse=True)
+    found: npt.NDArray[np.int64] = first[which.reshape(-1)]
+    return found
+
+
+def why(first: str) -> str:
+    """Why a document goes, given the name of the one that stays."""
+    return f"the same text as {first}"
 
 
 def step(documents: Iterable[Document], drop: Drop) -> Iterator[Document]:
@@ -26,7 +38,7 @@ def step(documents: Iterable[Document], drop: Drop) -> Iterator[Document]:
         if first == document.key:
             yield document
         else:
-            drop(document, f"the same text as {first}")
+            drop(document, why(first))
 
 
 def _digest(document: Document) -> bytes:

@@ -7,6 +7,7 @@ share; what is done when they are stopped is not done again, wherever the next c
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from danlu.data import parts
 from danlu.data.ingest import Tell
 from danlu.errors import PartFailed
 from danlu.launch.child import tied
+from danlu.launch.local import KEEP_MEMORY, ONE_THREAD
 from danlu.ready import ready
 
 
@@ -124,8 +126,9 @@ class _Worker:
         self._said = tempfile.TemporaryFile()
         work = [sys.executable, "-m", "danlu.data.parts", "-"]
         argv = tied(work)
+        own = {**os.environ, **ONE_THREAD, **KEEP_MEMORY}
         self._process = subprocess.Popen(
-            argv, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said
+            argv, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, env=own
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._orders, self.answers = self._process.stdin, self._process.stdout

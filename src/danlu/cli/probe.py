@@ -1,14 +1,21 @@
 """Measure this machine's cards and the links between them, as `danlu plan` wants to know them.
 
+A run over several hosts (`danlu launch`) needs one file of all: probe each host, then join what they wrote.
+
 example:
   danlu probe --out fleet.yaml
   danlu probe --share mine.yaml
+  danlu probe --join node1=a.yaml node2=b.yaml --bandwidth 1.25e9 --out fleet.yaml    # 10 Gb/s between the two
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from danlu.nouns import Fleet
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +23,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the fleet as YAML, for fleet.path of a run")
     parser.add_argument("--share", type=Path, metavar="FILE", help="the same without any name, to be published")
     parser.add_argument("--full", action="store_true", help="more sizes: about a minute instead of ten seconds")
+    parser.add_argument("--join", nargs="+", metavar="HOST=FILE", help="join the files of several hosts")
+    parser.add_argument("--bandwidth", type=float, metavar="BYTES_PER_S",
+                        help="with --join: between two hosts, one way; iperf3 measures it")  # fmt: skip
+    parser.add_argument("--latency", type=float, default=1e-4, metavar="SECONDS",
+                        help="with --join: of a message between them (1e-4)")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the main figures as one flat JSON object")
 
 
@@ -27,9 +39,12 @@ def run(args: argparse.Namespace) -> int:
     from danlu.fleet.probe import probe
 
     parse_overrides(args.overrides)
-    progress = output.Progress("probe")
-    fleet = probe(progress=progress.show, grid="full" if args.full else "quick")
-    progress.done(f"{len(fleet.cards)} cards, {sum(len(card.rates) for card in fleet.cards[:1])} rates each")
+    if args.join:
+        fleet = joined(args.join, args.latency, args.bandwidth)
+    else:
+        progress = output.Progress("probe")
+        fleet = probe(progress=progress.show, grid="full" if args.full else "quick")
+        progress.done(f"{len(fleet.cards)} cards, {sum(len(card.rates) for card in fleet.cards[:1])} rates each")
     rows = [
         [card.name, card.vendor, card.model, " ".join(f"{name} {rate / 1e9:.0f}" for name, rate in card.flops.items()),
          f"{card.mem_bw / 1e9:.1f}", output.size(card.mem_bytes)]
@@ -56,3 +71,23 @@ def run(args: argparse.Namespace) -> int:
         "probe.link_bandwidth": fleet.links[0].bandwidth if fleet.links else None,
     })  # fmt: skip
     return 0
+
+
+def joined(words: list[str], latency_s: float, bandwidth: float | None) -> Fleet:
+    """The fleet of several hosts, from words such as node1=a.yaml. Raises BadValue, BadFleet."""
+    from danlu.errors import BadValue
+    from danlu.fleet import text
+    from danlu.fleet.join import join
+
+    machines: dict[str, Fleet] = {}
+    for word in words:
+        host, sign, path = word.partition("=")
+        if not (host and sign and path) or host in machines:
+            raise BadValue(f"{word!r} is not HOST=FILE" if host not in machines else f"host {host} is named twice",
+                           where="--join", why="each host has one name, by which ssh or the launcher knows it",
+                           fix="danlu probe --join node1=a.yaml node2=b.yaml --bandwidth 1.25e9")  # fmt: skip
+        machines[host] = text.load(Path(path))
+    if bandwidth is None:
+        raise BadValue("what joins the hosts is not said", where="--join", why="a plan over an unknown link is a guess",
+                       fix="--bandwidth 1.25e9, bytes/s one way: iperf3 between two of them measures it")  # fmt: skip
+    return join(machines, latency_s=latency_s, bandwidth=bandwidth)

@@ -91,16 +91,21 @@ def test_a_helper_goes_home_when_its_owner_was_killed(tmp_path):
     assert helper.wait(30.0) == 0 and not alive(pid) and (tmp_path / "a.log").read_text() == "False\n"
 
 
-def test_nothing_is_left_of_a_torchrun_rank_that_was_killed(tmp_path):
+def test_nothing_is_left_of_a_torchrun_that_was_killed(tmp_path):
     os.mkfifo(tmp_path / "run.yaml")  # whoever reads it waits
     environment = {**os.environ, "LOCAL_RANK": "0", "GROUP_RANK": "0"}
     words = ["-m", "danlu.launch.torchrun", tmp_path / "orders", "a,b", "config", "check", tmp_path / "run.yaml"]
-    rank = subprocess.Popen([sys.executable, *words], env=environment)
-    children = Path(f"/proc/{rank.pid}/task/{rank.pid}/children")
-    until(lambda: len(children.read_text().split()) == 2)
-    pids = [int(each) for each in children.read_text().split()]
-    rank.kill()
-    rank.wait()
+    runs = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])"
+    agent = subprocess.Popen([sys.executable, "-c", runs, *words], env=environment)
+
+    def children(pid: int) -> list[int]:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    until(lambda: [len(children(rank)) for rank in children(agent.pid)] == [2])
+    (rank,) = children(agent.pid)
+    pids = [rank, *children(rank)]
+    agent.kill()
+    agent.wait()
     until(lambda: not any(map(alive, pids)))
 
 

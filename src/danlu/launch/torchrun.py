@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 
 from danlu.launch import come
-from danlu.launch.child import tied
+from danlu.launch.child import tie, tied
 from danlu.launch.orders import appear
 
 
 def main(argv: list[str]) -> int:
     """OUT/orders, the hosts as one word with commas, and the command of the run."""
+    tie(os.getppid())  # torchrun's agent gives what it starts no such tie: its kill -9 left the run going
     folder, hosts, command = Path(argv[0]), argv[1].split(","), argv[2:]
     if int(os.environ["LOCAL_RANK"]):
         return 0

@@ -191,7 +191,9 @@ def test_the_command_prints_the_funnel_and_writes_the_figures(tmp_path, capsys):
     said = (tmp_path / "p.html").read_text()
     (twin,) = (each["key"] for each in why.drops(out) if each["rule"] == "near")
     assert twin in said and said.count("<svg") == 6 and "http" not in said.split("<svg")[0]
-    asked = argparse.Namespace(config=None, overrides=["--out", str(out)], doc=twin, sample=None, json=None)
+    asked = argparse.Namespace(
+        config=None, overrides=["--out", str(out), "--data.text", f"[{text}]"], doc=twin, sample=None, json=None
+    )
     assert why_command.run(asked) == 0
     told = capsys.readouterr().out
     assert "dropped by near" in told and "the same as" in told and "gopher_quality.stop_words" in told
@@ -199,7 +201,22 @@ def test_the_command_prints_the_funnel_and_writes_the_figures(tmp_path, capsys):
     assert why_command.run(asked) == 0 and "kept" in capsys.readouterr().out
     asked.doc, asked.sample = "near", 2
     assert why_command.run(asked) == 0 and f"== {twin}" in capsys.readouterr().out
-    asked.doc, asked.sample = "text/nearlx.txt", None
+    refused = {"text/picture.png": "binary", "text/latin1.txt": "broken_utf8", "text/pipe": "not_a_file",
+               "text/cut.gz": "archive", "text/nowhere": "unreadable"}  # fmt: skip
+    for name, rule in refused.items():
+        asked.doc, asked.sample = name, None
+        assert why_command.run(asked) == 0 and f"refused by {rule}: " in capsys.readouterr().out
+        asked.doc, asked.sample = rule, 1
+        assert why_command.run(asked) == 0 and "text/" in capsys.readouterr().out
+        assert f"{rule}: {name}" in said
+    asked.doc, asked.sample = "text/a\\nname.txt", None  # as `store ls` prints it
+    assert why_command.run(asked) == 0 and "characters" in capsys.readouterr().out
+    for rule in ("near", "binary"):
+        asked.doc = rule
+        with provoke("DL-DATA-064") as caught:
+            why_command.run(asked)
+        assert f"why {rule} --sample" in caught.error.fix
+    asked.doc = "text/nearlx.txt"
     with provoke("DL-DATA-064"):
         why_command.run(asked)
     asked.overrides = ["--out", str(tmp_path / "absent")]

@@ -158,6 +158,12 @@ class Site(BaseHTTPRequestHandler):
             body = b"User-agent: *\nDisallow: /private\n"
         if self.path == "/absent":
             code = 404
+        if self.path == "/torn" and self.visits.count("/torn") == 1:
+            self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 900\r\n\r\nthe page /to")
+            return
+        if self.path == "/chunks":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n50\r\nhalf a chunk")
+            return
         if self.path == "/busy" and self.visits.count("/busy") == 1:
             code = 503
         self.send_response(code)
@@ -177,16 +183,18 @@ def test_addresses_are_fetched_politely(tmp_path, monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         base = f"http://127.0.0.1:{server.server_port}"
-        lines = ["# comment", "", f"{base}/a", f"{base}/private/b", f"{base}/absent", f"{base}/busy", "local.txt",
-                 f"file://{tmp_path}/local.txt", "ftp://x/y", "http://127.0.0.1:1/z"]  # fmt: skip
+        lines = ["# comment", "", f"{base}/a", f"{base}/private/b", f"{base}/absent", f"{base}/busy", f"{base}/torn",
+                 f"{base}/chunks", "local.txt",
+                 f"file://{tmp_path}/local.txt", "ftp://x/y", "http://127.0.0.1:1/z", "http://[::x/y", "http://127.0.0.1:x/z",
+                 "file:///a%00b", "http:///x", f"{base}/a b"]  # fmt: skip
         (tmp_path / "list.urls").write_text("\n".join(lines))
         (source,), _ = listing([tmp_path / "list.urls"])
         every = list(read(source, 1 << 20))
         server.shutdown()
     texts = [each.text for each in every if isinstance(each, Document)]
-    assert texts == ["the page /a", "the page /busy", "a local file", "a local file"]
-    assert Counter(e.rule for e in every if not isinstance(e, Document)) == {"robots": 1, "unreadable": 3}
-    assert Site.visits == ["/robots.txt", "/a", "/absent", "/busy", "/busy"]
+    assert texts == ["the page /a", "the page /busy", "the page /torn", "a local file", "a local file"]
+    assert Counter(e.rule for e in every if not isinstance(e, Document)) == {"robots": 1, "unreadable": 9}
+    assert Site.visits == ["/robots.txt", "/a", "/absent", "/busy", "/busy", "/torn", "/torn", *["/chunks"] * 3]
 
 
 def test_files_and_members_become_records_and_an_interrupted_add_goes_on(tmp_path, monkeypatch):

@@ -56,6 +56,18 @@ def test_a_flipped_bit_is_named(folder, capsys):
     assert "000001.pack" in capsys.readouterr().out
 
 
+def test_a_flipped_bit_of_the_sorted_keys_is_named(folder, capsys):
+    run("keys", folder)
+    changed = bytearray((folder / "keys").read_bytes())
+    changed[len(keys.MAGIC) + 2] ^= 1
+    (folder / "keys").write_bytes(changed)
+    with provoke("DL-DATA-063"):
+        run("verify", folder)
+    assert "keys: bytes 11 to" in capsys.readouterr().out
+    (folder / "keys").unlink()
+    assert run("verify", folder) == 0
+
+
 def test_files_are_added_listed_removed_and_merged(tmp_path, capsysbinary):
     (tmp_path / "in").mkdir()
     for number in range(20):
@@ -82,6 +94,12 @@ def test_files_are_added_listed_removed_and_merged(tmp_path, capsysbinary):
     for node in "ab":
         assert run("add", tmp_path / "in", "--into", tmp_path / node, "--node", node, "--nodes", "a,b") == 0
     nodes = Nodes({"a": tmp_path / "a", "b": tmp_path / "b"})
+    assert nodes.get_many([b"in/%d.txt" % n for n in range(20)]) == [b"text %d" % n for n in range(20)]
+    nodes.close()
+    for node in "ab":  # c is gone: what it held goes to those that are left
+        run("add", tmp_path / "in", "--into", tmp_path / f"{node}c", "--node", node, "--nodes", "a,b,c")
+        run("add", tmp_path / "in", "--into", tmp_path / f"{node}c", "--node", node, "--nodes", "a,b")
+    nodes = Nodes({"a": tmp_path / "ac", "b": tmp_path / "bc"})
     assert nodes.get_many([b"in/%d.txt" % n for n in range(20)]) == [b"text %d" % n for n in range(20)]
     nodes.close()
     odd = ("add", tmp_path / "in", "--into", store, "--node", "c", "--nodes", "a,b")

@@ -98,6 +98,8 @@ def funnel(made: Prepared) -> str:
     rows = [["in", f"{made.docs_in:,}", ""]]
     for name, count in sorted(made.dropped.items(), key=lambda item: -item[1]):
         rows.append([f"- {name}", f"{count:,}", output.cut(made.examples.get(name, [""])[0])])
+    if made.copies > 0:
+        rows.append(["+ copies", f"{made.copies:,}", "mix takes documents of a weight above 1 more than once"])
     rows.append(["kept", f"{made.docs_kept:,}", ""])
     splits = made.manifest["splits"]
     end = (

@@ -37,9 +37,10 @@ def render(made: Prepared, out: Path) -> str:
 
     rows = sorted(made.dropped.items(), key=lambda item: -item[1])
     reasons = {each["key"]: each["why"] for each in why.drops(out)}
-    shown = [
-        (rule, document, reasons[document.key]) for rule, _ in rows for document in why.sample(out, rule, EXAMPLES)
-    ]
+    shown = []
+    for rule, _ in rows:
+        shown += [(rule, each.key, reasons[each.key], each.text) for each in why.sample(out, rule, EXAMPLES)]
+        shown += [(rule, *each.partition(": ")[::2], "") for each in why.refusals(out, rule)]
     names = ["in", *(name for name, _ in rows), "kept"]
     counts = [float(made.docs_in), *(float(count) for _, count in rows), float(made.docs_kept)]
     return page.filled(

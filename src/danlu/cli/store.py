@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--into", metavar="STORE", help="for add: the store; made if it is not there")
     parser.add_argument("--cache", type=Path, metavar="FOLDER", help="keep what is read from afar on a local disk")
     parser.add_argument("--cache-gib", type=float, default=10.0, metavar="N", help="most that is kept there")
-    parser.add_argument("--limit", type=_count, metavar="N", help="for ls: stop after N keys")
+    parser.add_argument("--limit", type=count, metavar="N", help="for ls: stop after N keys")
     parser.add_argument("--prefix", default="", metavar="TEXT", help="for keys: only those that begin so")
     parser.add_argument("--node", metavar="NAME", help="for add: this node's name; only its shards' keys are added")
     parser.add_argument("--nodes", metavar="A,B,...", help="names of all nodes the store is spread over")
@@ -45,9 +45,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat JSON object")
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A flag's number, 0 or more."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of keys; give 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; give 0 or more")
     return int(text)
 
 
@@ -118,9 +119,9 @@ def _add(args: argparse.Namespace) -> Figures:
         raise _usage("store add needs paths and a store", "danlu store add ~/crawl --into crawl.store")
     line = Progress("add")
     added = gather([Path(each) for each in args.names], args.into,
-                   tell=line.part, keep=_keeper(args))  # fmt: skip
+                   tell=line.part, keep=_keeper(args), kept=_kept(args))  # fmt: skip
     line.done(f"{added.records:,} records")
-    rows = [[f"- {rule}", f"{count:,}", cut(added.examples[rule][0])] for rule, count in added.refused.items()]
+    rows = [[f"- {rule}", f"{number:,}", cut(added.examples[rule][0])] for rule, number in added.refused.items()]
     print(table(["records", "number", "for example"], [*rows, ["added", f"{added.records:,}", ""]]))
     figures = {"store.added": added.records, **{f"store.refused.{k}": v for k, v in added.refused.items()}}
     if not args.no_merge:
@@ -138,6 +139,10 @@ def _keeper(args: argparse.Namespace) -> Callable[[bytes], bool]:
         raise _usage(f"node {args.node!r} is none of --nodes {args.nodes}", "--node a --nodes a,b,c")
     mine = set(shards_at(args.node, nodes, args.copies))
     return lambda key: shard_of(key) in mine
+
+
+def _kept(args: argparse.Namespace) -> str:
+    return "" if args.node is None else f" {args.node} {args.nodes} {args.copies}"
 
 
 def _rm(args: argparse.Namespace) -> Figures:
@@ -188,21 +193,21 @@ def _stat(store: Store, args: argparse.Namespace) -> Figures:
 
 
 def _ls(store: Store, args: argparse.Namespace) -> Figures:
-    count = 0
+    listed = 0
     for record in islice(store.scan(), args.limit):
-        count += 1
+        listed += 1
         print(_line(record.key))
-    return {"store.listed": count}
+    return {"store.listed": listed}
 
 
 def _keys(store: Store, args: argparse.Namespace) -> Figures:
-    from danlu.store.keys import listed
+    from danlu.store import keys
 
-    count = 0
-    for key in islice(listed(store, _bytes(args.prefix)), args.limit):
-        count += 1
+    listed = 0
+    for key in islice(keys.listed(store, _bytes(args.prefix)), args.limit):
+        listed += 1
         print(_line(key))
-    return {"store.listed": count}
+    return {"store.listed": listed}
 
 
 def _line(key: bytes) -> str:
@@ -224,10 +229,14 @@ def _get(store: Store, args: argparse.Namespace) -> Figures:
     return {"store.bytes": len(value)}
 
 
+def spelled(key: str) -> tuple[str, str]:
+    """A name as it is, and what it is if it was printed by `ls`."""
+    return key, re.sub(r"\\(.)", lambda found: "\n" if found[1] == "n" else found[1], key)
+
+
 def _found(store: Store, where: str, key: str) -> tuple[bytes, bytes]:
     """Key and value of a record, named as it is or as `ls` prints it."""
-    printed = re.sub(r"\\(.)", lambda found: "\n" if found[1] == "n" else found[1], key)
-    for each in (key, printed):
+    for each in spelled(key):
         if (value := store.get(_bytes(each))) is not None:
             return _bytes(each), value
     raise _no_record(store, where, key)
@@ -267,9 +276,10 @@ def _verify_tokens(folder: Path) -> Figures:
 
 
 def _verify(store: Store, args: argparse.Namespace) -> Figures:
+    from danlu.store import keys
     from danlu.store.pack import damaged
 
-    problems = store.verify()
+    problems = store.verify() + keys.verify(store)
     for problem in problems:
         print(problem)
     if problems:

@@ -41,10 +41,11 @@ class Gathered:
 
 
 def gather(roots: Sequence[Path], where: str, *, tell: Tell, pack_bytes: int = 64 << 20,
-           keep: Callable[[bytes], bool] = lambda key: True) -> Gathered:  # fmt: skip
+           keep: Callable[[bytes], bool] = lambda key: True, kept: str = "") -> Gathered:  # fmt: skip
     """Add every file under the roots to the store; goes on where a killed call of the same roots was.
 
     keep  which keys this store takes: of a store spread over nodes, those of its own shards
+    kept  the same in words; a call that would keep others is another call, and is done
     A file added again replaces its record; a finished call of the same files, unchanged, is not done again.
     Raises BadPath, StoreInUse, DiskFull.
     """
@@ -53,7 +54,7 @@ def gather(roots: Sequence[Path], where: str, *, tell: Tell, pack_bytes: int = 6
     except OSError as error:
         raise BadPath("there is nothing to add", where=str(error.filename), why=error.strerror or str(error),
                       fix="check the path: danlu store add PATH... --into STORE") from error  # fmt: skip
-    fingerprint = fingerprint_of(sources, 0)
+    fingerprint = fingerprint_of(sources, 0) + kept
     with Writer(where, pack_bytes=pack_bytes) as writer:
         cursor = dict(writer.cursor) if writer.cursor.get("source") == fingerprint else {}
         done = Gathered(cursor["records"], Counter(cursor["refused"]), cursor["examples"]) if cursor else Gathered()

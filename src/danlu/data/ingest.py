@@ -55,7 +55,7 @@ def ingest(roots: Sequence[Path], folder: Path, *, limit: int, tell: Tell,
             writer.clear()
         funnel = Funnel.from_dict(writer.cursor["funnel"]) if writer.cursor else _begin(refused)
         if not writer.done:
-            want, start = Want(fingerprint, limit, _share(sources, limit)), writer.cursor.get("file", 0)
+            want, start = Want(fingerprint, limit, share_of(sources, limit)), writer.cursor.get("file", 0)
             if run is not None and not writer.cursor:
                 start = run(writer, sources, funnel, want, tell)
             _fill(writer, sources, start, funnel, want, tell)
@@ -70,7 +70,7 @@ def ingest(roots: Sequence[Path], folder: Path, *, limit: int, tell: Tell,
     return funnel, fingerprint
 
 
-def _share(sources: Sequence[Source], limit: int) -> int:
+def share_of(sources: Sequence[Source], limit: int) -> int:
     """Bytes that one file may give."""
     whole = sum(source.size for source in sources) <= limit
     return limit if whole else max(PIECE, limit // min(len(sources), SHARERS))

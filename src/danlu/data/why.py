@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,10 @@ from typing import Any
 from danlu.data import rules
 from danlu.data.clean import DROPPED, LISTED
 from danlu.data.document import Document, from_record
+from danlu.data.ingest import share_of
 from danlu.data.measure import FIELDS, measure
+from danlu.data.read import Refused, listing, read
+from danlu.data.sources import form_of
 from danlu.errors import NoText
 from danlu.store.packs import Store
 
@@ -33,7 +36,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """rule and why: of the step that dropped it, empty if it was kept. text: as read.
+    """rule and why: of the step that dropped it, empty if it was kept. text: as read, empty if reading refused it.
 
     Of a store so large that only a sample of the drops is listed, the rule may be UNLISTED.
     """
@@ -51,26 +54,72 @@ def drops(out: Path) -> Iterator[dict[str, Any]]:
         with (out / "store" / DROPPED).open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
     except FileNotFoundError as error:
-        raise NoText("nothing was prepared here", where=str(out), why=f"there is no {error.filename}",
-                     fix=f"danlu prep --out {out}") from error  # fmt: skip
+        raise NoText(
+            "nothing was prepared here",
+            where=str(out),
+            why=f"there is no {error.filename}",
+            fix=f"name the run: danlu prep why DOC run.yaml, or --out OUT; or danlu prep --out {out}",
+        ) from error
 
 
-def fate(out: Path, key: str) -> Fate:
-    """What became of the document `key`. Raises NoText if prep never read it, DamagedPack."""
-    found = next((each for each in drops(out) if each["key"] == key), {"rule": "", "why": ""})
+def fate(out: Path, key: str, refused: Callable[[], Refused | None] = lambda: None) -> Fate:
+    """What became of the document `key`. Raises NoText if prep never met it, DamagedPack.
+
+    refused  looks for it among what reading refuses (`refusal`): such a document is in no store
+    """
+    rules_met, found = set(), {"rule": "", "why": ""}
+    for each in drops(out):
+        rules_met |= {each["rule"], each["rule"].partition(".")[0]}
+        if each["key"] == key:
+            found = each
+            break
     store = Store(out / "store" / "raw")
     value = store.get(key.encode())
-    if value is None:
-        names = (record.key.decode() for record in islice(store.scan(), 100_000))
-        like = [name for name in names if key.lower() in name.lower()][:1]
-        store.close()
-        raise NoText(f"prep read no document {key!r}", where=str(out), why="it was refused, or never found",
-                     fix=f"danlu prep why {like[0]!r}" if like else f"danlu store ls {out}/store/raw")  # fmt: skip
     store.close()
+    if value is None:
+        if (again := refused()) is not None:
+            return Fate(key, again.rule, again.why, "", ())
+        raise _unknown(out, key, rules_met)
     text = from_record(key.encode(), value).text
     if not found["rule"] and not _is_kept(out, key):
         found = {"rule": UNLISTED, "why": f"the list names about {LISTED:,} of the store's documents, not this one"}
     return Fate(key, found["rule"], found["why"], text, tuple(limits(text)))
+
+
+def refusal(roots: Sequence[Path], limit: int, key: str) -> Refused | None:
+    """Why reading the files under `roots`, as they are now, refuses what it names `key`; None if it does not.
+
+    limit  of bytes, as prep had it. Cost: a listing of the roots, and reading the file that may hold it.
+    """
+    try:
+        sources, refused = listing(roots)
+    except OSError:  # the folders went away since
+        return None
+    share = share_of(sources, limit)
+    for source in sources:
+        if key == source.key or key.startswith((f"{source.key}/", f"{source.key}#")) or form_of(source.path) == "urls":
+            refused += [each for each in read(source, share) if isinstance(each, Refused) and each.key == key]
+    return next((each for each in refused if each.key == key), None)
+
+
+def refusals(out: Path, rule: str) -> list[str]:
+    """A few of what a rule of reading refused: name and reason."""
+    store = Store(out / "store" / "raw")
+    found: list[str] = store.cursor["funnel"]["examples"].get(rule, [])
+    store.close()
+    return found
+
+
+def _unknown(out: Path, key: str, rules_met: set[str]) -> NoText:
+    store = Store(out / "store" / "raw")
+    names = (record.key.decode() for record in islice(store.scan(), 100_000))
+    like = [name for name in names if key.lower() in name.lower()][:1]
+    store.close()
+    fix = f"danlu prep why {like[0]!r}" if like else f"danlu store ls {out}/store/raw"
+    if key in rules_met or refusals(out, key):
+        fix = f"it is a rule: danlu prep why {key} --sample 3"
+    return NoText(f"prep read no document {key!r}", where=str(out), fix=fix,
+                  why="no file gives it, or reading stopped at data.limit_mb before it")  # fmt: skip
 
 
 def _is_kept(out: Path, key: str) -> bool:

@@ -6,6 +6,7 @@ and a server that says "later" is left alone for as long as it says.
 
 from __future__ import annotations
 
+import http.client
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +25,7 @@ TRIES = 3
 LATER = (429, 503)
 LATER_MOST_S = 120.0
 LARGEST = 64 << 20  # bytes of a page
+FAILED = (OSError, ValueError, http.client.HTTPException)  # what a broken server or address raises
 
 
 class Host:
@@ -37,7 +39,7 @@ class Host:
                 self.rules.parse(answer.read(1 << 20).decode("utf-8", "replace").splitlines())
         except urllib.error.HTTPError as error:
             self.rules.parse(["User-agent: *", "Disallow: /"] if error.code in (401, 403) else [])
-        except OSError:
+        except FAILED:
             self.rules.parse([])  # the page itself will say that the server is not there
         pause = self.rules.crawl_delay(AGENT)
         self.pause_s = max(PAUSE_S, float(pause or 0))
@@ -55,7 +57,11 @@ def items(source: Source) -> Iterator[Item | Refused]:
         for line in lines:
             address = line.strip()
             if address and not address.startswith("#"):
-                parts = urlsplit(address)
+                try:
+                    parts = urlsplit(address)
+                except ValueError as error:
+                    yield Refused(address, "unreadable", f"it is no address: {error}")
+                    continue
                 if parts.scheme in ("http", "https"):
                     yield _page(address, hosts)
                 elif parts.scheme in ("", "file"):
@@ -68,8 +74,8 @@ def _file(address: str, path: Path, base: Path) -> Iterator[Item | Refused]:
     try:
         with (base / path).open("rb") as file:
             yield Item(address, file)
-    except OSError as error:
-        yield Refused(address, "unreadable", error.strerror or str(error))
+    except (OSError, ValueError) as error:
+        yield Refused(address, "unreadable", getattr(error, "strerror", None) or str(error))
 
 
 def _page(address: str, hosts: dict[str, Host]) -> Item | Refused:
@@ -85,6 +91,8 @@ def _page(address: str, hosts: dict[str, Host]) -> Item | Refused:
                 data = answer.read(LARGEST + 1)
                 if len(data) > LARGEST:
                     return Refused(address, "too_long", f"the page has over {LARGEST} bytes")
+                if answer.length:  # of a page whose size was named
+                    raise http.client.IncompleteRead(data, answer.length)
                 return Item(address, BytesIO(data), {"url": address, "type": answer.headers.get("Content-Type", "")})
         except urllib.error.HTTPError as error:
             why = f"the server answered {error.code}"
@@ -92,8 +100,8 @@ def _page(address: str, hosts: dict[str, Host]) -> Item | Refused:
                 break
             later = error.headers.get("Retry-After", "")
             host.next_s = time.monotonic() + min(float(later) if later.isdecimal() else PAUSE_S, LATER_MOST_S)
-        except (OSError, ValueError) as error:
-            why = str(error)
+        except FAILED as error:
+            why = str(error) or type(error).__name__
     return Refused(address, "unreadable", why)
 
 

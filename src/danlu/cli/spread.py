@@ -11,8 +11,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from itertools import islice
+from operator import length_hint
 from pathlib import Path
 
 from danlu import atomic
@@ -34,8 +36,8 @@ def local(workers: int) -> Iterator[parts.Run]:
     with ExitStack() as running:
         crew = [running.enter_context(_Worker()) for _ in range(workers)]
 
-        def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> Iterator[int]:
-            todo, over = list(numbers), 0
+        def execute(folder: Path, numbers: Iterable[int], tell: Tell) -> Iterator[int]:
+            count, todo, over = length_hint(numbers), iter(numbers), 0
             for worker in (*crew, *crew):  # the second one lies ready when the first is done
                 worker.go(folder, todo)
             while busy := {worker.answers: worker for worker in crew if worker.asked}:
@@ -44,9 +46,9 @@ def local(workers: int) -> Iterator[parts.Run]:
                     if number is None:
                         raise _undone(folder, busy[answers].failed())
                     over += 1
+                    _told(over, max(count, over), "", tell)
+                    yield number  # first: what is asked for next may depend on it
                     busy[answers].go(folder, todo)
-                    _told(over, len(numbers), "", tell)
-                    yield number
 
         yield execute
 
@@ -55,7 +57,8 @@ def slurm(workers: int) -> parts.Run:
     """An executor of `workers` tasks of one Slurm job array. It raises PartFailed, and LaunchFailed without Slurm."""
     from danlu.launch import slurm
 
-    def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> Sequence[int]:
+    def execute(folder: Path, asked: Iterable[int], tell: Tell) -> Sequence[int]:
+        numbers = list(asked)
         commands = [[sys.executable, *_words(folder, *share)] for share in _shares(numbers, workers)]
         atomic.write(folder / "parts.sbatch", slurm.array("danlu-prep", commands, folder).encode())
         job = slurm.submit(folder / "parts.sbatch")
@@ -75,7 +78,8 @@ def ray(workers: int, address: str | None) -> parts.Run:
     """An executor of `workers` tasks of a Ray cluster. Raises PartFailed, MissingPackage, LaunchFailed without one."""
     from danlu.launch import ray
 
-    def execute(folder: Path, numbers: Sequence[int], tell: Tell) -> Sequence[int]:
+    def execute(folder: Path, asked: Iterable[int], tell: Tell) -> Sequence[int]:
+        numbers = list(asked)
         commands = [_words(folder, *share) for share in _shares(numbers, workers)]
         ended = ray.each(
             commands,
@@ -142,12 +146,12 @@ class _Worker:
         for each in (self._orders, self.answers, self._said):
             each.close()
 
-    def go(self, folder: Path, todo: list[int]) -> None:
+    def go(self, folder: Path, todo: Iterator[int]) -> None:
         """Have it make the next part, if there is one, when it has made those before."""
-        if todo:
+        for number in islice(todo, 1):
             self.asked += 1
             with suppress(BrokenPipeError):  # it died, which the end of its answers says too
-                self._orders.write(f"{todo.pop(0)} {json.dumps(str(folder.resolve()))}\n".encode())
+                self._orders.write(f"{number} {json.dumps(str(folder.resolve()))}\n".encode())
 
     def done(self) -> int | None:
         """The part that it has made; None when it has ended. Waits."""

@@ -51,21 +51,30 @@ def held_out(sizes: Mapping[str, int]) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some documents of a split: their token ids, and where each ends in them, after its end token."""
+    """Some documents of a split: their token ids, and where each ends in them, after its end token.
+
+    counts  how often each token of the vocabulary is there
+    """
 
     ids: npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
     ends: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
 
 
 def pieces(documents: Iterable[Document], held: frozenset[str], encoder: Encoder) -> Iterator[dict[str, Piece]]:
     """The tokens of documents by split, a batch at a time, in the order given, each followed by the end token."""
     dtype, end = _dtype(encoder.tokenizer), int(encoder.tokenizer.token_to_id(bpe.END) or 0)
+    vocab = encoder.tokenizer.get_vocab_size()
     for batch in batches(documents, BATCH):
         found: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in SPLITS}
         for document, ids in zip(batch, encoder.arrays([each.text for each in batch]), strict=True):
             found["held" if original(document.key) in held else "train"].append(np.append(ids, end).astype(dtype))
-        yield {name: Piece(np.concatenate(each), np.cumsum([len(ids) for ids in each]))
-               for name, each in found.items() if each}  # fmt: skip
+        yield {name: _piece(each, vocab) for name, each in found.items() if each}
+
+
+def _piece(documents: Sequence[npt.NDArray[Any]], vocab: int) -> Piece:
+    ids = np.concatenate(documents)
+    return Piece(ids, np.cumsum([len(each) for each in documents]), np.bincount(ids, minlength=vocab))
 
 
 def joined(every: Sequence[Mapping[str, Piece]]) -> dict[str, Piece]:
@@ -76,7 +85,8 @@ def joined(every: Sequence[Mapping[str, Piece]]) -> dict[str, Piece]:
         starts = np.cumsum([0, *(len(each.ids) for each in own)])
         if own:
             ends = [start + each.ends for start, each in zip(starts, own, strict=False)]
-            found[name] = Piece(np.concatenate([each.ids for each in own]), np.concatenate(ends))
+            counts = np.sum([each.counts for each in own], axis=0)
+            found[name] = Piece(np.concatenate([each.ids for each in own]), np.concatenate(ends), counts)
     return found
 
 
@@ -140,7 +150,7 @@ class _Split:
         self._blocks.add(raw)
         self._ends.write(ends)
         self._ends_digest.update(ends)
-        self._counts += np.bincount(piece.ids, minlength=len(self._counts))
+        self._counts += piece.counts
         self.tokens += len(piece.ids)
         self.documents += len(piece.ends)
 

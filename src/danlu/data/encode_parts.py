@@ -20,6 +20,7 @@ from danlu.data.ingest import Tell
 from danlu.store.packs import Store
 
 FILE = "tokens.npz"
+WHAT = ("ids", "ends", "counts")  # of each split
 HELD = "held.json"  # names of the documents held out
 
 
@@ -49,7 +50,7 @@ def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
     held = frozenset(json.loads((folder / HELD).read_bytes()))
     store = parts.store_of(job["store"], folder.name)
     piece = joined(list(pieces(parts.documents(store, job, number), held, encoder)))
-    arrays = {f"{name}.{what}": getattr(each, what) for name, each in piece.items() for what in ("ids", "ends")}
+    arrays = {f"{name}.{what}": getattr(each, what) for name, each in piece.items() for what in WHAT}
 
     def finish() -> None:
         with atomic.replacing(parts.place(folder, number) / FILE) as file:
@@ -72,4 +73,4 @@ def _encoder(tokenizer: Path, _: str) -> Encoder:
 def _loaded(path: Path) -> Mapping[str, Piece]:
     with np.load(path, allow_pickle=False) as arrays:
         names: Sequence[str] = [each.removesuffix(".ids") for each in arrays if each.endswith(".ids")]
-        return {name: Piece(arrays[f"{name}.ids"], arrays[f"{name}.ends"]) for name in names}
+        return {name: Piece(*(arrays[f"{name}.{what}"] for what in WHAT)) for name in names}

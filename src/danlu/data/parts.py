@@ -37,7 +37,7 @@ PART_BYTES = 16 << 20  # of the store: a second or two of work; each part waits 
 DEEPEST = 40  # bits of a range: a store of 10^12 records still has one part for each
 LEFT, LEAST_BYTES = 5, 2 << 20  # a part has at most one in LEFT of what is left, so that nobody waits long for the last
 
-Run = Callable[[Path, Sequence[int], Tell], Iterable[int]]  # makes the named parts of a job; gives each that is done
+Run = Callable[[Path, Iterable[int], Tell], Iterable[int]]  # makes the named parts of a job; gives each that is done
 Job = Mapping[str, Any]
 Finish = Callable[[], None]  # waits for the disk and says that a part is done; any thread may call it
 
@@ -111,31 +111,41 @@ def make(folder: Path, number: int) -> None:
     _computed(folder, number)()
 
 
-def run(folder: Path, execute: Run, tell: Tell, numbers: Sequence[int] | None = None) -> list[Path]:
-    """Have parts (without `numbers`, all) made; returns their folders, in order. Raises PartFailed."""
-    return list(each(folder, execute, tell, numbers))
+def run(folder: Path, execute: Run, tell: Tell) -> list[Path]:
+    """Have all parts made; returns their folders, in order. Raises PartFailed."""
+    return list(each(folder, execute, tell))
 
 
-def each(folder: Path, execute: Run, tell: Tell, numbers: Sequence[int] | None = None) -> Iterator[Path]:
+def each(folder: Path, execute: Run, tell: Tell, numbers: Iterable[int] | None = None) -> Iterator[Path]:
     """The same folders, each as soon as it and those before are done: what is done with them goes on beside the rest.
 
+    numbers  may depend on what came out so far: the next one is asked for when somebody is about to make it
     Raises PartFailed when one is not done although the executor returned.
     """
-    numbers = numbers or range(job_of(folder)["parts"])
-    todo = left(folder, numbers)
-    done, given = set(numbers) - set(todo), 0
-    for made in execute(folder, todo, tell) if todo else ():
+    job, asked, given = job_of(folder), list[int](), 0
+    kind, done = _kind(job), set[int]()
+
+    def todo() -> Iterator[int]:
+        for number in range(job["parts"]) if numbers is None else numbers:
+            asked.append(number)
+            if kind.is_done(folder, number):
+                done.add(number)
+            else:
+                yield number
+
+    known = list(todo()) if numbers is None or isinstance(numbers, Sequence) else None
+    for made in execute(folder, todo() if known is None else known, tell) if known != [] else ():
         done.add(made)
-        while given < len(numbers) and numbers[given] in done:
-            yield place(folder, numbers[given])
+        while given < len(asked) and asked[given] in done:
+            yield place(folder, asked[given])
             given += 1
-    if undone := left(folder, numbers[given:]):
+    if undone := left(folder, asked[given:]):
         raise PartFailed(
             f"part {undone[0]} of the text was not made", where=str(folder),
-            why=f"{len(undone)} of {len(numbers)} parts are missing",
+            why=f"{len(undone)} of {len(asked)} parts are missing",
             fix=f"see what it says: python -m danlu.data.parts {folder} {undone[0]}",
         )  # fmt: skip
-    yield from (place(folder, number) for number in numbers[given:])
+    yield from (place(folder, number) for number in asked[given:])
 
 
 def place(folder: Path, number: int) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -116,9 +117,12 @@ def _encoded(clean_store: Path, folder: Path, made_by: dict[str, Any], vocab: in
     folder.mkdir(parents=True, exist_ok=True)
     store = Store(clean_store)
     tell("vocab")(f"learning {vocab:,} tokens", 0.0)
-    tokenizer = bpe.train(_sample(store, SAMPLE * vocab), vocab)
-    bpe.save(tokenizer, folder)
-    held, told = held_out(_Sizes(store)), tell("encode")
+    with ThreadPoolExecutor(1) as beside:  # with parts, other cores have nothing to do now
+        held_soon = None if run is None else beside.submit(held_out, _Sizes(store))
+        tokenizer = bpe.train(_sample(store, SAMPLE * vocab), vocab)
+        bpe.save(tokenizer, folder)
+        held = held_out(_Sizes(store)) if held_soon is None else held_soon.result()
+    told = tell("encode")
     if run is not None and _kept(store) > 1:
         made = run(clean_store, folder, held, told)
     else:

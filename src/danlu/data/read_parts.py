@@ -1,16 +1,15 @@
 """Reading in parts. A part is a store of what some files in a row hold; a done one says so in its manifest.
 
 Files are read until the text reaches a limit, and how much text a file holds is known only when it is read. So parts
-are asked for in rounds, each of as many as the text found so far makes likely; the one that reaches the limit is read
-again by the caller, document by document.
+are asked for one by one, as long as the text found so far makes it likely that more are needed; the one that reaches
+the limit is read again by the caller, document by document.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from danlu import atomic
@@ -21,31 +20,43 @@ from danlu.data.read import Source, read
 from danlu.store.packs import Store, Writer
 
 SOURCES = "sources.json"
-FIRST = 8  # the first round asks for this part of the limit, should archives hold many times their size
-SPARE = 1 / 16  # of what is left; a round that falls short costs another one
+PARTS = 24  # of a limit; the last one is read twice
+FIRST = 4  # times their size that files are taken to hold until one part is read, should there be archives
+SPARE = 1 / 16  # of what is left; to fall short costs a wait for all workers
 
 
 def fill(home: Path, execute: parts.Run, writer: Writer, sources: Sequence[Source], funnel: Funnel, want: Want,
          tell: Tell) -> int:  # fmt: skip
     """See ingest.Read; the job stands in `home`. Raises PartFailed."""
     whole = min(want.limit, sum(min(each.size, want.share) for each in sources))
-    groups = _groups(sources, want.share, partial(parts.most_bytes, whole))
+    most = min(parts.PART_BYTES, max(parts.LEAST_BYTES, whole // PARTS))
+    groups = _groups(sources, want.share, most)
+    sizes = [sum(min(each.size, want.share) for each in group) for group in groups]
     folder = parts.begin(home, "read", len(groups), {"source": want.fingerprint, "share": want.share})
     packs: list[Path] = []
-    asked = done = 0
-    while done < len(groups):
-        if asked == done:
-            asked = _more(groups, done, funnel, want)
-            _make(folder, groups, range(done, asked), execute, tell)
-        store = Store(parts.place(folder, done) / "store")
-        found = Funnel.from_dict(store.cursor["funnel"])
-        names = store.names
-        store.close()
-        if funnel.bytes_in + found.bytes_in >= want.limit:
-            break
-        funnel.join(found)
-        packs += [parts.place(folder, done) / "store" / name for name in names]
-        done += 1
+    done, over = 0, False
+
+    def wanted() -> Iterator[int]:
+        number = done
+        while number < len(groups) and _short(sizes[:done], sizes[done:number], funnel.bytes_in, want.limit):
+            text = json.dumps([[each.key, each.path, each.size, each.modified_ns] for each in groups[number]])
+            atomic.write(parts.place(folder, number) / SOURCES, text.encode())
+            yield number
+            number += 1
+
+    while done < len(groups) and not over:
+        for each in parts.each(folder, execute, lambda words, share: None, wanted()):
+            if over:  # it was asked for too much
+                continue
+            store = Store(each / "store")
+            found = Funnel.from_dict(store.cursor["funnel"])
+            over = funnel.bytes_in + found.bytes_in >= want.limit
+            if not over:
+                funnel.join(found)
+                packs += [each / "store" / name for name in store.names]
+                done += 1
+            store.close()
+            tell(f"{funnel.docs_kept:,} documents, {funnel.bytes_in / 1e6:.1f} MB", funnel.bytes_in / want.limit)
     writer.take(packs)
     return sum(map(len, groups[:done]))
 
@@ -77,35 +88,24 @@ def is_done(folder: Path, number: int) -> bool:
     return parts.is_done_store(parts.place(folder, number) / "store")
 
 
-def _groups(sources: Sequence[Source], share: int, most: Callable[[float], int]) -> list[list[Source]]:
-    """Sources in a row, together of at most so many bytes, given those before, where none of them has more."""
+def _groups(sources: Sequence[Source], share: int, most: int) -> list[list[Source]]:
+    """Sources in a row, together of at most so many bytes where none of them has more."""
     groups: list[list[Source]] = []
-    size, before = 0, 0
+    size = most
     for each in sources:
         own = min(each.size, share)
-        if not groups or size + own > most(before):
+        if size + own > most or not groups:
             groups.append([])
-            size, before = 0, before + size
+            size = 0
         groups[-1].append(each)
         size += own
     return groups
 
 
-def _more(groups: Sequence[Sequence[Source]], done: int, funnel: Funnel, want: Want) -> int:
-    """The part after the last of the next round: those that should just reach the limit, by the text found so far."""
-    read_bytes = sum(min(each.size, want.share) for group in groups[:done] for each in group)
-    ratio = funnel.bytes_in / read_bytes if read_bytes else FIRST
-    left = (want.limit - funnel.bytes_in) / max(ratio, 1 / FIRST) * (1 + SPARE)
-    number = done
-    while number < len(groups) and (left > 0 or number == done):
-        left -= sum(min(each.size, want.share) for each in groups[number])
-        number += 1
-    return number
+def _short(read: Sequence[int], asked: Sequence[int], text: int, limit: int) -> bool:
+    """Whether files that were read and asked for are likely to hold less text than the limit, or none was asked for.
 
-
-def _make(folder: Path, groups: Sequence[Sequence[Source]], numbers: Sequence[int], execute: parts.Run,
-          tell: Tell) -> None:  # fmt: skip
-    for number in numbers:
-        text = json.dumps([[each.key, each.path, each.size, each.modified_ns] for each in groups[number]])
-        atomic.write(parts.place(folder, number) / SOURCES, text.encode())
-    parts.run(folder, execute, tell, numbers)
+    read, asked  bytes of the parts that are read, and of those that are not yet; text  bytes that the former had
+    """
+    ratio = text / sum(read) if read else FIRST
+    return not asked or text + ratio * sum(asked) < limit + SPARE * (limit - text)

@@ -20,6 +20,7 @@ groups:
   - {card: A100-80, count: 128, site: north}
   - {card: mine, count: 16, per_host: 4, flops: 1.5e14, mem_bytes: 96GB, mem_bw: 4.0e12, link: 4.5e11,
      network: 5.0e10, oversubscription: 2}
+between_sites: 1.25e9
 """
 
 
@@ -138,3 +139,49 @@ def test_measured_cards_that_are_alike_are_counted():
     old, single = groups.grouped(Fleet("f", cards, links)).groups
     assert (old.count, old.per_host, old.link, old.network) == (4, 2, 2e10, 5e9)
     assert (single.card, single.count, single.per_host) == ("P100", 1, 1)
+
+
+@pytest.mark.parametrize("wrong", [
+    "network: 0", "netwrk: 2e10", "mem_bytes: 64 parsecs", "mem_bw: 900", "count: -3", "per_host: 0", "flops: -1e14",
+    "oversubscripton: 2", "watts: many",
+])  # fmt: skip
+def test_a_wrong_line_is_right_when_the_fix_stands_in_its_place(wrong):
+    lines = ["fleet: 1", "groups:", "  - card: H20", "    count: 8", f"    {wrong}"]
+    if wrong.startswith("count"):
+        del lines[3]
+    with provoke("DL-CFG-010") as caught:
+        groups.loads("\n".join(lines), "mine.yaml")
+    at = int(re.search(r"mine.yaml:(\d+)", caught.error.where)[1])
+    fix = re.match(r"write `(.+)` ", caught.error.fix)
+    assert lines[at - 1].strip() == wrong and fix is not None
+    lines[at - 1] = f"    {fix[1]}"
+    assert groups.loads("\n".join(lines)).groups[0].card == "H20"
+
+
+def test_a_file_without_its_version_says_the_line_to_add():
+    with provoke("DL-CFG-010") as caught:
+        groups.loads("groups: [{card: H20, count: 8}]")
+    assert "fleet is missing" in caught.error.what and "`fleet: 1`" in caught.error.fix
+
+
+def test_an_unknown_card_of_a_group_can_be_said_there():
+    with provoke("DL-CFG-012") as caught:
+        groups.loads("fleet: 1\ngroups:\n  - {card: Foo, count: 8}")
+    said = re.search(r"\{card: .+\}", caught.error.fix)
+    assert said and groups.loads(f"fleet: 1\ngroups:\n  - {said[0]}").groups[0].count == 8
+
+
+def test_two_sites_without_a_line_are_refused_with_the_line_to_add():
+    text = "fleet: 1\ngroups:\n  - {card: H20, count: 8, site: a}\n  - {card: H20, count: 8, site: b}\n"
+    with provoke("DL-CFG-010") as caught:
+        groups.loads(text, "mine.yaml")
+    assert caught.error.where == "mine.yaml:4" and "a and b" in caught.error.what
+    assert groups.loads(text + "between_sites: 1.25e9").line("a", "b") == 1.25e9
+    link = re.search(r"\{a: .+\}", caught.error.fix)
+    assert link and groups.loads(text + f"links: [{link[0]}]").line("a", "b") == 1.25e9
+
+
+def test_no_cards_of_a_type_are_one_card_in_the_fix():
+    with provoke("DL-CFG-010") as caught:
+        groups.shorthand("0xA100-80")
+    assert groups.shorthand(caught.error.fix).cards == 1

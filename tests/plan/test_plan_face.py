@@ -183,6 +183,8 @@ def test_a_folder_a_config_and_a_preset_mean_the_same(tmp_path):
         (["llama-3-8b", "8xH100", "--train.steps", "8"], "DL-CFG-002", "run.yaml"),
         (["llama-3-8b", "8xH100", "--price", "H20=3"], "DL-CFG-002", "H100"),
         (["llama-3-8b", "8xH100", "--price", "H100=no"], "DL-CFG-002", "CARD=NUMBER"),
+        (["llama-3-8b", "8xH100", "--kg-per-kwh", "-1"], "DL-CFG-002", "kg"),
+        (["llama-3-8b", "8xH100", "--to", "here"], "DL-CFG-002", "--emit"),
         (["{bad}", "8xH100"], "DL-DATA-020", "bad.json"),
     ],
 )

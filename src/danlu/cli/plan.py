@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     from danlu.errors import BadValue
 
     if len(args.words) > 2 or (len(args.words) == 1 and not args.words[0].endswith((".yaml", ".yml"))):
-        why = f"{len(args.words)} words were given: {' '.join(args.words)}"
+        count = len(args.words)
+        why = f"{count} word{'s were' if count > 1 else ' was'} given: {' '.join(args.words)}"
         raise BadValue("danlu plan takes MODEL FLEET or RUN.yaml", why=why,
                        fix="danlu plan llama-3-70b 128xA100-80+640xH20")  # fmt: skip
     if len(args.words) == 2:

@@ -29,8 +29,10 @@ def emitted(chosen: Chosen, framework: str, fleet_words: str, folder: Path) -> E
     found = emit.FRAMEWORKS[framework](able.plan, chosen.spec)
     if able is best:
         return found
+    longer = able.seconds / best.seconds - 1
+    cost = f"{longer:.1%} longer" if longer >= 0.0005 else "as long"
     said = (f"the best plan of all: its pipelines are not alike. Written is the best whose are, {span(able.seconds)} a "
-            f"step on {sum(able.plan.used):,} cards, {able.seconds / best.seconds - 1:.1%} longer")  # fmt: skip
+            f"step on {sum(able.plan.used):,} cards, {cost}")  # fmt: skip
     return replace(found, cannot=(said, *found.cannot))
 
 

@@ -26,6 +26,12 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     from danlu.plan.groups.unit_cost import Stack
     from danlu.plan.proof import certificate
 
+    if not 0 <= args.kg_per_kwh < 100:
+        raise BadValue(f"--kg-per-kwh {args.kg_per_kwh:g}", why="it is the CO2 of a kWh in kg: 0 to about 1.2",
+                       fix="leave it out: the world's mean is taken")  # fmt: skip
+    if args.to is not None and args.emit is None:
+        raise BadValue("--to belongs to --emit", why=f"no framework was named whose files go to {args.to}",
+                       fix=f"--emit danlu --to {args.to}")  # fmt: skip
     spec = model_of(model)
     fleet = fleet_of(fleet_words, args.price, args.watts)
     progress, stack = output.Progress("plan"), Stack(precision=args.dtype)

@@ -98,7 +98,7 @@ class Entry:
 
 
 DECLARE = (
-    "cards: [{name: mine, vendor: cuda, flops: {bf16: 1.0e14}, mem_bytes: 64GiB, mem_bw: 1.6e12}] "
+    "{fleet: 1, groups: [{card: mine, count: 8, flops: 1.0e14, mem_bytes: 64GiB, mem_bw: 1.6e12, link: 2.0e11}]} "
     '(docs/formats.md, "Fleet YAML")'
 )
 
@@ -148,7 +148,8 @@ def shorthand(text: str) -> tuple[tuple[int, Entry], ...]:
         match = re.fullmatch(r"\s*(\d+)\s*[x×*]\s*(\S.*?)\s*", part)
         if match is None or int(match[1]) == 0:
             raise BadFleet(f"{part.strip()!r} is no part of a fleet", where=f"{text!r}, part {at}",
-                           why="a part is COUNTxNAME with a count of 1 or more", fix='128xA100-80+640xH20')  # fmt: skip
+                           why="a part is COUNTxNAME with a count of 1 or more",
+                           fix=f"1x{match[2]}" if match else "128xA100-80+640xH20")  # fmt: skip
         found.append((int(match[1]), entry(match[2])))
     return tuple(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -118,6 +119,10 @@ class GroupsText(pydantic.BaseModel, extra="forbid"):
     links: list[LineText] = Field(default_factory=list)
 
 
+ENTRIES: Mapping[str, type[pydantic.BaseModel]] = {"": GroupsText, "groups": GroupText, "links": LineText}
+WHOLE = "flops: 1.0e14, mem_bytes: 64GiB, mem_bw: 1.6e12, link: 2.0e11"  # that makes a group need no catalogue
+
+
 def parsed(words: str, where: str) -> GroupedFleet | None:
     """The fleet of a YAML text with `groups`, None for one without. Raises BadFleet, UnknownCard with the line."""
     try:
@@ -130,20 +135,31 @@ def parsed(words: str, where: str) -> GroupedFleet | None:
     try:
         found = GroupsText.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise text.explained(error, words, where) from error
+        raise text.explained(error, words, where, ENTRIES) from error
     nouns = []
     for at, each in enumerate(found.groups):
         try:
             nouns.append(each.noun())
         except UnknownCard as error:
-            raise error.at(place(words, where, ("groups", at, "card"))) from error
+            raise UnknownCard(error.what, where=place(words, where, ("groups", at, "card")), why=error.why,
+                              fix="use one of these names, or say all of it there: {card: " + each.card
+                              + f", count: {each.count}, {WHOLE}}}") from error  # fmt: skip
     return GroupedFleet(found.name, tuple(nouns), found.between_sites, _lines(found, words, where))
 
 
 def _lines(found: GroupsText, words: str, where: str) -> tuple[Link, ...]:
-    """The lines between sites. Raises BadFleet for an end that is no site, and for two lines between the same two."""
+    """The lines between sites. Raises BadFleet for an end that is no site, for two lines between the same two, and for
+    two sites between which nothing is said."""
     sites = sorted({each.site for each in found.groups})
     pairs = [{each.a, each.b} for each in found.links]
+    apart = [pair for pair in itertools.combinations(sites, 2) if set(pair) not in pairs]
+    if apart and "between_sites" not in found.model_fields_set:
+        a, b = apart[0]
+        at = next(at for at, each in enumerate(found.groups) if each.site == b)
+        raise BadFleet(f"no line joins {a} and {b}", where=place(words, where, ("groups", at)),
+                       why=f"{len(sites)} sites and {len(pairs)} links between them; nothing is said of the others",
+                       fix="add `between_sites: 1.25e9` (bytes/s of one card to another site), or to links: "
+                       f"{{a: {a}, b: {b}, bandwidth: 1.25e9}}")  # fmt: skip
     for at, (each, pair) in enumerate(zip(found.links, pairs, strict=True)):
         if len(pair) < 2 or not pair <= set(sites) or pair in pairs[:at]:
             raise BadFleet(f"a link from {each.a!r} to {each.b!r}", where=place(words, where, ("links", at)),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +19,18 @@ from danlu.nouns import DTYPE_BYTES, Card, Fleet, Host, Link, Rate
 
 VERSION = 1
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+# What a right line looks like.
+FLOPS_BY_DTYPE = "{bf16: 1.0e14}"
+EXAMPLES = {
+    "fleet": "1", "cards": "[{name: a, vendor: cuda, flops: {bf16: 1.0e14}, mem_bytes: 64GiB, mem_bw: 1.6e12}]",
+    "groups": "[{card: A100-80, count: 8}]", "card": "A100-80", "count": "8", "per_host": "8", "name": "a",
+    "vendor": "cuda", "model": "A100-80", "host": "local", "flops": "3.12e14", "bf16": "1.0e14", "fp16": "1.0e14",
+    "fp32": "2.0e13", "mem_bytes": "80GiB", "mem_bw": "2.0e12", "link": "3.0e11", "network": "2.5e10",
+    "oversubscription": "2", "site": "north", "watts": "400", "price": "2.5", "host_link": "2.5e10",
+    "host_mem_bytes": "128GiB", "disk_link": "3.0e9", "disk_bytes": "2TB", "fp8": "true", "between_sites": "1.25e9",
+    "bandwidth": "1.0e10", "latency_s": "1.0e-5", "cores": "1.0", "health": "ok",
+}  # fmt: skip
 
 
 def _printable(name: str) -> str:
@@ -112,6 +126,14 @@ class FleetText(Entry):
     links: list[LinkText] = Field(default_factory=list)
 
 
+ENTRIES: Mapping[str, type[pydantic.BaseModel]] = {
+    "": FleetText,
+    "hosts": HostText,
+    "cards": CardText,
+    "links": LinkText,
+}
+
+
 def load(path: Path) -> Fleet:
     """The fleet of a YAML file. Raises BadFleet naming file and line."""
     try:
@@ -141,7 +163,7 @@ def loads(text: str, where: str = "fleet") -> Fleet:
     try:
         found = FleetText.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise explained(error, text, where) from error
+        raise explained(error, text, where, ENTRIES) from error
     fleet = Fleet(
         found.name,
         tuple(c.noun() for c in found.cards),
@@ -210,16 +232,26 @@ def _check(fleet: Fleet, text: str, where: str) -> None:
                 )
 
 
-def explained(error: pydantic.ValidationError, text: str, where: str) -> BadFleet:
-    """The first complaint of pydantic in our words."""
+def explained(
+    error: pydantic.ValidationError, text: str, where: str, entries: Mapping[str, type[pydantic.BaseModel]]
+) -> BadFleet:
+    """The first complaint of pydantic in our words; `entries` of each section, "" for the whole file."""
     first = error.errors()[0]
-    keys = first["loc"]
+    keys, kind = first["loc"], first["type"]
     dotted = ".".join(map(str, keys)) or "the fleet"
     said = first["msg"].removeprefix("Value error, ")
-    what = f"no field {dotted}" if first["type"] == "extra_forbidden" else f"{dotted}: {said}"
-    return BadFleet(
-        what,
-        where=place(text, where, keys),
-        why=f"the value is {first['input']!r:.80}",
-        fix="docs/formats.md, Fleet YAML, shows every field; `danlu probe --out fleet.yaml` writes a right one",
-    )
+    what = {"extra_forbidden": f"no field {dotted}", "missing": f"{dotted} is missing"}.get(kind, f"{dotted}: {said}")
+    return BadFleet(what, where=place(text, where, keys), why=f"the value is {first['input']!r:.80}",
+                    fix=_fix(keys, kind, entries))  # fmt: skip
+
+
+def _fix(keys: Sequence[int | str], kind: str, entries: Mapping[str, type[pydantic.BaseModel]]) -> str:
+    """The line to write instead, or what the entry may have."""
+    entry = entries.get(str(keys[0]) if len(keys) > 1 else "")
+    fields = list(entry.model_fields) if entry else []
+    key = str(keys[-1]) if keys else ""
+    near = [key] if kind != "extra_forbidden" else difflib.get_close_matches(key, fields, 1)
+    example = FLOPS_BY_DTYPE if near == ["flops"] and keys[0] == "cards" else EXAMPLES.get("".join(near))
+    if example is not None:
+        return f"write `{near[0]}: {example}` (docs/formats.md, Fleet YAML)"
+    return f"it may have {', '.join(fields)} (docs/formats.md, Fleet YAML)" if fields else "docs/formats.md, Fleet YAML"

@@ -14,7 +14,7 @@ def why(chosen: Chosen, fleet: GroupedFleet) -> list[str]:
     """What the seconds are spent on, what the next best lost by, which cards stay out and what mixing gains."""
     best = chosen.best
     largest = sorted(best.shares.items(), key=lambda pair: -pair[1])[:4]
-    said = [f"{best.dominant} dominate: " + ", ".join(f"{name} {share:.0%}" for name, share in largest)]
+    said = [f"dominated by {best.dominant}: " + ", ".join(f"{name} {share:.0%}" for name, share in largest)]
     idle = ", ".join(f"{name} {share:.1%}" for name, share in best.plan.terms.items())
     said.append(f"card-seconds of the cards searched: {idle}")
     if chosen.others:
@@ -68,7 +68,7 @@ def _lost(best: Outlook, other: Outlook, goal: str) -> str:
         return f"runner-up {other.plan.name}: {other.kwh / best.kwh - 1:+.1%} energy on {m:,} cards"
     lost = f"runner-up {other.plan.name}: {other.seconds / best.seconds - 1:+.1%} time on {m:,} cards"
     if m < n:
-        return f"{lost}, for it leaves {n - m:,} more cards out"
+        return f"{lost}, for it leaves {n - m:,} more card{'s' * (n - m > 1)} out"
     return f"{lost}, most of it by {term} ({more[term]:+.1%} of this plan's card-seconds)"
 
 

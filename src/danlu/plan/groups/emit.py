@@ -247,7 +247,7 @@ def _whole_layers(each: Replicas, spec: ModelSpec) -> tuple[list[int], list[str]
         ends[at] = min(ends[at], spec.layers - (count - 1 - at))
     borders = [0, *ends, spec.layers]
     inside = sum((stage.stop - 1) % per != 0 for stage in each.stages[:-1])
-    said = [f"{inside} cuts between attention and MLP: moved to the end of a layer"] if inside else []
+    said = [f"{_many(inside, 'cut')} between attention and MLP: moved to the end of a layer"] if inside else []
     return [b - a for a, b in zip(borders, borders[1:], strict=False)], said
 
 

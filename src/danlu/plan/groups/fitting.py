@@ -54,7 +54,10 @@ def cheapest(
 
 def _changes(fleet: GroupedFleet, seq: int) -> Iterator[tuple[str, GroupedFleet, int]]:
     if not any(group.host_link for group in fleet.groups):
-        words = f"`host_link: {HOST_LINK:.1e}, host_mem_bytes: {HOST_MEM >> 30}GiB` of groups whose hosts have that"
+        words = f"host_link: {HOST_LINK:.1e}, host_mem_bytes: {HOST_MEM >> 30}GiB"
+        each = ", ".join(f"{{card: {group.card}, count: {group.count}, {words}}}" for group in fleet.groups)
+        words = (f"a fleet file with {{fleet: 1, groups: [{each}]}}, if the hosts have that" if _in_one_word(fleet) else
+                 f"`{words}` in the groups whose hosts have that")  # fmt: skip
         hosts = tuple(replace(group, host_link=HOST_LINK, host_mem_bytes=HOST_MEM) for group in fleet.groups)
         yield words, replace(fleet, groups=hosts), seq
     length = seq // 2
@@ -63,11 +66,17 @@ def _changes(fleet: GroupedFleet, seq: int) -> Iterator[tuple[str, GroupedFleet,
         length //= 2
     for times in MORE:
         groups = tuple(replace(group, count=int(-(-group.count * times // 1))) for group in fleet.groups)
-        yield (
-            f"more cards: {'+'.join(f'{group.count}x{group.card}' for group in groups)}",
-            replace(fleet, groups=groups),
-            seq,
-        )
+        words = ("+".join(f"{group.count}x{group.card}" for group in groups) if _in_one_word(fleet) else
+                 ", ".join(f"{group.count} of {group.card}" for group in groups))  # fmt: skip
+        yield f"more cards: {words}", replace(fleet, groups=groups), seq
+
+
+def _in_one_word(fleet: GroupedFleet) -> bool:
+    """Whether it was written as 8xA100-80+16xH20, which names its cards by the catalogue and has no file."""
+    parts = fleet.name.split("+")
+    return len(parts) == len(fleet.groups) and all(
+        part.strip().startswith(str(group.count)) for part, group in zip(parts, fleet.groups, strict=True)
+    )
 
 
 def explained(error: DoesNotFit, spec: ModelSpec, fleet: GroupedFleet, change: Change | None) -> DoesNotFit:

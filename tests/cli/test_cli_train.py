@@ -145,6 +145,20 @@ def test_shares_that_do_not_fit_are_refused_before_a_process_starts(shares, word
     assert not (tmp_path / "run" / "job.json").exists()
 
 
+def test_a_way_to_recompute_that_nobody_knows_is_refused_with_its_line(words, tmp_path, drilled, capsys):
+    out, _ = drilled
+    tree = json.loads((out / "plan.json").read_text())
+    tree["stages"][1]["recompute"] = "selective"
+    (tmp_path / "plan.json").write_text(json.dumps(tree, indent=1))
+    more = ["--data.tokens", str(out / "tokens"), "--plan.path", str(tmp_path / "plan.json")]
+    assert main(["train", *words, *more, "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "DL-CFG-085" in said and not (tmp_path / "run").exists()
+    line = int(said.partition("plan.json:")[2].partition(",")[0])
+    stage = "\n".join((tmp_path / "plan.json").read_text().splitlines()[line - 1 :]).partition("}")[0]
+    assert stage.lstrip().startswith("{") and "selective" in stage
+
+
 def test_a_run_in_bf16_plans_trains_and_exports(words, drilled, tmp_path, capsys):
     more = ["--data.tokens", str(drilled[0] / "tokens"), "--train.dtype", "bf16"]
     assert main(["train", *words, *more, "--out", str(tmp_path / "run"), "--json", str(tmp_path / "said.json")]) == 0

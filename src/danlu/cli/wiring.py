@@ -132,13 +132,14 @@ def wishes_of(run: Run) -> Wishes:
 
 def _told(path: Path) -> Plan:
     """The plan of a file; what it asks for and cannot be done is refused with the line."""
-    from danlu.errors import BadContext, BadShares, UnknownSchedule
+    from danlu.errors import BadContext, BadShares, NotRunnable, UnknownSchedule
     from danlu.lines import place
     from danlu.plan import room, text
     from danlu.plan.ranks.cells import share_of
     from danlu.plan.ranks.parts import parts
     from danlu.plan.ranks.seats import alone
     from danlu.plan.simulate import check_orders
+    from danlu.train.job import check_recompute
 
     words, where = _text(path), str(path)
     plan = text.loads(words, where)
@@ -160,8 +161,9 @@ def _told(path: Path) -> Plan:
             raise error.at(line(copy, "orders") if plan.schedule == "zb" else line(0, "schedule")) from error
         for stage in range(len(pipeline.stages)):
             try:
+                check_recompute(pipeline.stages[stage])
                 share_of(plan, copy, stage, 0)
-            except BadShares as error:
+            except (BadShares, NotRunnable) as error:
                 raise error.at(f"{line(copy, 'stages', stage)}, {error.where}") from error
     return plan
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.errors import NoFloat8, NotRunnable, UnreadableJob
-from danlu.nouns import FP8, Card, Fleet, Plan
+from danlu.nouns import FP8, Card, Fleet, Plan, Stage
 from danlu.plan import text as plan_text
 from danlu.plan.ranks.seats import seats
 
@@ -23,14 +23,19 @@ NOT_FP8 = "--train.dtype fp8-mixed (bf16 on such cards), fp8-emulated (slow, to 
 def check(plan: Plan) -> None:
     """Raises NotRunnable for a plan that the trainer would run otherwise than it says."""
     check_dtype(plan.dtype, plan.fleet)
-    for index, stage in enumerate(stage for copy in plan.pipelines for stage in copy.stages):
-        if stage.recompute not in RECOMPUTE:
-            raise NotRunnable(
-                f"stage {index} recomputes {stage.recompute!r}",
-                where=stage.cards[0],
-                why=f"the trainer knows {' and '.join(RECOMPUTE)}",
-                fix='"recompute": "full" in the plan needs less memory and a third more time',
-            )
+    for stage in (stage for copy in plan.pipelines for stage in copy.stages):
+        check_recompute(stage)
+
+
+def check_recompute(stage: Stage) -> None:
+    """Raises NotRunnable for a stage that is to recompute in a way the trainer does not know."""
+    if stage.recompute not in RECOMPUTE:
+        raise NotRunnable(
+            f"a stage recomputes {stage.recompute!r}",
+            where=stage.cards[0],
+            why=f"the trainer knows {' and '.join(RECOMPUTE)}",
+            fix='"recompute": "full" in the plan needs less memory and a third more time',
+        )
 
 
 def check_dtype(dtype: str, fleet: Fleet) -> None:

@@ -251,7 +251,7 @@ class _Owner:
     def _away(self, cards: tuple[str, ...], why: str) -> errors.CardAway:
         self._log.emit("train.away", cards=list(cards), step=self._committed)
         return errors.CardAway(
-            f"{', '.join(cards)} stays away", where=f"step {self.at + 1}", why=why, cards=cards,
+            f"{', '.join(cards)} did not come back", where=f"step {self.at + 1}", why=why, cards=cards,
             fix="take it out of the fleet, then go on from the last snapshot: --train.resume true",
         )  # fmt: skip
 

@@ -80,4 +80,4 @@ def _pairs(documents: list[Document]) -> dict[str, tuple[float, int]]:
             "dedup_precision": (right / went if went else 1.0, went)}  # fmt: skip
 
 
-PARTS = {"other_texts": measure}
+PARTS = {"other": measure, "other_texts": measure}

@@ -100,11 +100,15 @@ def decisions(documents: list[Document], theirs: dict[str, Any]) -> tuple[int, i
 
 
 def _judge_all(texts: list[bytes]) -> None:
-    for i in range(0, len(texts), 50):
-        for row in measured(texts[i : i + 50]).counts.tolist():
-            counts = dict(zip(FIELDS, row, strict=True))
+    batch, size = list[bytes](), 0
+    for text in texts:  # as many at a time as prep takes
+        batch.append(text)
+        size += len(text)
+        if size >= rules.BATCH or text is texts[-1]:
+            counts = measured(batch).counts
             for name in rules.SETS:
-                rules.verdict(name, counts)
+                rules.verdicts([name], counts)
+            batch, size = [], 0
 
 
 def _asked(peers: dict[str, Any], document: Document) -> tuple[bool, ...]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 SIGNS = dict.fromkeys([*"«´»–—’“”„…∶━►、。〈〉《》「」【】！％（），．１：；？～", *map(chr, range(128, 160))], " ")
 TABLE, MOST = 0x20000, 3  # characters, marks are among them and those above are what they are; what one becomes at most
+SAME, OTHER, NONE, SEVERAL = range(4)
 GONE = 0xFFFFFFFF  # for what a character does not become
 
 
@@ -20,9 +21,20 @@ def simple(raw: bytes) -> bytes:
     codes = np.frombuffer(raw.decode().encode("utf-32-le"), np.uint32)
     if codes.max() >= TABLE:
         return "".join(map(form, raw.decode())).encode()
-    table, several = _forms()
-    forms = table[codes].reshape(-1) if several[codes].any() else table[:, 0][codes]
-    return forms[forms != GONE].tobytes().decode("utf-32-le").encode()
+    table, kinds = _forms()
+    kind = kinds[codes]
+    most = kind.max()
+    if most == SAME:
+        return raw
+    if most == SEVERAL:
+        found = table[codes].reshape(-1)
+        found = found[found != GONE]
+    else:
+        places = np.flatnonzero(kind)  # few characters change: the others need no look into the large table
+        found = codes.copy()
+        found[places] = table[codes[places], 0]
+        found = found if most == OTHER else found[kind != NONE]
+    return found.tobytes().decode("utf-32-le").encode()
 
 
 @functools.cache
@@ -37,11 +49,14 @@ def _is_mark(letter: str) -> bool:
 
 
 @functools.cache
-def _forms() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
-    """What each character becomes, and whether that is more than one."""
+def _forms() -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
+    """What each character becomes, and whether that is itself, another one, none or several."""
     table = np.full((TABLE, MOST), GONE, np.uint32)
     table[:, 0] = np.arange(TABLE)
     for code in range(128, TABLE):
         if not 0xD800 <= code < 0xE000 and (new := form(chr(code))) != chr(code):
             table[code] = [*map(ord, new), *[GONE] * (MOST - len(new))]
-    return table, table[:, 1] != GONE
+    kinds = np.where(table[:, 0] == np.arange(TABLE), SAME, OTHER)
+    kinds[table[:, 0] == GONE] = NONE
+    kinds[table[:, 1] != GONE] = SEVERAL
+    return table, kinds.astype(np.uint8)

@@ -1,9 +1,10 @@
 // A text is cut into words by the expression of GPT-2 (Radford et al. 2019), and what a word becomes does not depend on its
 // neighbours: words repeat, so most of them are found in a table of words met before.
+#include <algorithm>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <new>
-#include <queue>
 #include <vector>
 
 #include "bpe/words.h"
@@ -12,6 +13,8 @@ namespace {
 
 constexpr int64_t kRemembered = 32;          // bytes of the longest word that is kept in the table
 constexpr uint64_t kSlots = 1 << 18;         // of the table; at half of them it starts anew
+constexpr int64_t kShort = 64;               // bytes of a word whose pairs are all looked at for the best one
+constexpr int32_t kNone = 1 << 24;           // rank of a pair that nothing joins
 
 struct Merge {
     uint64_t pair = ~uint64_t(0);
@@ -25,13 +28,6 @@ struct Word {
     uint32_t first = 0;  // in the pool of tokens
 };
 
-struct Candidate {
-    int32_t rank, place, token;
-    bool operator<(const Candidate& other) const {  // the queue gives the largest: the best rank, then the leftmost
-        return rank != other.rank ? rank > other.rank : place > other.place;
-    }
-};
-
 }  // namespace
 
 struct danlu_bpe {
@@ -40,7 +36,8 @@ struct danlu_bpe {
     std::vector<Merge> merges;
     uint64_t merge_mask = 0;
     std::vector<Word> words;
-    std::vector<int32_t> pool, tokens, next, before;
+    std::vector<int32_t> pool, tokens, next, before, ranks, joined;
+    std::vector<uint64_t> queue;
     uint64_t known = 0;
 
     const Merge* merge(int32_t left, int32_t right) const {
@@ -53,53 +50,61 @@ struct danlu_bpe {
 
     // Few bytes: look at every pair for the best, join it, again.
     int64_t join_short(const uint8_t* p, int64_t size, int32_t* out) const {
-        int32_t ranks[kRemembered], joined[kRemembered];
+        int32_t ranks[kShort], joined[kShort];
         const auto look = [&](int64_t i) {
             const Merge* found = merge(out[i], out[i + 1]);
-            ranks[i] = found ? found->rank : INT32_MAX;
+            ranks[i] = found ? found->rank : kNone;
             joined[i] = found ? found->token : 0;
         };
         int64_t count = size;
         for (int64_t i = 0; i < count; i++) out[i] = byte_ids[p[i]];
         for (int64_t i = 0; i + 1 < count; i++) look(i);
         while (count > 1) {
+            int32_t least = kNone;  // several at a time: the place is looked for afterwards
+            for (int64_t i = 0; i + 1 < count; i++) least = ranks[i] < least ? ranks[i] : least;
+            if (least == kNone) break;
             int64_t best = 0;
-            for (int64_t i = 1; i + 1 < count; i++)
-                if (ranks[i] < ranks[best]) best = i;
-            if (ranks[best] == INT32_MAX) break;
+            while (ranks[best] != least) best++;
             out[best] = joined[best];
             count--;
-            for (int64_t i = best + 1; i < count; i++) out[i] = out[i + 1], ranks[i] = ranks[i + 1], joined[i] = joined[i + 1];
+            const size_t behind = size_t(count - best - 1) * sizeof *out;
+            std::memmove(out + best + 1, out + best + 2, behind);
+            std::memmove(ranks + best + 1, ranks + best + 2, behind);
+            std::memmove(joined + best + 1, joined + best + 2, behind);
             if (best + 1 < count) look(best);
             if (best) look(best - 1);
         }
         return count;
     }
 
-    // Many bytes: the same by a queue, so that a megabyte without a blank takes seconds and not days.
+    // Many bytes: the same by a queue of rank and place, so that a megabyte without a blank takes seconds and not days. What
+    // it gives counts only while the pair at that place still has that rank.
     int64_t join_long(const uint8_t* p, int64_t size, int32_t* out) {
-        tokens.resize(size), next.resize(size), before.resize(size);
-        std::priority_queue<Candidate> queue;
+        tokens.resize(size), next.resize(size), before.resize(size), ranks.resize(size), joined.resize(size);
+        queue.clear();
         const auto look = [&](int32_t i) {
-            if (i < 0 || next[i] < 0) return;
-            if (const Merge* found = merge(tokens[i], tokens[next[i]])) queue.push({found->rank, i, found->token});
+            const Merge* found = next[i] < 0 ? nullptr : merge(tokens[i], tokens[next[i]]);
+            ranks[i] = found ? found->rank : kNone;
+            if (found) joined[i] = found->token, queue.push_back(uint64_t(found->rank) << 32 | uint32_t(i));
+            return found != nullptr;
         };
+        const std::greater<uint64_t> least_first;
         for (int64_t i = 0; i < size; i++) {
             tokens[i] = byte_ids[p[i]], before[i] = int32_t(i - 1), next[i] = i + 1 < size ? int32_t(i + 1) : -1;
         }
-        for (int64_t i = 0; i + 1 < size; i++) look(int32_t(i));
+        for (int64_t i = 0; i < size; i++) look(int32_t(i));
+        std::make_heap(queue.begin(), queue.end(), least_first);
         while (!queue.empty()) {
-            const Candidate top = queue.top();
-            queue.pop();
-            if (tokens[top.place] < 0 || next[top.place] < 0) continue;
-            const Merge* found = merge(tokens[top.place], tokens[next[top.place]]);
-            if (!found || found->token != top.token) continue;
-            const int32_t gone = next[top.place];
-            tokens[top.place] = top.token, tokens[gone] = -1;
-            next[top.place] = next[gone];
-            if (next[gone] >= 0) before[next[gone]] = top.place;
-            look(before[top.place]);
-            look(top.place);
+            std::pop_heap(queue.begin(), queue.end(), least_first);
+            const int32_t place = int32_t(uint32_t(queue.back())), rank = int32_t(queue.back() >> 32);
+            queue.pop_back();
+            if (ranks[place] != rank) continue;
+            const int32_t gone = next[place];
+            tokens[place] = joined[place], ranks[gone] = kNone;
+            next[place] = next[gone];
+            if (next[gone] >= 0) before[next[gone]] = place;
+            if (before[place] >= 0 && look(before[place])) std::push_heap(queue.begin(), queue.end(), least_first);
+            if (look(place)) std::push_heap(queue.begin(), queue.end(), least_first);
         }
         int64_t count = 0;
         for (int32_t i = 0; i >= 0; i = next[i]) out[count++] = tokens[i];
@@ -107,7 +112,8 @@ struct danlu_bpe {
     }
 
     int64_t word(const uint8_t* p, int64_t size, int32_t* out) {
-        if (size > kRemembered) return join_long(p, size, out);
+        if (size > kShort) return join_long(p, size, out);
+        if (size > kRemembered) return join_short(p, size, out);
         const uint64_t hash = bpe_hashed(p, size);
         uint64_t s = hash & (kSlots - 1);
         for (; words[s].size; s = (s + 1) & (kSlots - 1)) {
@@ -131,6 +137,7 @@ struct danlu_bpe {
 
 DANLU_API danlu_bpe* danlu_bpe_new(const uint8_t* classes, int64_t class_count, const int32_t* byte_ids,
                                    const int32_t* merges, int64_t count) try {
+    if (count >= kNone) return nullptr;  // no vocabulary has sixteen million tokens
     std::unique_ptr<danlu_bpe> made(new danlu_bpe);
     made->cut.classes.assign(classes, classes + class_count);
     std::memcpy(made->byte_ids, byte_ids, sizeof made->byte_ids);

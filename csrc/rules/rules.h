@@ -56,8 +56,13 @@ void words_of(const Text& text, Span part, std::vector<Span>& out);
 
 // Fill kTop2 .. kDup10 of a row. `hashes` has one value for each word; equal words have equal ones.
 struct Repeats {
-    std::vector<uint64_t> grams, keys;
-    std::vector<int32_t> places, counts, firsts, slots, own;
+    struct Run {
+        uint64_t key;
+        int32_t count, first;  // count 0: no run is here; first: where it stood first, -1 once that was met again
+    };
+    std::vector<Run> runs;
+    std::vector<uint64_t> grams;
+    std::vector<int32_t> places, own;
     std::vector<int64_t> sizes;
     void count(const std::vector<Span>& words, const uint64_t* hashes, int64_t* row);
 };

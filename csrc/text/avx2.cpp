@@ -92,6 +92,12 @@ AVX2 int64_t class_all(const uint8_t* text, int64_t count, uint8_t* folded, Mask
 
 // Hash of the `size` bytes at p, of which eight can be read beyond the last.
 inline uint64_t hashed(const uint8_t* p, int64_t size) {
+    if (size <= 3) {  // a Chinese character, "of", "the": two words of five in English, nearly all in Chinese
+        uint32_t x;
+        std::memcpy(&x, p, 4);
+        x &= ~uint32_t(0) >> (32 - 8 * size);
+        return text_mixed((x & 255) + (x >> 8 & 255) * kPowers.of[1] + (x >> 16) * kPowers.of[2]);
+    }
     uint64_t sum = 0, scale = 1;
     for (;; p += 8, size -= 8, scale *= kPowers.next) {
         uint64_t x, part = 0;
@@ -160,6 +166,8 @@ DANLU_SIGN(avx2) {
     std::unique_ptr<Masks[]> masks(new (std::nothrow) Masks[blocks + 1]);
     if (!folded || !masks) return DANLU_NO_MEMORY;
     std::memset(folded.get() + blocks * kBlock, 0, 8);
+    uint8_t ranks[kMinima * kMinima];
+    text_ranks(in->order, ranks);
     starts[0] = 0;
     for (int64_t t = 0, begin = 0; t < in->texts; begin = in->ends[t++]) {
         uint64_t* own = flat + starts[t];
@@ -167,7 +175,7 @@ DANLU_SIGN(avx2) {
         const int64_t count = text_join(own, words(folded.get(), masks.get(), used, own), in->places);
         starts[t + 1] = starts[t] + count;
         if (in->order)
-            text_once(own, count, in->order, least + t * kMinima);
+            text_once(own, count, in->order, ranks, least + t * kMinima);
         else
             minima(*in, own, count, least + t * kMinima);
     }

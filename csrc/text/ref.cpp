@@ -49,13 +49,15 @@ int64_t words(Text text, uint64_t* out) {
 
 DANLU_SIGN(ref) {
     if (!text_sizes_hold(*in, flat_count)) return DANLU_BAD_SIZE;
+    uint8_t ranks[kMinima * kMinima];
+    text_ranks(in->order, ranks);
     starts[0] = 0;
     for (int64_t t = 0, begin = 0; t < in->texts; begin = in->ends[t++]) {
         uint64_t* own = flat + starts[t];
         const int64_t count = text_join(own, words({in->bytes + begin, in->ends[t] - begin}, own), in->places);
         starts[t + 1] = starts[t] + count;
         if (in->order) {
-            text_once(own, count, in->order, least + t * kMinima);
+            text_once(own, count, in->order, ranks, least + t * kMinima);
             continue;
         }
         for (int64_t k = 0; k < kMinima; k++) {

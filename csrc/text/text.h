@@ -5,11 +5,13 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "core/status.h"
 
 constexpr int64_t kShingle = 5;   // words of a shingle
 constexpr int64_t kMinima = 112;  // values of a signature
+constexpr int64_t kFew = 48;       // shingles up to which asking the bins that have a value is faster
 constexpr uint64_t kBase = 0x9E3779B97F4A7C15;
 
 struct danlu_texts {
@@ -51,8 +53,9 @@ inline uint64_t text_mixed(uint64_t x) {
 }
 
 // One permutation of the shingles in kMinima bins (Li, Owen, Zhang 2012), the least value of each; a bin without any takes that
-// of the first bin with some in its row of `order`, which is the same for all texts (Shrivastava 2017, arXiv:1703.04664).
-inline void text_once(const uint64_t* flat, int64_t count, const uint8_t* order, uint32_t* best) {
+// of the first bin with some in its row of `order`, which is the same for all texts (Shrivastava 2017, arXiv:1703.04664). Where few
+// bins have one, those are asked for their places (`ranks`), not the places for their bins.
+inline void text_once(const uint64_t* flat, int64_t count, const uint8_t* order, const uint8_t* ranks, uint32_t* best) {
     uint32_t found[kMinima];
     for (int64_t k = 0; k < kMinima; k++) found[k] = UINT32_MAX;
     for (int64_t i = 0; i < count; i++) {
@@ -60,10 +63,27 @@ inline void text_once(const uint64_t* flat, int64_t count, const uint8_t* order,
         const uint32_t value = uint32_t(flat[i] >> 32);
         least = value < least ? value : least;
     }
-    for (int64_t k = 0; k < kMinima; k++) {
-        best[k] = found[k];
-        for (int64_t j = 0; best[k] == UINT32_MAX && j < kMinima; j++) best[k] = found[order[k * kMinima + j]];
+    if (count > kFew) {
+        for (int64_t k = 0; k < kMinima; k++) {
+            best[k] = found[k];
+            for (int64_t j = 0; best[k] == UINT32_MAX && j < kMinima; j++) best[k] = found[order[k * kMinima + j]];
+        }
+        return;
     }
+    uint8_t first[kMinima];  // the least place in each row of a bin with a value
+    std::memset(first, kMinima - 1, sizeof first);  // where all are without, any place will do
+    for (int64_t bin = 0; bin < kMinima; bin++)
+        for (int64_t k = 0; k < kMinima && found[bin] != UINT32_MAX; k++) {
+            const uint8_t rank = ranks[bin * kMinima + k];
+            first[k] = rank < first[k] ? rank : first[k];
+        }
+    for (int64_t k = 0; k < kMinima; k++) best[k] = found[k] != UINT32_MAX ? found[k] : found[order[k * kMinima + first[k]]];
+}
+
+// ranks (kMinima, kMinima): at [bin][k], the place of a bin in row k of `order`.
+inline void text_ranks(const uint8_t* order, uint8_t* ranks) {
+    for (int64_t k = 0; order && k < kMinima; k++)
+        for (int64_t j = 0; j < kMinima; j++) ranks[order[k * kMinima + j] * kMinima + k] = uint8_t(j);
 }
 
 // Turn `count` words' hashes into their shingles' in place and return how many those are: at least one, since a text

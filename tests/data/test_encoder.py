@@ -25,7 +25,8 @@ def tokenizer():
 
 pieces = st.sampled_from([*WORDS.split(" "), " ", "  ", "\n", "\n\n", "\t", "\r", "\x0b", "'s", "'", "\x00", "\x1c",
                           "\u2028", "\xa0", "\u3000", "\x85", "😀", bpe.END, "<|", "\u0301",
-                          "ab" * 40, "\U0001c800", "\U000e0100", "\U000323b0", "²", "Ⅷ", "٣"])  # fmt: skip
+                          "ab" * 40, "丹炉" * 9, "炼" * 60,
+                          "\U0001c800", "\U000e0100", "\U000323b0", "²", "Ⅷ", "٣"])  # fmt: skip
 
 
 @given(st.lists(pieces | st.text(max_size=5), max_size=40))

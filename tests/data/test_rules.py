@@ -185,3 +185,12 @@ def test_the_rules_pass_is_clean_under_sanitizers():
     argv = [sys.executable, "-c", SANITIZED, str(built.path), os.path.dirname(__file__)]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@given(st.lists(texts, min_size=1, max_size=6), st.lists(st.sampled_from(sorted(rules.SETS)), min_size=1, max_size=4))
+def test_many_documents_are_judged_as_each_alone(many, names):
+    counts = measure.measure([text.encode() for text in many]).counts
+    for found, row in zip(rules.verdicts(names, counts), counts.tolist(), strict=True):
+        own = dict(zip(measure.FIELDS, row, strict=True))
+        first = next(((name, *broken) for name in names if (broken := rules.verdict(name, own))), None)
+        assert found == first

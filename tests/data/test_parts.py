@@ -96,6 +96,16 @@ def test_a_part_that_fails_says_why_and_where(tmp_path):
     assert "klingon" in caught.error.why or "language" in caught.error.why
 
 
+def test_a_part_that_cannot_be_written_says_why(tmp_path):
+    raw(fill(tmp_path / "text"), tmp_path, 10**8, False)
+    record = {"source": "test", "steps": ["normalise"], "compares": ["exact"]}
+    folder = parts.prepare(tmp_path / "jobs", "clean", tmp_path / "raw", record)
+    (parts.place(folder, 0) / "marks.npz").mkdir(parents=True)  # found when the last part is computed and written
+    with provoke("DL-RUN-014") as caught, spread.local(2) as execute:
+        parts.run(folder, execute, lambda words, share: None)
+    assert "marks.npz is in the way why: it is a folder" in caught.error.why
+
+
 def test_an_executor_that_leaves_parts_out_is_noticed(tmp_path):
     with provoke("DL-RUN-014"):
         prep([fill(tmp_path / "text")], tmp_path / "out", vocab=400, limit_bytes=10**8, steps=STEPS,

@@ -31,7 +31,7 @@ def local(workers: int) -> Iterator[parts.Run]:
     """An executor of `workers` processes, each given another part when one is done.
 
     They start with the block, so that they are ready when the files are listed, and stay until it ends: a start takes
-    as long as a part or two. It raises PartFailed with the last line of a process that failed.
+    as long as a part or two. It raises PartFailed with the last words of a process that failed.
     """
     with ExitStack() as running:
         crew = [running.enter_context(_Worker()) for _ in range(workers)]
@@ -163,8 +163,9 @@ class _Worker:
         """How the process ended, when its answers have."""
         code = self._process.wait()
         self._said.seek(0)
-        words = self._said.read().decode(errors="replace").strip().splitlines()
-        return f"its process ended with {code}: {words[-1] if words else 'it said nothing'}"
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        last = max((at for at, line in enumerate(lines) if not line[:1].isspace()), default=0)  # why and try follow it
+        return f"its process ended with {code}: {' '.join(map(str.strip, lines[last:])) or 'it said nothing'}"
 
 
 def _undone(folder: Path, why: str) -> PartFailed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ for rank in "01":
     children.append(os.fork())
     if not children[-1]:
         os.environ["RANK"] = rank
+        os.dup2(os.open(f"{sys.argv[1]}.{rank}", os.O_WRONLY | os.O_CREAT), 1)  # two prints into one pipe mix
         runpy.run_path(sys.argv[1], run_name="__main__")
         sys.exit()
 sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
@@ -41,9 +43,28 @@ def test_a_plain_script_trains_as_with_gloo(tmp_path, script):
 
 @pytest.mark.procs
 def test_the_script_of_the_documentation_runs_as_it_stands(tmp_path):
-    page = Path(__file__).parents[2] / "docs" / "collectives.md"
-    script = tmp_path / "script.py"
-    script.write_text(page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0])
+    script = documented(1, tmp_path / "script.py")
     done = subprocess.run([sys.executable, "-c", TWO_RANKS, script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(done.stdout.splitlines()) == ["0 [0.0, 1.0, 1.0]", "1 [0.0, 1.0, 1.0]"]
+    said = [Path(f"{script}.{rank}").read_text() for rank in (0, 1)]
+    assert said == ["0 [0.0, 1.0, 1.0]\n", "1 [0.0, 1.0, 1.0]\n"]
+
+
+@pytest.mark.procs
+def test_the_script_without_torch_goes_on_when_a_rank_has_died(tmp_path):
+    script = documented(2, tmp_path / "script.py")
+    (tmp_path / "doors").mkdir()
+    argv = [[sys.executable, script, str(rank), "3", tmp_path / "doors"] for rank in range(3)]
+    ranks = [subprocess.Popen(each, stdout=subprocess.PIPE, text=True) for each in argv]
+    said = [rank.communicate(timeout=60)[0].splitlines() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0, -signal.SIGKILL]
+    for rank in (0, 1):
+        assert said[rank][0] == f"rank {rank}, step 0: ranks (0, 1, 2) sum to 3"
+        assert said[rank][1:] == [f"rank {rank}, step {step}: ranks (0, 1) sum to 1" for step in (1, 2)]
+
+
+def documented(number: int, path: Path) -> Path:
+    """The n-th script of the page on collectives, written to a file."""
+    page = Path(__file__).parents[2] / "docs" / "collectives.md"
+    path.write_text(page.read_text(encoding="utf-8").split("```python\n")[number].split("```")[0])
+    return path

@@ -13,13 +13,18 @@ from hypothesis import strategies as st
 from provoke import provoke
 from test_sharing import linked
 from test_train_together import DENSE, MOE, ONE, TIED, YUAN, bench, plan_of
+from torch.utils._python_dispatch import TorchDispatchMode
 from train_world import halved
 
+from danlu.model.context import CausalPart
+from danlu.model.halves import Halves
+from danlu.model.net import Causal, Decoder, init
 from danlu.nouns import Card, Fleet, ModelSpec, Plan
 from danlu.plan import text
 from danlu.plan.candidates import Ask
 from danlu.plan.forecast import forecast
 from danlu.plan.memory import stage_bytes
+from danlu.plan.operator import GLUE
 from danlu.plan.ranks import step_search
 from danlu.plan.ranks.cells import cells
 from danlu.plan.ranks.context import held, pieces
@@ -28,6 +33,8 @@ from danlu.plan.ranks.parts import Part, parts
 from danlu.plan.ranks.seats import seats
 from danlu.plan.ranks.sharing import part_of
 from danlu.plan.ranks.step_search import Ways
+from danlu.train.neighbours import RankNeighbours
+from danlu.train.optim import AdamW
 
 torch.set_num_threads(1)
 PLAIN = replace(DENSE, qkv_bias=False, qk_norm=False)
@@ -139,9 +146,42 @@ def test_a_part_keeps_as_many_bytes_as_forecast(spec):
         assert kept == pytest.approx(stage._activation_bytes, rel=0.06)
 
 
+class Calls(TorchDispatchMode):
+    """Counts what torch is asked for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_meeting_the_other_parts_is_as_many_calls_as_the_plan_charges():
+    plan = cut(PLAIN, [((ONE,), 2, 3), ((ONE,), 2, 2)])
+    for seat, part in zip(seats(plan), parts(plan), strict=True):
+        counted = []
+        for state in (Causal(1, part.tokens), CausalPart(1, part.start, part.stop, RankNeighbours(plan, seat))):
+            decoder = Decoder(PLAIN, 1, 2)
+            init(decoder, 0)
+            AdamW(decoder, weight_decay=0.1)
+            decoder.halve(Halves())
+            x, meta = torch.randn(part.tokens, PLAIN.hidden).requires_grad_(), state.meta()
+            decoder(x, state, meta)  # a mask is made the first time
+            with Calls() as ahead:
+                out = decoder(x, state, meta)
+            gradient = torch.ones_like(out)
+            with Calls() as behind:
+                out.backward(gradient)
+            counted.append((ahead.count, behind.count))
+        (alone, alone_back), (met, met_back) = counted
+        # the first part hears nobody, so that three calls of the others' are not its
+        assert GLUE["part"][0] - 3 <= met - alone <= GLUE["part"][0]
+        assert met_back - alone_back == GLUE["part"][1]
+
+
 def slowest(ask, cards, edges):
     """Seconds of a micro-batch on the slowest of cards that each have the whole model and a part of every sequence."""
-    each = [part_costs(ask.spec, card, 2, Part(0, *span), "fp32")
+    each = [part_costs(ask.spec, card, 2, Part(0, *span), "fp32", ask.seq)
             for card, span in zip(cards, itertools.pairwise((0, *edges, ask.seq)), strict=True)]  # fmt: skip
     return max(sum(unit.forward_s + unit.backward_s for unit in units) for units in each)
 

@@ -24,7 +24,7 @@ from danlu.cli.train_told import placed
 from danlu.errors import CardAway
 from danlu.fault.drill import Drill
 from danlu.launch.nursery import Nursery
-from danlu.nouns import Card, Fleet, ModelSpec, Plan
+from danlu.nouns import Card, Fleet, ModelSpec, Plan, Rate
 from danlu.plan import search, text
 from danlu.plan.candidates import Ask
 from danlu.plan.forecast import forecast
@@ -33,7 +33,7 @@ from danlu.plan.ranks.cells import cells
 from danlu.plan.ranks.parts import in_step
 from danlu.plan.ranks.seats import seats
 from danlu.plan.ranks.spread import lanes
-from danlu.plan.ranks.spread_cost import dealt
+from danlu.plan.ranks.spread_cost import Load, dealt, inside
 from danlu.plan.ranks.step_search import Ways
 from danlu.plan.ranks.step_split import dealt as dealt_by
 from danlu.store import checkpoint
@@ -155,6 +155,33 @@ def test_pipelines_that_cannot_go_in_step_are_refused(count, parts, batches):
     fleet = cards(1, 1, 1) if count < 6 else cards(1, 1, 1, 1, 1, 1)
     with provoke("DL-CFG-021"):
         step_search.best(Ask(MOE, 2, batches, 24, "fp32"), fleet, Ways(count, parts=parts, spread=True))
+
+
+@pytest.mark.parametrize("slow", ["around", "inside"])
+def test_the_last_around_experts_and_the_last_in_them_add_up(slow):
+    """One card is slow at attention alone, or both are alike: then it is what is slowest in each that is waited for."""
+    rates = {"around": ("attend", "attend_back"), "inside": ("gate", "gate_back")}[slow]
+    plan = spread(MOE, CASES["copies, 1 + 4"])
+    plain, first, both = (
+        forecast(replace(plan, fleet=replace(plan.fleet, cards=tuple(
+            replace(card, rates=tuple(Rate(op, "fp32", (1,) if op.startswith("attend") else (1, 1), 10.0)
+                                      for op in rates)) if at in slowed else card
+            for at, card in enumerate(plan.fleet.cards))))).forecast.step_s
+        for slowed in ((), (1,), (0, 1))
+    )  # fmt: skip
+    assert plain < 0.01 * first
+    if slow == "around":
+        assert both == pytest.approx(first, rel=1e-3)  # each calls attention for its own sequences, side by side
+    else:
+        assert both == pytest.approx(first, rel=0.3)  # four experts of five are the second card's
+
+
+def test_a_card_computes_only_its_experts_for_all_tokens():
+    card = replace(cards(1).cards[0], rates=(Rate("matmul", "fp32", (1, 1, 1), 1e6),))
+    one, two = (inside(MOE, card, 2, "fp32", Load(held, 24, 12)) for held in (1, 2))
+    assert two.forward_s == pytest.approx(2 * one.forward_s, rel=0.1)
+    whole = inside(MOE, card, 2, "fp32", Load(MOE.experts, 12, 12))
+    assert whole.forward_s == pytest.approx(2 * 12 * MOE.experts_used * 6 * MOE.hidden * MOE.ffn / 1e6, rel=0.01)
 
 
 def test_a_slow_link_is_waited_for_twice_a_layer_and_pass():

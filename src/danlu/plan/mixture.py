@@ -17,28 +17,51 @@ def _gated_back(rows: int, hidden: int, ffn: int) -> tuple[Operator, ...]:
     return (*back, *halves, flat("add_", rows * hidden, 3))
 
 
-def _spread(spec: ModelSpec, rows: int) -> tuple[tuple[int, int], ...]:
-    """(experts, tokens of each) when tokens spread as evenly as they can; they sum to every token's experts."""
-    least, more = divmod(rows * spec.experts_used, spec.experts)
-    return tuple(pair for pair in ((more, least + 1), (spec.experts - more, least)) if pair[0] and pair[1])
+def _spread(experts: int, pairs: int) -> tuple[tuple[int, int], ...]:
+    """(experts, rows of each) when the pairs of a token and an expert spread as evenly as they can."""
+    least, more = divmod(pairs, experts)
+    return tuple(pair for pair in ((more, least + 1), (experts - more, least)) if pair[0] and pair[1])
+
+
+def plain_inside(spec: ModelSpec, experts: int, pairs: int) -> tuple[Operator, ...]:
+    """Only what so many experts run on so many rows."""
+    return sum((times(_gated(rows, spec.hidden, spec.ffn), count) for count, rows in _spread(experts, pairs)), ())
+
+
+def plain_inside_back(spec: ModelSpec, experts: int, pairs: int) -> tuple[Operator, ...]:
+    """Its backward."""
+    return sum((times(_gated_back(rows, spec.hidden, spec.ffn), count) for count, rows in _spread(experts, pairs)), ())
+
+
+def fused_inside(spec: ModelSpec, experts: int, pairs: int) -> tuple[Operator, ...]:
+    """Only what so many experts run on so many rows: two products each, one gate over all."""
+    each = (times((*_pair(rows, spec.hidden, spec.ffn), glue("expert", 0)), count)
+            for count, rows in _spread(experts, pairs))  # fmt: skip
+    return (*sum(each, ()), by_rows("gate", pairs, spec.ffn, 3))
+
+
+def fused_inside_back(spec: ModelSpec, experts: int, pairs: int) -> tuple[Operator, ...]:
+    """Its backward."""
+    each = (times((*_pair_back(rows, spec.hidden, spec.ffn), glue("expert", 1)), count)
+            for count, rows in _spread(experts, pairs))  # fmt: skip
+    return (*sum(each, ()), by_rows("gate_back", pairs, spec.ffn, 6))
 
 
 def plain(spec: ModelSpec, rows: int) -> tuple[Operator, ...]:
     """Routing, the experts that run, the shared one; gathering tokens and adding results are copies."""
     hidden, sent = spec.hidden, rows * spec.experts_used
-    each = [times(_gated(tokens, hidden, spec.ffn), count) for count, tokens in _spread(spec, rows)]
     shared = (*linear(rows, hidden, 1), *_gated(rows, hidden, spec.shared_ffn)) if spec.shared_ffn else ()
-    return (by_rows("norm", rows, hidden, 3), *linear(rows, hidden, spec.experts), *shared, *sum(each, ()),
-            flat("copy", sent * hidden, 2, 2), flat("add", sent * hidden, 3),
+    return (by_rows("norm", rows, hidden, 3), *linear(rows, hidden, spec.experts), *shared,
+            *plain_inside(spec, spec.experts, sent), flat("copy", sent * hidden, 2, 2), flat("add", sent * hidden, 3),
             flat("add", rows * hidden, 3))  # fmt: skip
 
 
 def plain_back(spec: ModelSpec, rows: int) -> tuple[Operator, ...]:
     """Its backward."""
     hidden, sent = spec.hidden, rows * spec.experts_used
-    each = [times(_gated_back(tokens, hidden, spec.ffn), count) for count, tokens in _spread(spec, rows)]
     shared = (*linear_back(rows, hidden, 1), *_gated_back(rows, hidden, spec.shared_ffn)) if spec.shared_ffn else ()
-    return (flat("copy", sent * hidden, 2, 2), *sum(each, ()), *shared, *linear_back(rows, hidden, spec.experts),
+    inside = plain_inside_back(spec, spec.experts, sent)
+    return (flat("copy", sent * hidden, 2, 2), *inside, *shared, *linear_back(rows, hidden, spec.experts),
             flat("add_", rows * hidden, 3, 2), flat("add_", sent * hidden, 3),
             by_rows("norm_back", rows, hidden, 8))  # fmt: skip
 
@@ -46,21 +69,17 @@ def plain_back(spec: ModelSpec, rows: int) -> tuple[Operator, ...]:
 def fused(spec: ModelSpec, rows: int) -> tuple[Operator, ...]:
     """Routing, tokens gathered by expert, two products each, one gate over all, every token's sum of its rows."""
     hidden, sent = spec.hidden, rows * spec.experts_used
-    each = [times((*_pair(tokens, hidden, spec.ffn), glue("expert", 0)), count)
-            for count, tokens in _spread(spec, rows)]  # fmt: skip
     shared = _shared(rows, hidden, spec.shared_ffn) if spec.shared_ffn else ()
     return (by_rows("norm", rows, hidden, 2), *linear(rows, hidden, spec.experts), _route(spec, rows, ""),
-            by_rows("gather", sent, hidden, 2), *sum(each, ()), by_rows("gate", sent, spec.ffn, 3), *shared,
+            by_rows("gather", sent, hidden, 2), *fused_inside(spec, spec.experts, sent), *shared,
             by_rows("bag", sent, hidden, 2), flat("add_", rows * hidden, 3), glue("moe", 0))  # fmt: skip
 
 
 def fused_back(spec: ModelSpec, rows: int) -> tuple[Operator, ...]:
     """Its backward."""
     hidden, sent = spec.hidden, rows * spec.experts_used
-    each = [times((*_pair_back(tokens, hidden, spec.ffn), glue("expert", 1)), count)
-            for count, tokens in _spread(spec, rows)]  # fmt: skip
     shared = _shared_back(rows, hidden, spec.shared_ffn) if spec.shared_ffn else ()
-    return (by_rows("bag_back", sent, hidden, 5), *sum(each, ()), by_rows("gate_back", sent, spec.ffn, 6),
+    return (by_rows("bag_back", sent, hidden, 5), *fused_inside_back(spec, spec.experts, sent),
             by_rows("bag", sent, hidden, 2), *shared, _route(spec, rows, "_back"),
             *linear_back(rows, hidden, spec.experts), flat("add", rows * hidden, 3),
             by_rows("norm_back", rows, hidden, 4), glue("moe", 1))  # fmt: skip

@@ -88,6 +88,13 @@ def backward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator
     raise KeyError(unit)
 
 
+def inside(spec: ModelSpec, experts: int, pairs: int) -> tuple[tuple[Operator, ...], tuple[Operator, ...]]:
+    """What `experts` of a layer run on so many rows together, forward and backward: a part of a mixture's operators."""
+    if fused_experts(spec):
+        return mixture.fused_inside(spec, experts, pairs), mixture.fused_inside_back(spec, experts, pairs)
+    return mixture.plain_inside(spec, experts, pairs), mixture.plain_inside_back(spec, experts, pairs)
+
+
 def rounded(ops: Sequence[Operator]) -> tuple[Operator, ...]:
     """These operators with what products in 8 bits cost beside themselves (model/fp8.py).
 

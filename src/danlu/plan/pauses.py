@@ -49,6 +49,13 @@ class Pauses:
             weights_s=cost.weights_s + self._more("wake_one", cost.weights_s),
         )
 
+    def met(self, op: str, seconds: Seconds, times: int) -> Seconds:
+        """What waking costs an instruction more that waits for others so many times on its way, evenly apart.
+
+        op  "wake" for a forward, "wake_back" for a backward
+        """
+        return times * self._more(op, seconds / (times + 1)) if times and self._points else 0.0
+
     def _more(self, op: str, seconds: Seconds) -> Seconds:
         """Of an instruction: in proportion to the logarithm between measured pauses, beyond them as at the nearest."""
         logs, more = zip(*self._points[op], strict=True)

@@ -23,7 +23,7 @@ from danlu.plan.ranks.cells import Cell, cells, share_of
 from danlu.plan.ranks.context_cost import costs_of_part, following, kept_of_others
 from danlu.plan.ranks.parts import in_step, parts
 from danlu.plan.ranks.seats import Seat, alone, seats
-from danlu.plan.ranks.spread_cost import dealt, kept_of_guests, with_dealt
+from danlu.plan.ranks.spread_cost import inside, kept_of_guests, load_of, with_dealt
 from danlu.plan.schedule import held_at_once, orders
 from danlu.plan.simulate import StageCost
 from danlu.shares import Share
@@ -78,7 +78,8 @@ def stage_costs(plan: Plan, moved: Exchange) -> tuple[StageCost, ...]:
         if len(each) == 1:
             found += each
             continue
-        cost, sent = following(plan, mine, each), [_within(plan, mine, pairs) for pairs in (moved.data, moved.weights)]
+        cost = following(plan, mine, each, _inside(plan, mine))
+        sent = [_within(plan, mine, pairs) for pairs in (moved.data, moved.weights)]
         told = _within(plan, mine, {(a.rank, b.rank): NORM_BYTES for a, b in permutations(mine, 2)})
         found.append(replace(cost, data_s=cost.data_s + sent[0], norm_s=cost.norm_s + told,
                              weights_s=max(one.weights_s for one in each) + sent[1]))  # fmt: skip
@@ -119,6 +120,19 @@ def _cost(plan: Plan, mine: Sequence[Seat], moved: Exchange) -> StageCost:
     return Pauses(slowest_card).paid(tight)
 
 
+def _inside(plan: Plan, mine: Sequence[Seat]) -> list[tuple[float, float]]:
+    """Of each pipeline, seconds of a stage's experts, forward and backward: of its card that takes longest."""
+    found = dict.fromkeys((seat.replica for seat in mine), (0.0, 0.0))
+    stage = plan.pipelines[mine[0].replica].stages[mine[0].stage]
+    layers = sum(recipe.kind_of(unit) == "moe" for unit in plan.model.units[stage.start : stage.stop])
+    for seat in mine if layers and plan.experts else ():
+        part = part_of(plan.model, share_of(plan, seat.replica, seat.stage, seat.part))
+        each = inside(part, plan.fleet.card(seat.card), plan.micro_batch, plan.dtype, load_of(plan, seat))
+        forward, backward = found[seat.replica]
+        found[seat.replica] = max(forward, layers * each.forward_s), max(backward, layers * each.backward_s)
+    return list(found.values())
+
+
 def cut_units(plan: Plan, mine: Sequence[Seat]) -> tuple[UnitCost, ...]:
     """What each unit of a stage costs its cards together: as on the card that is last with it, then its sums."""
     stage, spec = plan.pipelines[mine[0].replica].stages[mine[0].stage], plan.model
@@ -138,7 +152,7 @@ def _units(plan: Plan, seat: Seat) -> tuple[UnitCost, ...]:
     share = share_of(plan, seat.replica, seat.stage, seat.part)
     part = part_of(plan.model, share)
     costs = with_dealt(costs_of_part(plan, seat, part), part, plan.fleet.card(seat.card), plan.micro_batch,
-                       parts(plan)[seat.replica].tokens, plan.dtype, dealt(plan, seat))  # fmt: skip
+                       plan.dtype, load_of(plan, seat))  # fmt: skip
     return costs[stage.start : stage.stop]
 
 

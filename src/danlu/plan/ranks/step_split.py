@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from danlu import recipe
 from danlu.nouns import Card
 from danlu.plan.candidates import Ask
 from danlu.plan.ranks.context_cost import part_costs
 from danlu.plan.ranks.parts import Part
-from danlu.plan.ranks.spread_cost import with_dealt
+from danlu.plan.ranks.spread_cost import Load, inside, with_dealt
 
 Grid = tuple[tuple[Card, ...], ...]  # by pipeline, by stage
 Floats = npt.NDArray[np.float64]
@@ -69,8 +70,8 @@ class Splitter:
         """The cut of units whose slowest stage is fastest: of the first k units into s stages, one stage at a time."""
         upto = np.array([[self._upto(card, len(grid), at, shares) for card in row] for at, row in enumerate(grid)])
         units = upto.shape[-1]
-        # [stage, i, j]: seconds of units i .. j, of the slowest pipeline
-        each = (upto[:, :, None, :] - upto[:, :, :, None]).max(0)
+        # [stage, i, j]: seconds of units i .. j, of the pipeline that is slowest around experts and of that in them
+        each = (upto[..., None, :] - upto[..., :, None]).max(0).sum(1)
         each = np.where(np.arange(units)[:, None] < np.arange(units)[None, :], each, np.inf)
         reach, froms = each[0, 0], []
         for stage in each[1:]:
@@ -83,6 +84,7 @@ class Splitter:
         return Split(float(reach[-1]), grid, shares, tuple(reversed(cuts)))
 
     def _upto(self, card: Card, pipelines: int, at: int, shares: Shares) -> Floats:
+        """Seconds of a card for the first k units, around experts and in them: (2, units + 1)."""
         ask = self._ask
         start = sum(shares.tokens[:at])
         own = Part(0, start, start + shares.tokens[at]) if shares.tokens else Part(0, 0, ask.seq)
@@ -90,10 +92,16 @@ class Splitter:
         key = card.name, own.start, own.stop, experts
         if key not in self._known:
             tokens = ask.seq if shares.tokens else pipelines * ask.seq
-            much = experts / ask.spec.experts * tokens / own.tokens if experts else 1.0
-            costs = part_costs(ask.spec, card, ask.micro_batch, own, ask.dtype)
-            costs = with_dealt(costs, ask.spec, card, ask.micro_batch, own.tokens, ask.dtype, much)
-            self._known[key] = np.cumsum([0.0, *(cost.forward_s + cost.backward_s for cost in costs)])
+            costs = part_costs(ask.spec, card, ask.micro_batch, own, ask.dtype, ask.seq)
+            within = 0.0
+            if experts:
+                load = Load(experts, tokens, own.tokens)
+                costs = with_dealt(costs, ask.spec, card, ask.micro_batch, ask.dtype, load)
+                each = inside(ask.spec, card, ask.micro_batch, ask.dtype, load)
+                within = each.forward_s + each.backward_s
+            alone = [within * (recipe.kind_of(unit) == "moe") for unit in ask.spec.units]
+            around = [cost.forward_s + cost.backward_s - one for cost, one in zip(costs, alone, strict=True)]
+            self._known[key] = np.cumsum([(0.0, *around), (0.0, *alone)], axis=1)
         return self._known[key]
 
 

@@ -74,8 +74,9 @@ def check(ask: Ask, wishes: Wishes) -> None:
 
 def _refused(name: str, other: str, why: str) -> BadValue:
     return BadValue(f"plan.{name} and plan.{other} are not planned together", where=f"plan.{name}", why=why,
-                    fix="leave one of them out, or write the Plan JSON yourself, which may have both: plan.path; "
-                        "docs/life-of-a-step.md lists what goes with what")  # fmt: skip
+                    fix="leave one of them out, or write it: in the plan.json that a run without plan.tensor keeps, "
+                        "name several \"cards\" in a stage, keep \"context\" and \"experts\" of the pipelines, and "
+                        "give --plan.path; docs/life-of-a-step.md lists what goes with what")  # fmt: skip
 
 
 def ordered(plan: Plan, schedule: Order) -> Plan:

@@ -57,14 +57,17 @@ def is_best(ask: Ask) -> bool:
     except DoesNotFit:
         return none_beats(replace(ask, zero=large.MOST_ZERO), math.inf)
     empty = all(none_beats(replace(ask, zero=level), math.inf) for level in found.unfit)
-    return empty and holds(found.ask, found.plan) and none_beats(found.ask, found.plan.seconds)
+    # Pipelines of one group alone may sum their gradients inside a host.
+    parts = [found.ask.part(at) for at in range(len(ask.fleet.groups))] if len(ask.fleet.groups) > 1 else []
+    best = all(none_beats(each, found.plan.seconds) for each in (found.ask, *parts))
+    return empty and holds(found.ask, found.plan) and best
 
 
 def holds(ask: Ask, plan: GroupedPlan) -> bool:
     """Pipelines within the cards and their memory do the batch, and take as long as the plan says."""
     used, done, least, seconds = np.zeros(len(ask.fleet.groups)), 0, 0, 0.0
     for each in plan.replicas:
-        ways = ask.ways(each.micro_batch, plan.pipelines, every=True)
+        ways = ask.ways(each.micro_batch, plan.pipelines, every=True, apart=sum(n > 0 for n in plan.used) > 1)
         names = [(int(g), way) for g, way in zip(ways.group, ways.ways, strict=True)]
         spans = [Span(names.index((s.group, s.way)), s.start, s.stop) for s in each.stages]
         made = pipeline(ways, spans, len(used))

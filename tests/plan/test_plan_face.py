@@ -14,6 +14,7 @@ from danlu.fleet.groups import loads, shorthand
 from danlu.nouns import ModelSpec
 from danlu.plan import presets
 from danlu.plan.groups import advice, choose
+from danlu.plan.groups.assemble import Ask
 from danlu.plan.groups.outlook import outlook, seconds_of, terms
 from danlu.plan.stated.stack_forecast import NAMES
 
@@ -140,6 +141,26 @@ def test_the_cheapest_plan_costs_no_more_than_the_fastest():
     cheap, fast = (choose.best(SMALL, fleet, batch=64, seq=2048, goal=goal).best for goal in ("cost", "time"))
     assert cheap.price is not None and fast.price is not None
     assert cheap.price < fast.price and fast.seconds < cheap.seconds
+
+
+def test_few_pipelines_on_two_sites_pay_for_their_line():
+    """8 of them or fewer, which a host of 8 could hold if they were on one, once had their gradients for nothing."""
+    text = ("fleet: 1\nbetween_sites: 1e8\ngroups:\n  - {card: A100-80, count: 16, site: a}\n"
+            "  - {card: H20, count: 16, site: b}\n")  # fmt: skip
+    chosen = choose.best(presets.preset("llama-3-8b"), loads(text), batch=64, seq=4096)
+    assert chosen.sites is not None and not chosen.sites.pays
+    assert chosen.best.plan.used == (16,) and chosen.best.plan.fleet.groups[0].site == "a"
+    assert chosen.sites.crossing_s > 2 * chosen.best.seconds
+
+
+def test_gradients_of_two_groups_never_stay_inside_a_host():
+    ask = Ask(SMALL, shorthand("16xA100-80+16xH20"), 64, 2048)
+    for replicas in (1, 2, 3, 8, 9, 40):
+        inside, apart = (ask.ways(1, replicas, every=True, apart=each).step[:, -1] for each in (False, True))
+        assert (apart >= inside).all() and (apart > inside).any() == (1 < replicas <= 9)
+    assert (ask.ways(1, 4, every=True).step == ask.ways(1, 4, every=True, apart=True).step).all()
+    alone, both = ask.part(0).ways(1, 4, every=True), ask.ways(1, 4, every=True)
+    assert (alone.step < both.step[both.group == 0]).any()
 
 
 def test_a_goal_that_lacks_its_figures_says_which():

@@ -40,13 +40,19 @@ class Ask:
         return np.array([group.count for group in self.fleet.groups], dtype=float)
 
     def ways(
-        self, micro_batch: int, replicas: int, most: int | None = None, every: bool = False, chunks: int = 1
+        self, micro_batch: int, replicas: int, most: int | None = None, every: bool = False, chunks: int = 1,
+        apart: bool | None = None,
     ) -> StageWays:  # fmt: skip
-        """The ways of one micro-batch size with so many pipelines, or that many to `most`; `every`: worse ones too."""
+        """The ways of one micro-batch size with so many pipelines, or that many to `most`; `every`: worse ones too.
+
+        apart  whether gradients are summed over hosts of several groups, however few pipelines there are; unless said,
+               where there are several. Never of an open number of pipelines: those have the least that any plan has.
+        """
+        apart = (len(self.fleet.groups) > 1 if apart is None else apart) and most is None
         plain = "1f1b" if chunks > 1 else ORDERS[self.schedule].plain
         found = stage_ways(self.spec, self.fleet, micro_batch=micro_batch, seq=self.seq, replicas=replicas, most=most,
-                           schedule=plain, stack=self.stack, constants=self.constants, zero=self.zero,
-                           every=every)  # fmt: skip
+                           schedule=plain, stack=replace(self.stack or Stack(), apart=apart),
+                           constants=self.constants, zero=self.zero, every=every)  # fmt: skip
         return found if chunks == 1 else in_chunks(found, chunks)
 
     def spaces(self, replicas: int, most: int | None = None, stages: int = MOST_STAGES) -> list[Space]:
@@ -83,7 +89,8 @@ def finished(ask: Ask, chosen: Sequence[tuple[Pipeline, int]], kind: str) -> Gro
     """The plan of these pipelines with the costs of so many replicas, each no longer than the batch needs."""
     pipelines = sum(count for _, count in chosen)
     kinds = {(each.micro_batch, each.ways.chunks) for each, _ in chosen}
-    tables = {(size, n): ask.ways(size, pipelines, every=True, chunks=n) for size, n in kinds}
+    apart = bool(np.count_nonzero(sum(each.cards for each, _ in chosen)) > 1)
+    tables = {(size, n): ask.ways(size, pipelines, every=True, chunks=n, apart=apart) for size, n in kinds}
     moved = [(again(each, tables[each.micro_batch, each.ways.chunks], len(ask.fleet.groups)), count)
              for each, count in chosen]  # fmt: skip
     real = [(each or chosen[i][0], count) for i, (each, count) in enumerate(moved)]

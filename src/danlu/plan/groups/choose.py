@@ -213,7 +213,8 @@ def _together(
         # Each card holds the gradient of 1 / (its site's replicas) of its stage once its site has summed it.
         sent = max(2 * (len(parts) - 1) / len(parts) * 4.0 * _held(each.plan) / each.plan.pipelines for each in parts)
         joined = _joined(fleet, [each.plan for each in parts], batch, sent / line)
-    crossing_s = min((seconds_of(each.plan) for each in crossing), default=math.inf)
+    over = [plan for each in crossing for plan in each.alternatives if _on_its_sites(plan)]
+    crossing_s = min(map(seconds_of, over), default=math.inf)
     compared = Sites(tuple(seconds.items()), tuple(sites), together, sent / line, crossing_s, sent, line)
     return crossing, compared, joined
 

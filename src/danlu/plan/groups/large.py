@@ -142,6 +142,9 @@ def _of_level(ask: Ask, tell: Say) -> Found | None:
     exact = _exact(ask, min(plans, key=lambda each: each.seconds, default=None))
     if exact is not None:
         plans.append(exact)
+    for at in range(len(fleet.groups) if len(fleet.groups) > 1 else 0):  # whose gradients may stay inside a host
+        single = _exact(ask.part(at), min(plans, key=lambda each: each.seconds, default=None))
+        plans += [_onto(single, ask, at, _name(fleet, at))] if single is not None else []
     if not plans:
         return None
     plans.sort(key=lambda each: each.seconds)

@@ -72,6 +72,7 @@ class Stack:
 
     network    bytes/s of one card to other hosts, one way
     precision  "bf16", "fp16", "fp32", or "fp8": bf16 whose layers multiply in 8 bits
+    apart      pipelines stand on cards of several groups, so that no host has all that share a gradient
     """
 
     cards_per_host: int = 8
@@ -83,6 +84,7 @@ class Stack:
     seq_parallel: bool = True
     overlap_dp: bool = True
     overlap_tp: bool = False
+    apart: bool = False
 
     def on(self, group: Group) -> Stack:
         """The same on a group's hosts; its cards run bf16 where they do not multiply 8-bit floats."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from danlu.nouns import Group, ModelSpec
 from danlu.plan.groups.unit_cost import Stack, Way, setup_of
+from danlu.plan.stated.setup import Setup
 from danlu.plan.stated.stack_time import Constants, Rated, once_seconds
 
 WEIGHT, GRADIENT = 2.0, 4.0  # bytes of one parameter in a message
@@ -25,10 +26,18 @@ def once(
     spec: ModelSpec, card: Rated, way: Way, ranks: int, *, seq: int, stack: Stack, constants: Constants
 ) -> float:  # fmt: skip
     """Seconds once a step of one parameter on a card: messages, optimizer."""
-    run = replace(setup_of(spec, card, way, seq, stack), dp=ranks, cards=ranks * way.cards)
+    run = _shared_by(ranks, setup_of(spec, card, way, seq, stack), way, stack)
     everyone = run.dp * run.cp
     sent = {1: WEIGHT + GRADIENT, 2: WEIGHT, 3: 0.0}[way.zero] * (everyone - 1) / everyone
     return once_seconds(run, COUNT * sent, COUNT * 34.0 / everyone, card, constants) / COUNT
+
+
+def _shared_by(ranks: int, run: Setup, way: Way, stack: Stack) -> Setup:
+    """The run with so many pipelines; on cards of several groups half of a gradient's ranks are on a host at most."""
+    run = replace(run, dp=ranks, cards=ranks * way.cards)
+    if not stack.apart or ranks == 1:
+        return run
+    return replace(run, cards_per_host=min(run.cards_per_host, way.tp * (ranks * way.cp // 2)))
 
 
 def away(group: Group, way: Way, ranks: int, held: float, room: float) -> tuple[float, float]:
@@ -60,7 +69,7 @@ def each(
     """Seconds of a micro-batch's messages of one parameter, (forward, backward), if nothing ran beside them."""
     if way.zero == 1:
         return 0.0, 0.0
-    run = replace(setup_of(spec, card, way, seq, stack), dp=ranks, cards=ranks * way.cards, overlap_dp=False)
+    run = replace(_shared_by(ranks, setup_of(spec, card, way, seq, stack), way, stack), overlap_dp=False)
     everyone = run.dp * run.cp
     a_byte = once_seconds(run, COUNT * (everyone - 1) / everyone, 0.0, card, constants) / COUNT
     gathered = WEIGHT if way.zero == 3 else 0.0

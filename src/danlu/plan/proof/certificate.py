@@ -98,7 +98,8 @@ def dumps(proved: Proved) -> str:
 def as_dict(proved: Proved) -> dict[str, Any]:
     """The certificate as plain values."""
     ask, plan = proved.ask, proved.plan
-    tables = {size: ask.ways(size, plan.pipelines, every=True) for size in {each.micro_batch for each in plan.replicas}}
+    sizes, apart = {each.micro_batch for each in plan.replicas}, sum(n > 0 for n in plan.used) > 1
+    tables = {size: ask.ways(size, plan.pipelines, every=True, apart=apart) for size in sizes}
     return {
         "certificate": VERSION,
         "model": _model(ask.spec),

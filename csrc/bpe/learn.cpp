@@ -12,6 +12,8 @@
 
 namespace {
 
+constexpr size_t kAhead = 8;  // words fetched before they are joined
+
 struct Counted {
     uint64_t hash = 0;
     int64_t first = 0, size = 0, count = 0;  // place and bytes in the pool
@@ -58,11 +60,16 @@ struct Candidate {
 
 inline uint64_t key_of(int32_t left, int32_t right) { return uint64_t(uint32_t(left)) << 32 | uint32_t(right); }
 
+// A word as tokens: where they begin, how many are left, how often the word stands in the texts.
+struct Word {
+    int64_t first, count;
+    int32_t size;
+};
+
 // Every word as tokens, and where each pair stands.
 struct Learner {
     std::vector<int32_t> tokens;
-    std::vector<int64_t> first, counts;
-    std::vector<int32_t> sizes;
+    std::vector<Word> words;
     std::vector<std::string> spelled;  // bytes of each token, once the bytes' own have been given
     std::unordered_map<std::string, int32_t> named;
     Pairs pairs;
@@ -92,9 +99,9 @@ struct Learner {
     }
 
     void join(int32_t word, int32_t left, int32_t right, int32_t joined) {
-        int32_t* own = tokens.data() + first[word];
-        const int64_t count = counts[word];
-        int32_t size = sizes[word], made = 0;
+        int32_t* own = tokens.data() + words[word].first;
+        const int64_t count = words[word].count;
+        int32_t size = words[word].size, made = 0;
         for (int32_t i = 0; i < size; made++) {
             if (own[i] != left || i + 1 == size || own[i + 1] != right) {
                 own[made] = own[i++];
@@ -111,7 +118,20 @@ struct Learner {
                 stands(key_of(joined, own[i]), word, count);
             }
         }
-        sizes[word] = made;
+        words[word].size = made;
+    }
+
+    // Words of a pair lie far apart, and each is short: they are fetched while others are joined.
+    void join_all(const std::vector<int32_t>& list, int32_t left, int32_t right, int32_t joined) {
+        const size_t count = list.size();
+        for (size_t i = 0; i < count; i++) {
+            if (i + 2 * kAhead < count) __builtin_prefetch(&words[list[i + 2 * kAhead]]);
+            if (i + kAhead < count) {
+                const int32_t* own = tokens.data() + words[list[i + kAhead]].first;
+                __builtin_prefetch(own), __builtin_prefetch(own + 16);
+            }
+            join(list[i], left, right, joined);
+        }
     }
 
     int32_t token_of(int32_t left, int32_t right) {
@@ -135,7 +155,7 @@ struct Learner {
             const int32_t left = int32_t(top.key >> 32), right = int32_t(top.key), joined = token_of(left, right);
             merges[3 * made] = left, merges[3 * made + 1] = right, merges[3 * made + 2] = joined, made++;
             const std::vector<int32_t> list = std::move(where[top.where]);
-            for (const int32_t word : list) join(word, left, right, joined);
+            join_all(list, left, right, joined);
             queue_fresh();
         }
         return made;
@@ -214,9 +234,8 @@ DANLU_API int64_t danlu_bpe_learn(const danlu_bpe_counts* counts, const int32_t*
     }
     for (const Counted& each : counts->words) {
         if (!each.count) continue;
-        const int32_t word = int32_t(learner.counts.size());
-        learner.first.push_back(int64_t(learner.tokens.size()));
-        learner.sizes.push_back(int32_t(each.size)), learner.counts.push_back(each.count);
+        const int32_t word = int32_t(learner.words.size());
+        learner.words.push_back({int64_t(learner.tokens.size()), each.count, int32_t(each.size)});
         for (int64_t i = 0; i < each.size; i++) {
             learner.tokens.push_back(byte_ids[counts->pool[each.first + i]]);
             if (i) learner.stands(key_of(learner.tokens.end()[-2], learner.tokens.back()), word, each.count);

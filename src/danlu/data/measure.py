@@ -93,7 +93,8 @@ def with_native(texts: Sequence[bytes], ended_lines: bool = True) -> Measured:
         raise MemoryError(f"no memory to measure a text of {max(map(len, texts))} bytes")
     assert status == 0, "danlu_measure_ref refused its sizes"
     begins = [0, *kept_ends.tolist()]
-    return Measured(counts, [kept[a:b].tobytes() for a, b in zip(begins, begins[1:], strict=False)])
+    whole = kept[: begins[-1]].tobytes()  # slices of bytes are made in a fifth of the time of slices of an array
+    return Measured(counts, [whole[a:b] for a, b in zip(begins, begins[1:], strict=False)])
 
 
 def in_python(text: str, ended_lines: bool = True) -> tuple[list[int], str]:

@@ -170,11 +170,13 @@ def verdicts(names: Sequence[str], counts: npt.NDArray[np.int64]) -> list[Broken
         value = rule.value(columns)
         found = np.flatnonzero(rule.breaks(value, chinese) & (first == len(asked)))
         first[found], values[found] = number, value[found]
-    verdicts: list[Broken | None] = [None] * len(counts)
-    for place in np.flatnonzero(first < len(asked)).tolist():
-        name, rule = asked[first[place]]
-        verdicts[place] = name, rule.name, rule.why(float(values[place]), bool(chinese[place]))
-    return verdicts
+    told = zip(first.tolist(), values.tolist(), chinese.tolist(), strict=True)
+    return [_told(asked[number], value, own) if number < len(asked) else None for number, value, own in told]
+
+
+def _told(asked: tuple[str, Rule], value: float, chinese: bool) -> Broken:
+    name, rule = asked
+    return name, rule.name, rule.why(value, chinese)
 
 
 def judged(documents: Iterable[Document], names: Sequence[str], drops: Callable[[str], Drop],

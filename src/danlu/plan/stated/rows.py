@@ -157,6 +157,7 @@ def _setup(line: dict[str, str], note: dict[str, str]) -> Setup:
 
     heads, software = count("heads", 1), stated_words.software(line.get("software") or "")
     unfused = stated_words.unfused(line.get("attention") or "")
+    short = stated_words.precision(note.get("reduce", "")) if "reduce" in note else ""
     if note.get("scheme", "").startswith("deepspeed"):
         software = "DeepSpeed"  # a baseline that the source ran in another framework
     return Setup(
@@ -173,7 +174,9 @@ def _setup(line: dict[str, str], note: dict[str, str]) -> Setup:
         dropout=unfused and software == "Megatron-LM",
         overlap_dp=said("overlap_dp"), overlap_tp=said("overlap_tp"),
         experts=_experts(line, note), latent=_latent(note),
-        items=items,
+        items=items, head_dim=int(note.get("head_dim", 0)),
+        attention_kernel=stated_words.generation(line.get("attention") or ""), kernels=note.get("kernels") == "fused",
+        reduce_bytes={"": 0, "fp32": 4}.get(short, 2), zero_ranks=int(note.get("zero_ranks", 0)),
     )  # fmt: skip
 
 

@@ -40,6 +40,11 @@ class Setup:
     zero             stage of sharding over data-parallel ranks, 3 for FSDP
     items            embedding + layers + head of each stage where they are uneven, else ()
     head_dim         0 where it is hidden / heads
+    attention_kernel  generation of fused attention: 1 as in arXiv 2205.14135, 2 as in 2307.08691, 3 as in 2407.08608
+                     or in cuDNN from version 9
+    kernels          norms, activations and rotary embeddings are one kernel each: Megatron's own where nothing is said
+    reduce_bytes     of one number of a gradient as data-parallel cards send it; 0 for the software's habit
+    zero_ranks       data-parallel ranks that share states, where these are not all: inside a host; 0 for all
     """
 
     card: str
@@ -77,6 +82,10 @@ class Setup:
     latent: Latent | None = None
     items: tuple[int, ...] = ()
     head_dim: int = 0
+    attention_kernel: int = 2
+    kernels: bool = False
+    reduce_bytes: int = 0
+    zero_ranks: int = 0
 
     @property
     def width(self) -> int:
@@ -97,6 +106,16 @@ class Setup:
             return tuple(count - end for count, end in zip(self.items, ends, strict=True))
         base, extra = divmod(self.layers, self.pp)
         return tuple(base + (i < extra) for i in range(self.pp))
+
+    @property
+    def sharing(self) -> int:
+        """Ranks among which the states of a parameter are shared where they are at all."""
+        return min(self.zero_ranks or self.dp * self.cp, self.dp * self.cp)
+
+    @property
+    def fused(self) -> bool:
+        """Whether norms, activations and their like are one kernel each: the software's own, or a compiler's."""
+        return self.compiled or self.kernels or self.software.startswith("Megatron")
 
     @property
     def fused_loss(self) -> bool:

@@ -25,7 +25,7 @@ TERMS = {
     "matmuls": ("matmul_flop", "narrow_flop"), "attention": ("attention_flop", "score_bytes"),
     "memory traffic": ("matmul_bytes", "pass_bytes"), "tensor parallelism": ("tp_bytes", "tp_messages"),
     "pipeline messages": ("pp_bytes",), "context parallelism": ("cp_bytes",), "expert parallelism": ("ep_bytes",),
-    "issuing kernels": ("layers",),
+    "issuing kernels": ("kernels",),
 }  # fmt: skip
 REST = ("pipeline bubble", "data parallelism and optimizer", "waiting for the slowest card")
 NAMES = (*TERMS, *REST)

@@ -101,11 +101,13 @@ def expert_params(setup: Setup, dense: bool = False) -> float:
 def bytes_per_param(setup: Setup, ranks: int) -> float:
     """Bytes of weight, gradient and Adam's states of one parameter on one of `ranks` data-parallel cards.
 
-    Megatron keeps its main gradient in fp32 (18, or 6 + 12/d with a distributed optimizer); fp32 runs need 16; FSDP and
-    ZeRO-3 share everything.
+    Megatron keeps its main gradient in fp32 (18, or 6 + 12/d with a distributed optimizer), DeepSpeed's optimizer for
+    bf16 sums it beside the short one (8 + 12/d); fp32 runs need 16; FSDP and ZeRO-3 share everything.
     """
     if setup.zero == 3:
         return 16.0 / ranks
+    if setup.zero == 1 and setup.precision == "bf16" and "DeepSpeed" in setup.software:
+        return 8.0 + 12.0 / ranks
     if setup.precision == "fp32":
         return 16.0 if setup.zero == 0 else 8.0 + 8.0 / ranks
     return 18.0 if setup.zero == 0 else (6.0 + 12.0 / ranks if setup.zero == 1 else 2.0 + 16.0 / ranks)
@@ -181,7 +183,7 @@ def dense_layers(setup: Setup, stage: int) -> int:
 
 
 def _stage(setup: Setup, stage: int) -> CardBytes:
-    layers, dense, ranks = setup.stage_layers[stage], dense_layers(setup, stage), setup.dp * setup.cp
+    layers, dense, ranks = setup.stage_layers[stage], dense_layers(setup, stage), setup.sharing
     rows = setup.seq * setup.micro_batch / setup.cp
     plain, routed = stage_params(setup, stage)
     states = plain / setup.tp * bytes_per_param(setup, ranks)

@@ -55,6 +55,8 @@ class Constants:
     wide_attention      the same on cards beyond WIDE (FlashAttention-2 reaches 35 % of an H100: arXiv 2407.08608)
     wide                share of `matmul` that such cards reach in a run: one trainer's paired tables give an H100 0.67
                         to 0.74 of an A100's utilisation (mosaicml/llm-foundry, 13B to 3B), 0.8 of it matmuls
+    first_flash, third_flash   speed of the first generation of fused attention up to WIDE, and of the third, beside the
+                        second (25 to 40 % of an A100 beside 50 to 73: arXiv 2307.08691; 1.5 to 2 on an H100: 2407.08608)
     narrow              speed of an fp8 matmul beside a 16-bit one
     matmul_bytes, pass_bytes, score_bytes   weights of bytes against the card's memory bandwidth (kernels reach 80 %)
     fused               what a compiled step still costs of its passes and of issuing, beside the counts of stack_work
@@ -62,7 +64,7 @@ class Constants:
                         from socket to socket (NCCL's graph/topo.h has 10 to 16 GB/s beside 32 of PCIe), between hosts
                         (84 to 92 of 100 GB/s in nccl-tests issues 100, 119, 175)
     alpha_s             seconds of one message of a collective
-    layer_s             seconds of one layer, forward and backward, that shrink with nothing: 180 kernels are issued
+    kernel_s            seconds of one kernel that shrink with nothing: its issuing, its start and its last wave
     unhidden            share of overlapped tensor- and context-parallel communication that still costs time
     contended           the same of overlapped data-parallel communication
     straggle            share of a step that every doubling of the cards adds: all wait for the slowest
@@ -74,6 +76,8 @@ class Constants:
     attention: float = 0.55
     wide_attention: float = 0.3
     wide: float = 0.82
+    first_flash: float = 0.55
+    third_flash: float = 1.7
     narrow: float = 1.5
     matmul_bytes: float = 1.0
     pass_bytes: float = 1.25
@@ -84,7 +88,7 @@ class Constants:
     socket: float = 0.4
     network: float = 0.8
     alpha_s: float = 8e-6
-    layer_s: float = 1.5e-3
+    kernel_s: float = 1.7e-5
     unhidden: float = 0.65
     contended: float = 0.3
     straggle: float = 0.01
@@ -94,7 +98,7 @@ class Constants:
 
 @lru_cache(maxsize=1)
 def published() -> Constants:
-    """The constants of stack_constants.yaml, fitted to all tables of bench/truth."""
+    """The constants of stack_constants.yaml, fitted to all tables of bench/truth and bench/truth/more."""
     return loads(files("danlu.plan.stated").joinpath("stack_constants.yaml").read_text(encoding="utf-8"))
 
 
@@ -125,8 +129,8 @@ def dumps(constants: Constants) -> str:
     plain = asdict(constants)
     short: dict[str, Any] = {name: float(f"{plain[name]:.4g}") for name in plain if name not in BY_CARD}
     short |= {name: {card: float(f"{value:.4g}") for card, value in plain[name].items()} for name in BY_CARD}
-    head = "# Fitted: danlu plan check bench/truth/*.csv --fit src/danlu/plan/stated/stack_constants.yaml\n"
-    return head + yaml.safe_dump(short, sort_keys=False)
+    tables, here = "bench/truth/*.csv bench/truth/more/*.csv", "src/danlu/plan/stated/stack_constants.yaml"
+    return f"# Fitted: danlu plan check {tables} --fit {here}\n" + yaml.safe_dump(short, sort_keys=False)
 
 
 def seconds(run: Setup, amounts: Work, card: Rated, constants: Constants) -> float:
@@ -135,8 +139,8 @@ def seconds(run: Setup, amounts: Work, card: Rated, constants: Constants) -> flo
     price = prices(run, card, c)
     busy = amounts.stages @ price
     busy[-1] += amounts.head @ price
-    group = _group(run, card, c)
     if amounts.gather_bytes:
+        group = _group(run, card, c, run.sharing)
         gathered = amounts.gather_bytes / (_between(run, c, 1) if run.software == "DeepSpeed" and run.link else group)
         both = np.minimum(busy, gathered) * (c.contended if run.overlap_dp or run.software == "DeepSpeed" else 1.0)
         busy = np.maximum(busy, gathered) + both
@@ -160,6 +164,10 @@ def prices(run: Setup, card: Rated, c: Constants) -> npt.NDArray[Any]:
     """Seconds of one of each of AMOUNTS in such a run on such a card."""
     rate, memory = _flops(run, card, c), card.mem_bw
     fused = c.wide_attention if card.flops > WIDE else c.attention
+    if run.attention_kernel == 1 and card.flops <= WIDE:
+        fused *= c.first_flash  # on later cards the second one, made for these, gains nothing (arXiv 2407.08608)
+    elif run.attention_kernel == 3:
+        fused *= c.third_flash
     inside = _inside(run, card, c, run.tp)
     tp = inside if run.tp <= run.cards_per_host else _between(run, c, run.cards_per_host)
     hidden_tp = c.unhidden if run.async_tp or run.overlap_tp else 1.0
@@ -167,11 +175,12 @@ def prices(run: Setup, card: Rated, c: Constants) -> npt.NDArray[Any]:
     across = run.tp * run.cp * run.pp > run.cards_per_host
     pp = _between(run, c, 1) if across and run.link else inside
     cp = inside if run.tp * run.cp <= run.cards_per_host else _between(run, c, 1)
+    messages = c.unhidden if run.interleave > 1 and run.overlap_dp else 1.0  # sent while other chunks are computed
     found = np.array([
         1 / rate, 1 / (rate * c.narrow), c.matmul / (rate * fused) if run.flash else 1 / rate,
-        c.matmul_bytes / memory, passes, c.score_bytes / memory, hidden_tp / tp, hidden_tp * c.alpha_s, 1 / pp,
-        c.unhidden / cp, 1 / _inside(run, card, c, run.ep),
-        c.layer_s * (c.fused if run.compiled else 1.0),
+        c.matmul_bytes / memory, passes, c.score_bytes / memory, hidden_tp / tp, hidden_tp * c.alpha_s, messages / pp,
+        c.unhidden / cp, max(1 / _inside(run, card, c, run.ep), _abroad(run) / _between(run, c, 1)),
+        c.kernel_s * (c.fused if run.compiled else 1.0),
     ])  # fmt: skip
     found[AMOUNTS.index("matmul_bytes") :] *= c.others.get(card.name, 1.0)
     return found
@@ -179,8 +188,20 @@ def prices(run: Setup, card: Rated, c: Constants) -> npt.NDArray[Any]:
 
 def once_seconds(run: Setup, dp_bytes: float, adam_bytes: float, card: Rated, c: Constants) -> float:
     """Seconds of what happens once a step: gradients reduced over data-parallel cards, the optimizer."""
-    reduced = dp_bytes / _group(run, card, c) * (c.contended if run.overlap_dp else 1.0)
+    reduced = dp_bytes / _group(run, card, c, run.dp * run.cp) * (c.contended if run.overlap_dp else 1.0)
     return c.others.get(card.name, 1.0) * (reduced + adam_bytes / card.mem_bw)
+
+
+def _abroad(run: Setup) -> float:
+    """Share of what a card sends to experts that leaves its host.
+
+    A token goes once to each host that has any of its experts, whose links then carry it to all of them there.
+    """
+    hosts = run.ep * (1 if run.seq_parallel else run.tp) / run.cards_per_host
+    if run.experts is None or run.ep == 1 or hosts <= 1:
+        return 0.0
+    reached = (hosts - 1) * (1 - (1 - 1 / hosts) ** run.experts.used)
+    return float(reached / (run.experts.used * (run.ep - 1) / run.ep))
 
 
 def _flops(run: Setup, card: Rated, c: Constants) -> float:
@@ -207,9 +228,9 @@ def _between(run: Setup, c: Constants, rails: float) -> float:
     return (run.link or 25e9) * c.network * rails
 
 
-def _group(run: Setup, card: Rated, c: Constants) -> float:
-    """Bytes/s one way of a card in the reduction of its data-parallel group, whose members lie `tp` cards apart."""
-    ranks, inner = run.dp * run.cp, max(1, run.cards_per_host // run.tp)
+def _group(run: Setup, card: Rated, c: Constants, ranks: int) -> float:
+    """Bytes/s one way of a card in a collective of `ranks` data-parallel cards, which lie `tp` cards apart."""
+    inner = max(1, run.cards_per_host // run.tp)
     if ranks <= inner or run.link is None:
         return _inside(run, card, c, ranks, run.tp)
     return min(_between(run, c, inner), _inside(run, card, c, 2))

@@ -19,7 +19,7 @@ from danlu.plan.stated.stack_memory import attention_params, dense_layers, exper
 
 AMOUNTS = (
     "matmul_flop", "narrow_flop", "attention_flop", "matmul_bytes", "pass_bytes", "score_bytes", "tp_bytes",
-    "tp_messages", "pp_bytes", "cp_bytes", "ep_bytes", "layers",
+    "tp_messages", "pp_bytes", "cp_bytes", "ep_bytes", "kernels",
 )  # fmt: skip
 
 Floats = npt.NDArray[Any]
@@ -55,21 +55,30 @@ def work(run: Setup) -> Work:
 
 
 def once(run: Setup, held: float) -> tuple[float, float, float]:
-    """(dp_bytes, gather_bytes, adam_bytes) of a card that holds `held` parameters after tensor and expert cuts."""
-    ranks = run.dp * run.cp
+    """(dp_bytes, gather_bytes, adam_bytes) of a card that holds `held` parameters after tensor and expert cuts.
+
+    Where states are shared by a few ranks only, their gathers stay among these, and what each of them keeps of the
+    gradients is summed over the others.
+    """
+    ranks, near = run.dp * run.cp, run.sharing
     share = (ranks - 1) / ranks
     gradient, weight = _gradient(run), run.bytes_each
+    gather = 0.0
     if run.zero == 3:
-        dp, gather = 0.0, held * share * (2 * weight + gradient)
+        among = (near - 1) / near
+        dp, gather = 2 * gradient * held / near * (ranks > near), held * among * (2 * weight + gradient)
         if run.pp > 1:  # weights stay whole from one micro-batch to the next: gathered and reduced once a step
             dp, gather = held * share * (weight + gradient), 0.0
+    elif run.zero == 0 or near < ranks or (run.zero == 1 and "DeepSpeed" in run.software):
+        # DeepSpeed's first stage sums whole gradients before each rank drops what is not its own, then gathers.
+        dp = held * share * (2 * gradient + (weight if run.zero and near == ranks else 0.0))
     else:
-        dp, gather = held * share * (2 * gradient if run.zero == 0 else gradient + weight), 0.0
-    return dp, gather, held * (34.0 if run.bytes_each == 2 else 28.0) / (ranks if run.zero else 1)
+        dp = held * share * (gradient + weight)
+    return dp, gather, held * (34.0 if run.bytes_each == 2 else 28.0) / (near if run.zero else 1)
 
 
 def _gradient(run: Setup) -> float:
-    return 2.0 if run.precision == "fp16" else 4.0
+    return float(run.reduce_bytes or (2 if run.precision == "fp16" else 4))
 
 
 def model_flop(run: Setup) -> float:
@@ -138,7 +147,8 @@ def _layered(run: Setup, flop: float, matmul: float, passes: Sequence[float], **
     each = np.array([1.0, 1.0 + again]) if t > 1 else np.zeros(2)
     found["tp_bytes"] = each * 2 * (t - 1) / t * _rows(run) * run.hidden * run.bytes_each
     found["tp_messages"] = each * (t - 1)
-    found["layers"] = np.array([1 / 6, 1 / 3])
+    issued = _kernels(run) / 2
+    found["kernels"] = np.array([issued, (2 + redone) * issued])
     found |= {name: np.array(value) for name, value in rest.items()}
     return np.stack([found.get(name, np.zeros(2)) for name in AMOUNTS], axis=1)
 
@@ -152,7 +162,7 @@ def _attention(run: Setup) -> Floats:
     once, back = (0.0, 0.0) if run.flash else (x * rows * run.heads * run.seq / t * n for x in _score_passes(run))
     around = 2.0 * run.width * run.kv_heads / run.heads * n * rows * (run.cp - 1) / t
     norms, rotated = _norm_passes(run), run.width * (1 + run.kv_heads / run.heads) / t
-    turn = (0.0 if not run.gated else 2.0 if _fused(run) else 10.0) * rotated
+    turn = (0.0 if not run.gated else 2.0 if run.fused else 10.0) * rotated
     split = t if run.seq_parallel else 1
     return _layered(
         run, 2 * rows * params / t, n * (params / t + rows * (h + 3 * run.width / t)),
@@ -176,30 +186,40 @@ def _mlp(run: Setup, mixed: Setup | None) -> Floats:
     copied, inner = 4 * experts.used * h, experts.used * experts.ffn + experts.shared_ffn
     passes = (rows * (norms[0] * h + act[0] * inner + copied) / t, rows * (norms[1] * h + act[1] * inner + copied) / t)
     matmul = n * ((plain + everyone / run.ep) / t + rows * (h + wide) / t)
-    moved = 2.0 * rows * h * n * experts.used * (run.ep - 1) / run.ep
+    # Ranks that split the sequence send each its own part of it.
+    own = rows / t if run.seq_parallel else rows
+    moved = 2.0 * own * h * n * experts.used * (run.ep - 1) / run.ep
     flop = 2 * rows * (plain + everyone * experts.used / experts.count) / t
     return _layered(run, flop, matmul, passes, ep_bytes=(moved, moved))
 
 
-def _fused(run: Setup) -> bool:
-    """Whether norms, activations and their like are one kernel each: Megatron's own, or a compiler's."""
-    return run.compiled or run.software.startswith("Megatron")
+def _kernels(run: Setup) -> float:
+    """Kernels of a layer's forward, counted in its operators; its backward has twice as many.
+
+    Two norms, four matmuls, attention, an activation and two sums are one each, beside as many copies of heads,
+    weights and gradients. Eager torch makes each RMS norm of six and rotary embeddings of ten. Unfused attention adds a
+    matmul, scale, mask, softmax, dropout and copies of scores; fp32 has no fused softmax. Experts add a router,
+    sorting, two exchanges and the way back.
+    """
+    eager = 20.0 if run.gated and not run.fused else 0.0
+    apart = 0.0 if run.flash else 10.0 if run.bytes_each == 2 else 17.0
+    return 20.0 + eager + apart + (30.0 if run.experts else 0.0)
 
 
 def _norm_passes(run: Setup) -> Passes:
     """Numbers that a norm and a residual sum read and write per number of the hidden state, forward and backward.
 
-    One kernel each: a norm 2 and 3, a sum with its dropout 3.5 and 3. Eager torch makes an RMS norm in fp32 of six
-    kernels (36 bytes), and its backward of twice as many.
+    One kernel each: a norm 2 and 3, a sum with its dropout 3.5 and 3. Eager torch has a kernel for a layer norm, but
+    makes an RMS norm in fp32 of six (36 bytes), and its backward of twice as many.
     """
-    return (5.5, 6.0) if _fused(run) else (21.0, 39.0)
+    return (5.5, 6.0) if run.fused or not run.gated else (21.0, 39.0)
 
 
 def _act_passes(run: Setup) -> Passes:
     """The same of an activation, per number of the MLP's width."""
     if not run.gated:
         return 2.0, 3.0
-    return (3.0, 5.0) if _fused(run) else (5.0, 8.0)
+    return (3.0, 5.0) if run.fused else (5.0, 8.0)
 
 
 def _head(run: Setup) -> Floats:
@@ -219,7 +239,7 @@ def _loss_bytes(run: Setup) -> Passes:
     copied to fp32 and their gradient back. Torch: a copy, log-softmax; three kernels back. Compiled: read twice.
     """
     copies = 6.0 if run.bytes_each == 2 else 0.0
-    if run.compiled:
+    if run.compiled or run.kernels:
         return 2.0 * run.bytes_each, 2.0 * run.bytes_each
     return (32.0 + copies, 8.0 + copies) if run.software.startswith("Megatron") else (8.0 + copies, 16.0 + copies)
 

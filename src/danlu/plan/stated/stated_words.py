@@ -12,6 +12,7 @@ FRAMEWORKS = ("torchtitan", "DeepSpeed")
 # Megatron's kernels, schedule and habits under other names.
 OF_MEGATRON = ("megatron", "mcore", "nemo", "megascale", "mindspeed")
 UNFUSED = ("unfused", "eager", "math", "naive", "standard", "vanilla")
+KERNELS = {1: ("flash1", "flashattention1", "triton"), 3: ("flash3", "flashattention3", "cudnn")}
 RECOMPUTE = {
     "none": ("none", "no", "0", "false", "off"), "selective": ("selective", "sel"),
     "full": ("full", "yes", "1", "true", "on", "block", "uniform", "all"),
@@ -40,6 +41,12 @@ def software(text: str) -> str:
 def unfused(text: str) -> bool:
     """Whether attention writes its scores to memory; fused where nothing is said, or a name nobody has for unfused."""
     return _plain(text) in UNFUSED
+
+
+def generation(text: str) -> int:
+    """Of fused attention's kernel, as in "flash3"; 2 where nothing is said."""
+    plain = _plain(text)
+    return next((key for key, words in KERNELS.items() if plain in words), 2)
 
 
 def flag(name: str, text: str) -> bool:

@@ -230,11 +230,14 @@ def _telling(replicas: tuple[int, int], inside: int) -> set[int]:
 
 
 def _weight_gradient(spec: ModelSpec, table: UnitTable, seq: int) -> Floats:
-    """Seconds of the gradient of a unit's weights: those of the forward's matmuls, without attention's scores."""
+    """Seconds of the gradient of a unit's weights: those of the forward's matmuls, without attention's scores.
+
+    No more than half of a backward: a head's forward may be mostly its loss, which has no weights.
+    """
     weights = 2.0 * spec.unit_params("layers.0.attn")
     scores = 4.0 * spec.heads * spec.head_dim * min(seq, spec.window or seq) / 2
     share = np.array([0.0, weights / (weights + scores), 1.0, 1.0])
-    return np.asarray(table.forward_s * share)
+    return np.asarray(np.minimum(table.forward_s * share, table.backward_s / 2))
 
 
 def _useful(ways: StageWays) -> npt.NDArray[np.bool_]:

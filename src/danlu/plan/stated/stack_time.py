@@ -55,8 +55,8 @@ class Constants:
     wide_attention      the same on cards beyond WIDE (FlashAttention-2 reaches 35 % of an H100: arXiv 2407.08608)
     wide                share of `matmul` that such cards reach in a run: one trainer's paired tables give an H100 0.67
                         to 0.74 of an A100's utilisation (mosaicml/llm-foundry, 13B to 3B), 0.8 of it matmuls
-    first_flash, third_flash   speed of the first generation of fused attention up to WIDE, and of the third, beside the
-                        second (25 to 40 % of an A100 beside 50 to 73: arXiv 2307.08691; 1.5 to 2 on an H100: 2407.08608)
+    first_flash, third_flash   speed of the first generation of fused attention up to WIDE, and of the third, beside
+                        the second (25 to 40 % of an A100 beside 50 to 73: arXiv 2307.08691; 1.5 to 2: 2407.08608)
     narrow              speed of an fp8 matmul beside a 16-bit one
     matmul_bytes, pass_bytes, score_bytes   weights of bytes against the card's memory bandwidth (kernels reach 80 %)
     fused               what a compiled step still costs of its passes and of issuing, beside the counts of stack_work

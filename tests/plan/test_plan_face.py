@@ -9,7 +9,7 @@ import pytest
 from provoke import provoke
 
 from danlu import families
-from danlu.cli import app, plan_fleet
+from danlu.cli import app, plan_fleet, plan_told
 from danlu.fleet.groups import loads, shorthand
 from danlu.nouns import ModelSpec
 from danlu.plan import presets
@@ -161,6 +161,14 @@ def test_gradients_of_two_groups_never_stay_inside_a_host():
     assert (ask.ways(1, 4, every=True).step == ask.ways(1, 4, every=True, apart=True).step).all()
     alone, both = ask.part(0).ways(1, 4, every=True), ask.ways(1, 4, every=True)
     assert (alone.step < both.step[both.group == 0]).any()
+
+
+def test_a_card_whose_name_has_a_space_is_quoted_where_its_price_is_to_be_typed():
+    text = "fleet: 1\ngroups: [{card: my card, count: 8, flops: 3e14, mem_bytes: 80GiB, mem_bw: 2e12, link: 3e11}]"
+    chosen = choose.best(SMALL, loads(text), batch=8, seq=2048)
+    said = plan_told.costs(chosen.best, 0.5)
+    assert "--watts 'my card=400'" in said and "--price 'my card=2.5'" in said
+    assert chosen.best.plan.terms["fill"] >= 0
 
 
 def test_a_goal_that_lacks_its_figures_says_which():

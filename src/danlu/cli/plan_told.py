@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -118,12 +119,14 @@ def costs(best: Outlook, kg_per_kwh: float) -> str:
         rows.append(["CO2", f"{best.kwh * kg_per_kwh:.3g} kg", f"{energy * kg_per_kwh:,.4g} kg",
                      f"{kg_per_kwh:g} kg/kWh: {source}"])  # fmt: skip
     else:
-        rows.append(["energy", "-", "-", f"say --watts {next(g.card for g in groups if not g.watts)}=400"])
+        card = next(group.card for group in groups if not group.watts)
+        rows.append(["energy", "-", "-", f"say --watts {shlex.quote(f'{card}=400')}"])
     if best.price is not None:
         whole = best.per_billion(best.price)
         rows.append(["price", f"{best.price:.4g}", f"{whole:,.5g}", "hours of the used cards at the fleet's `price`"])
     else:
-        rows.append(["price", "-", "-", f"say --price {next(g.card for g in groups if not g.price)}=2.5 (an hour)"])
+        card = next(group.card for group in groups if not group.price)
+        rows.append(["price", "-", "-", f"say --price {shlex.quote(f'{card}=2.5')} (an hour)"])
     return table(["", "a step", "a billion tokens", "by"], rows)
 
 

@@ -162,7 +162,7 @@ class GroupedPlan:
                 busy, once = each.micro_batches * stage.time_s, stage.step_s
                 found["busy"] += cards * busy
                 found["step"] += cards * once
-                found["fill"] += cards * (each.seconds - busy - once)
+                found["fill"] += cards * max(0.0, each.seconds - busy - once)  # -1e-16 of one stage is none
                 found["spare"] += cards * (self.seconds - each.seconds)
         shares = {name: value / whole for name, value in found.items()}
         return shares | {"unused": 1.0 - sum(self.used) / self.fleet.cards}

@@ -56,7 +56,7 @@ def fill(home: Path, execute: parts.Run, writer: Writer, sources: Sequence[Sourc
                 packs += [each / "store" / name for name in store.names]
                 done += 1
             store.close()
-            tell(f"{funnel.docs_kept:,} documents, {funnel.bytes_in / 1e6:.1f} MB", funnel.bytes_in / want.limit)
+            tell(f"{funnel.docs_kept:,} documents, {funnel.bytes_in / 1e6:.1f} MB", funnel.bytes_in / max(whole, 1))
     writer.take(packs)
     return sum(map(len, groups[:done]))
 

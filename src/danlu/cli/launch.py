@@ -1,7 +1,8 @@
 """Train over several hosts: start a helper on every host of the fleet, then train by the plan as `danlu train` does.
 
-Hosts are those of the fleet's cards. All of them must see OUT and the text at the same paths (a shared folder), and
-have danlu in the same Python. Under Slurm the i-th node of the allocation stands for the i-th host. torchrun works too:
+Hosts are those of the fleet's cards; `danlu probe --join` makes one fleet of several. All of them must see OUT and the
+text at the same paths (a shared folder), and have danlu in the same Python; docs/launch.md has it step by step. Under
+Slurm the i-th node of the allocation stands for the i-th host. torchrun works too:
   torchrun --nnodes 2 --nproc-per-node 1 -m danlu.launch.torchrun ...
     where ... is OUT/orders HOST1,HOST2 train run.yaml --launch.by orders
 

@@ -46,7 +46,7 @@ class Before:
 
 
 def pipeline(documents: Iterable[Document], steps: Sequence[Spec], funnel: Funnel) -> Iterator[Document]:
-    """Documents that pass every step; `funnel` counts the others under the step's name.
+    """Documents that pass every step; `funnel` counts the others under the step's name, and the rule's of a set.
 
     steps  each a name, or {name: options} for a step that takes some
     Sets of quality rules that stand in a row are measured in one pass. Raises UnknownPlugin, BadValue.
@@ -208,7 +208,7 @@ def _counts(funnel: Funnel) -> str:
 
 
 def _counted(funnel: Funnel, name: str) -> Drop:
-    def drop(document: Document, why: str) -> None:
-        funnel.drop(name, document.key, why)
+    def drop(document: Document, why: str, rule: str = "") -> None:
+        funnel.drop(f"{name}.{rule}" if rule else name, document.key, why)
 
     return drop

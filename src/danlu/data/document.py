@@ -23,9 +23,9 @@ class Document:
 
 
 class Drop(Protocol):
-    """What a step calls for each document it takes out: rule's name is the step's, `why` has the number."""
+    """What a step calls for each document it takes out: `why` has the number, `rule` the name of one of several."""
 
-    def __call__(self, document: Document, why: str) -> None:
+    def __call__(self, document: Document, why: str, rule: str = "") -> None:
         """Count the document and remember it as an example."""
 
 

@@ -87,6 +87,9 @@ def gather(roots: Sequence[Path], where: str, *, tell: Tell, pack_bytes: int = 6
 def _records(source: Source) -> Iterator[tuple[bytes, bytes] | Refused]:
     """Key and value of everything in one file; a file that is no archive is taken byte by byte, packed or not."""
     if form_of(source.path) == "plain":
+        if source.size > LARGEST:  # not read to find that out
+            yield _too_long(source.key)
+            return
         try:
             with open(source.path, "rb") as file:
                 yield _record(Item(source.key, file))
@@ -106,5 +109,9 @@ def _records(source: Source) -> Iterator[tuple[bytes, bytes] | Refused]:
 def _record(item: Item) -> tuple[bytes, bytes] | Refused:
     value = item.stream.read(LARGEST + 1)
     if len(value) > LARGEST:
-        return Refused(item.key, "too_long", f"it has over {LARGEST} bytes")
+        return _too_long(item.key)
     return item.key.encode("utf-8", "surrogateescape"), value
+
+
+def _too_long(key: str) -> Refused:
+    return Refused(key, "too_long", f"it has over {LARGEST} bytes")

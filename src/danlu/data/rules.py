@@ -147,6 +147,9 @@ def is_chinese(counts: Counts) -> Any:
     return (3 * counts["han"] >= counts["spoken_chars"]) & (counts["han"] > 0)
 
 
+Verdict = Callable[[Document, str], None]  # takes a document out, and why
+
+
 def verdict(name: str, counts: Counts) -> tuple[str, str] | None:
     """The first rule of a set that a document breaks, and why; None if it keeps them all."""
     chinese = is_chinese(counts)
@@ -179,7 +182,7 @@ def _told(asked: tuple[str, Rule], value: float, chinese: bool) -> Broken:
     return name, rule.name, rule.why(value, chinese)
 
 
-def judged(documents: Iterable[Document], names: Sequence[str], drops: Callable[[str], Drop],
+def judged(documents: Iterable[Document], names: Sequence[str], drops: Callable[[str], Verdict],
            ended_lines: bool = True) -> Iterator[Document]:  # fmt: skip
     """Documents that keep every rule of the sets, which are asked in turn; one native pass measures for all of them.
 
@@ -197,7 +200,7 @@ def judged(documents: Iterable[Document], names: Sequence[str], drops: Callable[
         yield from left
 
 
-def _asked(documents: list[Document], names: Sequence[str], drops: Callable[[str], Drop],
+def _asked(documents: list[Document], names: Sequence[str], drops: Callable[[str], Verdict],
            ended_lines: bool) -> list[Document]:  # fmt: skip
     measured = measure([document.text.encode() for document in documents], ended_lines)
     left = []
@@ -219,8 +222,8 @@ def step_of(name: str, ended_lines: bool = True) -> Step:
     return step
 
 
-def _said(rule: str, drop: Drop) -> Drop:
-    return lambda document, why: drop(document, f"{rule.partition('.')[2]}: {why}")
+def _said(rule: str, drop: Drop) -> Verdict:
+    return lambda document, why: drop(document, why, rule.partition(".")[2])
 
 
 def c4_options(options: Any) -> bool:

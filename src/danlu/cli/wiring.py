@@ -161,7 +161,7 @@ def _told(path: Path) -> Plan:
             raise error.at(line(copy, "orders") if plan.schedule == "zb" else line(0, "schedule")) from error
         for stage in range(len(pipeline.stages)):
             try:
-                check_recompute(pipeline.stages[stage])
+                check_recompute(stage, pipeline.stages[stage])
                 share_of(plan, copy, stage, 0)
             except (BadShares, NotRunnable) as error:
                 raise error.at(f"{line(copy, 'stages', stage)}, {error.where}") from error

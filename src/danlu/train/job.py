@@ -23,15 +23,16 @@ NOT_FP8 = "--train.dtype fp8-mixed (bf16 on such cards), fp8-emulated (slow, to 
 def check(plan: Plan) -> None:
     """Raises NotRunnable for a plan that the trainer would run otherwise than it says."""
     check_dtype(plan.dtype, plan.fleet)
-    for stage in (stage for copy in plan.pipelines for stage in copy.stages):
-        check_recompute(stage)
+    for copy in plan.pipelines:
+        for index, stage in enumerate(copy.stages):
+            check_recompute(index, stage)
 
 
-def check_recompute(stage: Stage) -> None:
-    """Raises NotRunnable for a stage that is to recompute in a way the trainer does not know."""
+def check_recompute(index: int, stage: Stage) -> None:
+    """Raises NotRunnable for the stage of a pipeline that is to recompute in a way the trainer does not know."""
     if stage.recompute not in RECOMPUTE:
         raise NotRunnable(
-            f"a stage recomputes {stage.recompute!r}",
+            f"stage {index} recomputes {stage.recompute!r}",
             where=stage.cards[0],
             why=f"the trainer knows {' and '.join(RECOMPUTE)}",
             fix='"recompute": "full" in the plan needs less memory and a third more time',

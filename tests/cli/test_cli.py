@@ -142,3 +142,11 @@ def test_words_for_pytest_stay_in_order():
         ["--system"],
         ["-k", "name", "tests"],
     )
+
+
+def test_names_may_stand_on_both_sides_of_an_option(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("a file")
+    assert app.main(["store", "add", "--into", str(tmp_path / "s"), str(tmp_path / "a.txt"), "--no-merge"]) == 0
+    assert app.main(["store", "get", "--cache-gib", "1", str(tmp_path / "s"), "a.txt"]) == 0
+    assert app.main(["prep", "why", "near", "--sample", "1", str(tmp_path / "absent.yaml")]) == 2
+    assert "absent.yaml" in capsys.readouterr().err.partition("DL-")[2]

@@ -159,7 +159,7 @@ def _command(words: Sequence[str]) -> int:
         raise _no_such_command(name)
     parser = parser_of(name)
     own, overrides = divide(words[taken:], parser)
-    args = parser.parse_args(own)
+    args = parser.parse_intermixed_args(own)  # names may stand on both sides of an option
     if overrides and not parser.get_default("passes_on"):
         from danlu.cli.config import parse_overrides
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from danlu.cli.bench import load
 from danlu.cli.output import table
-from danlu.data import bpe, minhash, numbers, sign
+from danlu.data import bpe, folds, minhash, numbers, sign
 from danlu.data.document import Document, Step
 from danlu.data.encoder import Encoder
 from danlu.data.packing import pack
@@ -37,7 +37,6 @@ SHORT = 20_000  # bytes of a file whose documents are compared: copies are among
 WORD = re.compile("[\u3040-\u9fff]|[0-9a-z\u0080-\u1fff\u2040-\u2fff\ua000-\ufeff\uff21-\U0010ffff]+")
 
 Row = list[Any]
-simple: Callable[[bytes], bytes] = load("peers/simple").simple
 
 
 def measure(rounds: int, quick: bool = False, only: str = "") -> dict[str, Any]:
@@ -110,13 +109,13 @@ def signing(documents: list[Document], _: Path, rounds: int) -> tuple[dict[str, 
                    "sign_once_vs_datatrove": rates[plain_once] / rates["datatrove"]}  # fmt: skip
         some = whole[::SLOW]
         simplified = _peer("datatrove.utils.text").simplify_text
-        equal = sum(_words(simple(text.encode())) == _words(simplified(text).encode()) for text in some)
+        equal = sum(_words(folds.same([text.encode()])[0]) == _words(simplified(text).encode()) for text in some)
         rows.append([f"texts of {len(some)} with the very words of its normal form", equal, "", ""])
     return values, rows
 
 
 def _simple_signed(texts: list[bytes], once: bool = False) -> sign.Signed:
-    return sign.sign(numbers.same([simple(text) for text in texts]), once=once)
+    return sign.sign(numbers.same(folds.same(texts)), once=once)
 
 
 def _words(text: bytes) -> list[str]:

@@ -94,7 +94,7 @@ def _rate(work: Callable[[], Any], documents: list[Document], rounds: int = 1) -
 def _signing(documents: list[Document], some: list[Document], rounds: int) -> dict[str, float]:
     data = _file("data")
     ours, theirs = data._signer(data._simple_signed), data._datatrove()
-    ours(["\u00e9"])  # makes its table of normal forms
+    ours(["\u00e9"])  # makes its table of letters
     whole = [each.text for each in documents]
     rate = _rate(lambda: ours(whole), documents, rounds)
     if theirs is None:

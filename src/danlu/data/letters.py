@@ -28,7 +28,8 @@ fe56-fe57 ff01 ff0e ff1f ff61 10a56-10a57 10f55-10f59 10f86-10f89 11047-11048 11
 1da88
 """
 # Signs of which alone no word consists (the list of CCNet, Wenzek et al. 2019, arXiv:1911.00359).
-_SYMBOLS = string.punctuation + "«´»–—’“”„…∶━►、。〈〉《》「」【】！％（），．１：；？～"
+SIGNS = "«´»–—’“”„…∶━►、。〈〉《》「」【】！％（），．１：；？～"
+_SYMBOLS = string.punctuation + SIGNS
 _PEELS = "….,:;!?¿؟¡()[]{}<>_#*&。？！，、；：～·।،۔؛٪'\"”“`‘´’‚„»«「」『』（）〔〕【】《》〈〉⟦⟧".replace(".", "")
 _QUOTES = "'\"”“`‘´’‚,„»«「」『』（）〔〕【】《》〈〉⟦⟧"
 _MONEY = "$£€¥฿₽﷼₴" + "".join(map(chr, range(0x20A0, 0x20C0)))

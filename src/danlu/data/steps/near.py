@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from danlu.data import minhash, numbers
+from danlu.data import folds, minhash, numbers
 from danlu.data.document import Document, Drop, Step, batches
 from danlu.data.sign import Signed, sign
 from danlu.errors import BadValue
 
 WHOLE = True  # must see every document
 LEAST = 0.8
-DEFAULT = {"numbers": "differ", "signing": "onepass"}
-KNOWN = {"numbers": ("same", "differ"), "signing": ("onepass", "permutations")}
+DEFAULT = {"numbers": "differ", "letters": "differ", "signing": "onepass"}
+KNOWN = {"numbers": ("same", "differ"), "letters": ("same", "differ"), "signing": ("onepass", "permutations")}
 BATCH = 1 << 20  # characters hashed at once: the arrays stay near the cache
 
 
@@ -39,9 +39,10 @@ def _signed(texts: Sequence[bytes], once: bool) -> tuple[Signed, minhash.Hashes]
 
 
 def configured(options: Any) -> Step:
-    """`near: {numbers: same, signing: onepass}`, or one of them. Raises BadValue.
+    """`near: {numbers: same, letters: same, signing: onepass}`, or some of them. Raises BadValue.
 
     numbers  same: documents that differ in numbers are compared as if they did not; differ: they are not the same
+    letters  the same for case, diacritics and signs: with both, documents are compared as datatrove does
     signing  onepass: 18 bands of 6 by one permutation; permutations: 14 bands of 8 by 112 of them, as datatrove
     """
     given = {**DEFAULT, **options} if isinstance(options, dict) else {}
@@ -49,16 +50,18 @@ def configured(options: Any) -> Step:
         known = ", ".join(f"{name}: {' or '.join(values)}" for name, values in KNOWN.items())
         raise BadValue("near does not know that option", why=f"it was given {options!r}; {known}",
                        fix="near: {numbers: same}")  # fmt: skip
-    return partial(step, same_numbers=given["numbers"] == "same", once=given["signing"] == "onepass")
+    return partial(step, same_numbers=given["numbers"] == "same", same_letters=given["letters"] == "same",
+                   once=given["signing"] == "onepass")  # fmt: skip
 
 
-def step(documents: Iterable[Document], drop: Drop, same_numbers: bool = False,
+def step(documents: Iterable[Document], drop: Drop, same_numbers: bool = False, same_letters: bool = False,
          once: bool = True) -> Iterator[Document]:  # fmt: skip
     """Drop documents with an exact Jaccard similarity of LEAST or more to one that stays; options as `configured`."""
     buckets: defaultdict[int, list[int]] = defaultdict(list)
     kept: list[tuple[str, _Grams]] = []
     for batch in batches(documents, BATCH):
         texts = [document.text.encode() for document in batch]
+        texts = folds.same(texts) if same_letters else texts
         signed, bands = _signed(numbers.same(texts) if same_numbers else texts, once)
         parts = np.split(signed.flat, signed.starts[1:])
         for document, band, shingles in zip(batch, bands.tolist(), parts, strict=True):

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -103,19 +103,26 @@ def slurm_cluster(home: Path) -> Iterator[str]:
     conf.write_text(CONF.format(host=socket.gethostname(), home=home, ports=free_ports(3)))
     Path("/run/munge").mkdir(exist_ok=True)
     shutil.chown("/run/munge", "munge")
-    started = [subprocess.Popen(["su", "-s", "/bin/sh", "munge", "-c", "munged --force --foreground"])]
-    until(lambda: subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode == 0)
     environment = {**os.environ, "SLURM_CONF": str(conf)}
-    for argv in (["slurmctld", "-D"], ["slurmd", "-D", "-N", "n1"], ["slurmd", "-D", "-N", "n2"]):
-        started.append(subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-    idle = ["sinfo", "-h", "-t", "idle", "-o", "%D"]
-    until(lambda: subprocess.run(idle, env=environment, capture_output=True, text=True, check=False).stdout == "2\n")
-    try:
+    with ExitStack() as running:
+
+        def start(*argv: str, user: str | None = None) -> None:
+            process = subprocess.Popen(
+                argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=user
+            )
+            running.callback(process.wait)
+            running.callback(process.terminate)
+
+        start("munged", "--force", "--foreground", user="munge")
+        until(lambda: subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode == 0)
+        start("slurmctld", "-D")
+        start("slurmd", "-D", "-N", "n1")
+        start("slurmd", "-D", "-N", "n2")
+        idle = ["sinfo", "-h", "-t", "idle", "-o", "%D"]
+        until(
+            lambda: subprocess.run(idle, env=environment, capture_output=True, text=True, check=False).stdout == "2\n"
+        )
         yield str(conf)
-    finally:
-        for process in reversed(started):
-            process.terminate()
-            process.wait()
 
 
 @contextmanager

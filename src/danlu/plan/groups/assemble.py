@@ -49,9 +49,10 @@ class Ask:
                where there are several. Never of an open number of pipelines: those have the least that any plan has.
         """
         apart = (len(self.fleet.groups) > 1 if apart is None else apart) and most is None
+        far = apart and len({group.site for group in self.fleet.groups}) > 1
         plain = "1f1b" if chunks > 1 else ORDERS[self.schedule].plain
         found = stage_ways(self.spec, self.fleet, micro_batch=micro_batch, seq=self.seq, replicas=replicas, most=most,
-                           schedule=plain, stack=replace(self.stack or Stack(), apart=apart),
+                           schedule=plain, stack=replace(self.stack or Stack(), apart=apart, far=far),
                            constants=self.constants, zero=self.zero, every=every)  # fmt: skip
         return found if chunks == 1 else in_chunks(found, chunks)
 

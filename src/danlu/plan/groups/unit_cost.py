@@ -23,7 +23,7 @@ import numpy.typing as npt
 from danlu.nouns import Group, ModelSpec
 from danlu.plan.stated import stack_memory
 from danlu.plan.stated.setup import Experts, Setup
-from danlu.plan.stated.stack_time import Constants, Rated, once_seconds, prices, published
+from danlu.plan.stated.stack_time import Constants, Rated, between, once_seconds, prices, published
 from danlu.plan.stated.stack_work import AMOUNTS, once, sent, unit
 
 KINDS = ("embed", "attn", "mlp", "head")
@@ -73,6 +73,7 @@ class Stack:
     network    bytes/s of one card to other hosts, one way
     precision  "bf16", "fp16", "fp32", or "fp8": bf16 whose layers multiply in 8 bits
     apart      pipelines stand on cards of several groups, so that no host has all that share a gradient
+    far        those groups are at several sites: the next stage may be at another one
     """
 
     cards_per_host: int = 8
@@ -85,6 +86,7 @@ class Stack:
     overlap_dp: bool = True
     overlap_tp: bool = False
     apart: bool = False
+    far: bool = False
 
     def on(self, group: Group) -> Stack:
         """The same on a group's hosts; its cards run bf16 where they do not multiply 8-bit floats."""
@@ -132,6 +134,8 @@ def unit_table(
     moved = np.array([sent(run) for run in runs])
     params, routed, kept, moment = (_by_kind(of, runs) for of in (_params, _routed, _kept, _moment))
     sent_s = moved * price[:, AMOUNTS.index("pp_bytes")]
+    if chosen.far:
+        sent_s = np.maximum(sent_s, moved / [between(run, known, 1) for run in runs])
     return UnitTable(tuple(ways), seconds[:, :, 0], seconds[:, :, 1], params, routed, kept, moment, moved, sent_s)
 
 

@@ -141,7 +141,7 @@ def seconds(run: Setup, amounts: Work, card: Rated, constants: Constants) -> flo
     busy[-1] += amounts.head @ price
     if amounts.gather_bytes:
         group = _group(run, card, c, run.sharing)
-        gathered = amounts.gather_bytes / (_between(run, c, 1) if run.software == "DeepSpeed" and run.link else group)
+        gathered = amounts.gather_bytes / (between(run, c, 1) if run.software == "DeepSpeed" and run.link else group)
         both = np.minimum(busy, gathered) * (c.contended if run.overlap_dp or run.software == "DeepSpeed" else 1.0)
         busy = np.maximum(busy, gathered) + both
     slow = float(busy.max())
@@ -169,17 +169,17 @@ def prices(run: Setup, card: Rated, c: Constants) -> npt.NDArray[Any]:
     elif run.attention_kernel == 3:
         fused *= c.third_flash
     inside = _inside(run, card, c, run.tp)
-    tp = inside if run.tp <= run.cards_per_host else _between(run, c, run.cards_per_host)
+    tp = inside if run.tp <= run.cards_per_host else between(run, c, run.cards_per_host)
     hidden_tp = c.unhidden if run.async_tp or run.overlap_tp else 1.0
     passes = (c.fused if run.compiled else 1.0) * c.pass_bytes / memory
     across = run.tp * run.cp * run.pp > run.cards_per_host
-    pp = _between(run, c, 1) if across and run.link else inside
-    cp = inside if run.tp * run.cp <= run.cards_per_host else _between(run, c, 1)
+    pp = between(run, c, 1) if across and run.link else inside
+    cp = inside if run.tp * run.cp <= run.cards_per_host else between(run, c, 1)
     messages = c.unhidden if run.interleave > 1 and run.overlap_dp else 1.0  # sent while other chunks are computed
     found = np.array([
         1 / rate, 1 / (rate * c.narrow), c.matmul / (rate * fused) if run.flash else 1 / rate,
         c.matmul_bytes / memory, passes, c.score_bytes / memory, hidden_tp / tp, hidden_tp * c.alpha_s, messages / pp,
-        c.unhidden / cp, max(1 / _inside(run, card, c, run.ep), _abroad(run) / _between(run, c, 1)),
+        c.unhidden / cp, max(1 / _inside(run, card, c, run.ep), _abroad(run) / between(run, c, 1)),
         c.kernel_s * (c.fused if run.compiled else 1.0),
     ])  # fmt: skip
     found[AMOUNTS.index("matmul_bytes") :] *= c.others.get(card.name, 1.0)
@@ -223,7 +223,7 @@ def _inside(run: Setup, card: Rated, c: Constants, ranks: int, apart: int = 1) -
     return card.link * min(c.bus, share)
 
 
-def _between(run: Setup, c: Constants, rails: float) -> float:
+def between(run: Setup, c: Constants, rails: float) -> float:
     """Bytes/s one way between hosts of a group that has `rails` of its ranks on one host."""
     return (run.link or 25e9) * c.network * rails
 
@@ -233,4 +233,4 @@ def _group(run: Setup, card: Rated, c: Constants, ranks: int) -> float:
     inner = max(1, run.cards_per_host // run.tp)
     if ranks <= inner or run.link is None:
         return _inside(run, card, c, ranks, run.tp)
-    return min(_between(run, c, inner), _inside(run, card, c, 2))
+    return min(between(run, c, inner), _inside(run, card, c, 2))

@@ -95,6 +95,8 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     with provoke("DL-CFG-002"):
         history.read(tmp_path)
     assert main(["runs", "show", str(tmp_path)]) == 2
+    run = a_run(tmp_path / "a", 4)
+    assert main(["runs", "compare", str(run), str(tmp_path / "b")]) == 2  # not a comparison of one
 
 
 def test_the_checksum_is_crc_32c():

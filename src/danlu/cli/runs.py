@@ -37,13 +37,15 @@ def run(args: argparse.Namespace) -> int:
     from danlu.errors import BadValue
     from danlu.train import history
 
-    found = [each for folder in args.folders or [Path("runs")] for each in history.find(folder)]
+    by_folder = {folder: history.find(folder) for folder in args.folders or [Path("runs")]}
+    found = [each for runs in by_folder.values() for each in runs]
     if args.act == "ls":
         print(listed(history.readable(found)))
         return 0
-    if not found:
-        raise BadValue("no run is named", why=f"none is in {', '.join(map(str, args.folders or ['runs']))}",
-                       fix="danlu runs ls FOLDER")  # fmt: skip
+    for folder, runs in by_folder.items():
+        if not runs:
+            raise BadValue(f"{folder} holds no run", why="neither it nor a folder in it has a steps.jsonl",
+                           fix="danlu runs ls FOLDER")  # fmt: skip
     if args.act == "send":
         for each in found:
             sent(each, args.project)

@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `danlu probe`."""
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the fleet as YAML, for fleet.path of a run")
     parser.add_argument("--share", type=Path, metavar="FILE", help="the same without any name, to be published")
-    parser.add_argument("--full", action="store_true", help="more sizes: about a minute instead of ten seconds")
+    parser.add_argument("--full", action="store_true", help="more sizes: about a minute instead of a quarter of one")
     parser.add_argument("--join", nargs="+", metavar="HOST=FILE", help="join the files of several hosts")
     parser.add_argument("--bandwidth", type=float, metavar="BYTES_PER_S",
                         help="with --join: between two hosts, one way; iperf3 measures it")  # fmt: skip

@@ -92,16 +92,11 @@ def _open(where: str, args: argparse.Namespace) -> Store:
     is_file, has_tokens = Path(where).is_file(), _holds_tokens(where)
     if is_file or has_tokens or home_of(where).read(MANIFEST) is None:
         there = "://" in where or Path(where).is_dir()
+        why = f"it has no {MANIFEST}" if there else "there is no such folder"
         raise NoStore(
             f"{where} is no store",
             where=where,
-            why="it is a file"
-            if is_file
-            else "it holds tokens"
-            if has_tokens
-            else f"it has no {MANIFEST}"
-            if there
-            else "there is no such folder",
+            why="it is a file" if is_file else "it holds tokens" if has_tokens else why,
             fix="name one that danlu store add or danlu prep has filled, such as OUT/store/clean",
         )
     if args.cache is None:

@@ -41,7 +41,7 @@ ENVIRONMENT = {
 
 
 def probe(*, progress: Progress | None = None, grid: Literal["quick", "full"] = "quick") -> Fleet:
-    """This machine as a fleet: about 10 s with the quick grid, a minute with the full one.
+    """This machine as a fleet: about 15 s with the quick grid, a minute with the full one.
 
     progress  called with a line of text now and then
     Raises MissingPackage without torch, ProbeFailed when a measurement dies.

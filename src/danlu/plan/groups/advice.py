@@ -6,6 +6,7 @@ from danlu.nouns import GroupedFleet
 from danlu.plan.groups.choose import Chosen, Sites
 from danlu.plan.groups.chunks import ORDERS
 from danlu.plan.groups.outlook import Outlook
+from danlu.plan.stated.stack_forecast import residuals
 
 FAR = 1.15  # an interval wider than this is worth a warning
 
@@ -127,7 +128,8 @@ def _sites(sites: Sites) -> list[str]:
 
 def warnings(chosen: Chosen, fleet: GroupedFleet) -> list[str]:
     """What nobody has measured about such a plan."""
-    said = ["never run by us: a forecast on catalogue figures, by a predictor scored on 5 published sources "
+    sources = len({each.source for each in residuals()})
+    said = [f"never run by us: a forecast on catalogue figures, by a predictor scored on {sources} published sources "
             "(docs/plan-accuracy.md), none with unlike cards in one run"]  # fmt: skip
     if chosen.best.high > FAR * chosen.best.seconds:
         said.append("no published run is made of the same terms: the interval is wide")

@@ -80,14 +80,14 @@ def following(
     than a layer is waited for at every one.
     """
     later = {name: max(getattr(cost, name) for cost in costs) for name in StageCost.__slots__}
-    again = plan.pipelines[mine[0].replica].stages[mine[0].stage].recompute == "full"
-    within = [(ahead, behind + again * ahead) for ahead, behind in inside]
+    stage = plan.pipelines[mine[0].replica].stages[mine[0].stage]
+    passes = 2 if stage.recompute == "full" else 1
+    within = [(ahead, behind + (passes - 1) * ahead) for ahead, behind in inside]
     for at, name in enumerate(("forward_s", "backward_s")):
         around = (getattr(cost, name) - each[at] for cost, each in zip(costs, within, strict=True))
         later[name] = max(around) + max(each[at] for each in within)
-    stage = plan.pipelines[mine[0].replica].stages[mine[0].stage]
     kinds = [recipe.kind_of(unit) for unit in plan.model.units[stage.start : stage.stop]]
-    passes, layers = 2 if stage.recompute == "full" else 1, sum(kind in recipe.ATTENDS for kind in kinds)
+    layers = sum(kind in recipe.ATTENDS for kind in kinds)
     link, tokens = max(_message_s(plan, seat) for seat in mine), kinds.count("moe") * sent_s(plan, mine)
     behind = link if layers else 0.0
     pauses = Pauses(min((plan.fleet.card(seat.card) for seat in mine), key=lambda card: card.cores))

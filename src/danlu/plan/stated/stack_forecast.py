@@ -124,7 +124,7 @@ def coverage(known: Sequence[Residual]) -> tuple[float, float]:
 
 @lru_cache(maxsize=1)
 def residuals() -> tuple[Residual, ...]:
-    """Those of bench/truth, as `danlu plan check --leave-one-source-out --residuals` wrote them."""
+    """Those of bench/truth and its folder more, as `danlu plan check --leave-one-source-out --residuals` wrote them."""
     text = files("danlu.plan.stated").joinpath("stack_residuals.csv").read_text(encoding="utf-8")
     return tuple(Residual(line["source"], float(line["error"]), tuple(float(line[name]) for name in NAMES))
                  for line in csv.DictReader(StringIO(text)))  # fmt: skip

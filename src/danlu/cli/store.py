@@ -4,8 +4,8 @@
 goes on where a stopped `add` of the same paths was. `get` writes one record's bytes to standard output, `ls` prints
 keys in the store's own (shuffled) order, `keys` in theirs; a line end in a key is printed as \\n, and taken so. `rm`
 takes keys out, `merge` makes few packs of many, `stat` says what there is, `verify` reads everything, of a token
-folder too. prep keeps two stores, OUT/store/raw and OUT/store/clean, and its tokens in OUT/tokens. A store is a
-folder, or an address such as s3://bucket/prefix.
+folder too; `mend` makes a damaged store whole again and names what is lost. prep keeps two stores, OUT/store/raw and
+OUT/store/clean, and its tokens in OUT/tokens. A store is a folder, or an address such as s3://bucket/prefix.
 
 example:
   danlu store add ~/crawl ~/pages.tar.gz --into crawl.store
@@ -30,7 +30,8 @@ Figures = dict[str, Any]
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, and with which store."""
-    parser.add_argument("act", choices=("add", "get", "ls", "rm", "merge", "stat", "verify", "keys"), help="what to do")
+    parser.add_argument("act", choices=("add", "get", "ls", "rm", "merge", "stat", "verify", "mend", "keys"),
+                        help="what to do")  # fmt: skip
     parser.add_argument("names", nargs="*", metavar="STORE [KEY...]",
                         help="the store, for get and rm then keys; for add paths (and --into)")  # fmt: skip
     parser.add_argument("--into", metavar="STORE", help="for add: the store; made if it is not there")
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     """Do it."""
     from danlu.cli.output import write_json
 
-    writing: dict[str, Callable[[argparse.Namespace], Figures]] = {"add": _add, "rm": _rm, "merge": _merge}
+    writing: dict[str, Callable[[argparse.Namespace], Figures]] = {"add": _add, "rm": _rm, "merge": _merge,
+                                                                      "mend": _mend}  # fmt: skip
     reading = {"stat": _stat, "ls": _ls, "get": _get, "verify": _verify, "keys": _keys}
     if args.act in writing:
         figures = writing[args.act](args)
@@ -100,10 +102,10 @@ def _open(where: str, args: argparse.Namespace) -> Store:
             fix="name one that danlu store add or danlu prep has filled, such as OUT/store/clean",
         )
     if args.cache is None:
-        return Store(where)
+        return Store(where, partly=True)
     from danlu.store.cache import Cache
 
-    return Store(where, cache=Cache(args.cache, int(args.cache_gib * 2**30)))
+    return Store(where, cache=Cache(args.cache, int(args.cache_gib * 2**30)), partly=True)
 
 
 def _add(args: argparse.Namespace) -> Figures:
@@ -163,6 +165,36 @@ def _merge(args: argparse.Namespace) -> Figures:
     where = _named(args)
     _open(where, args).close()
     return _merged(where)
+
+
+def _mend(args: argparse.Namespace) -> Figures:
+    from danlu.cli.output import Progress
+    from danlu.errors import NoStore
+    from danlu.store.homes import home_of
+    from danlu.store.mend import mend
+    from danlu.store.remake import NAMED
+
+    where = _named(args)
+    if not any(NAMED.fullmatch(name) for name in home_of(where).names()):
+        raise NoStore(f"{where} is no store", where=where, why="it has no packs",
+                      fix="name one that danlu store add or danlu prep has filled")  # fmt: skip
+    line = Progress("mend")
+    done = mend(where, tell=line.part)
+    line.done(f"{len(done)} files were damaged")
+    for each in done:
+        print(f"{each.name}: {each.why}")
+        if each.corrected:
+            print(f"  {each.corrected} buckets had one wrong bit, which was set right")
+        if each.lost != 0:
+            lost = "nobody knows how many" if each.lost is None else f"{each.lost:,}"
+            print(f"  {each.kept:,} records stay, {lost} are lost")
+        for key in each.keys:
+            print(f"  lost: {_line(key)}")
+    known = sum(each.lost or 0 for each in done)
+    if any(each.lost != 0 for each in done):
+        print(f"add what is lost from its source again: danlu store add PATH... --into {where}")
+    return {"store.mended": len(done), "store.lost": known, "store.corrected": sum(each.corrected for each in done),
+            "store.lost_unknown": sum(each.lost is None for each in done)}  # fmt: skip
 
 
 def _merged(where: str) -> Figures:
@@ -278,6 +310,7 @@ def _verify(store: Store, args: argparse.Namespace) -> Figures:
     for problem in problems:
         print(problem)
     if problems:
-        raise damaged(_named(args), f"{len(problems)} problems, the first: {problems[0]}")
+        name, _, first = problems[0].partition(": ")
+        raise damaged(f"{store.home.where}/{name}", f"{len(problems)} problems in the store, the first: {first}")
     print(f"{store.records:,} records, every byte as it was written")
     return {"store.records": store.records, "store.problems": 0}

@@ -15,6 +15,7 @@ from danlu.store.batch import REMOVED
 from danlu.store.hashing import Hashes, hash_many, hash_of
 from danlu.store.home import PAGE
 from danlu.store.pack import Pack, damaged
+from danlu.store.unread import Unread
 
 ROOM = 64 << 10  # bytes a bucket may have before the buffer of a thread grows
 
@@ -39,11 +40,11 @@ class Lookup:
     It borrows the packs.
     """
 
-    def __init__(self, packs: Sequence[Pack]) -> None:
+    def __init__(self, packs: Sequence[Pack | Unread]) -> None:
         merged = [each for each in packs if each.merged]
         self._packs = [each for each in packs[::-1] if not each.merged]
         self._young, self._bits = len(self._packs), merged[0].bits if merged else 0
-        slots: list[Pack | None] = [None] * (1 << self._bits if merged else 0)
+        slots: list[Pack | Unread | None] = [None] * (1 << self._bits if merged else 0)
         for each in merged:
             slots[each.prefix] = each
         every = [*self._packs, *slots]
@@ -100,6 +101,7 @@ class Lookup:
             mine.grow(2 * int(mine.where[0]))
             return self.get(key)
         pack = self._packs[int(mine.where[2])]
+        assert isinstance(pack, Pack), "native code is given packs that are open"
         start, _ = pack.span(hash_of(key))
         what = "has another checksum than when it was written" if found == -2 else "cannot be read from the disk"
         raise damaged(pack.where, f"the bucket at byte {start} {what}")
@@ -114,11 +116,11 @@ class Lookup:
         return None
 
 
-def _unseen(pack: Pack | None) -> Hashes | None:
+def _unseen(pack: Pack | Unread | None) -> Hashes | None:
     return None if pack is None or pack.reader.direct < 0 else np.zeros(-(-pack.buckets // 64), np.uint64)
 
 
-def _c(pack: Pack | None, seen: Hashes | None) -> clib.CPack:
+def _c(pack: Pack | Unread | None, seen: Hashes | None) -> clib.CPack:
     if pack is None:
         return clib.CPack(clib.COffsets(None, None, None, 0, 0), 0, None, 0, -1, -1, 0)
     marks = None if seen is None else clib.at(seen)

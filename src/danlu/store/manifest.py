@@ -67,12 +67,17 @@ def change(home: Home, how: Callable[[Manifest], Manifest]) -> Manifest:
     lock = home.lock("manifest.lock", wait=True)
     try:
         after = how(load(home))
-        values = json.loads(json.dumps(asdict(after)))
-        text = json.dumps({"pack": VERSION, "crc32": _checksum(values), **values}).encode()
-        home.put(NAME, lambda file: _write(file, text))
+        put(home, after)
         return after
     finally:
         lock.close()
+
+
+def put(home: Home, after: Manifest) -> None:
+    """Write a manifest in the place of what is there, atomically. Raises DiskFull."""
+    values = json.loads(json.dumps(asdict(after)))
+    text = json.dumps({"pack": VERSION, "crc32": _checksum(values), **values}).encode()
+    home.put(NAME, lambda file: _write(file, text))
 
 
 def _checksum(values: dict[str, Any]) -> int:
@@ -84,4 +89,4 @@ def _write(file: Any, text: bytes) -> None:
     file.write(text)
 
 
-__all__ = ["NAME", "VERSION", "Manifest", "Merging", "change", "load", "replace"]
+__all__ = ["NAME", "VERSION", "Manifest", "Merging", "change", "load", "put", "replace"]

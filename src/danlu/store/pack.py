@@ -121,23 +121,9 @@ class Pack:
         size = reader.size
         if size < len(MAGIC) + FOOTER.itemsize:
             raise damaged(self.where, f"it has {size} bytes, fewer than its own footer")
-        footer = np.frombuffer(reader.read(size - FOOTER.itemsize, size), FOOTER).copy()
-        found, footer["crc"] = int(footer["crc"][0]), 0
-        magic, first = bytes(footer["magic"][0]), reader.read(0, len(MAGIC))
-        if magic[:7] == MAGIC[:7] and magic > MAGIC and first == magic:  # both ends: a flipped bit is in one
-            raise NewerFormat(
-                f"{self.where} is a pack of version {magic[7:].decode()}",
-                where=self.where,
-                why=f"this danlu reads version {MAGIC[7:].decode()}",
-                fix="update danlu (git pull), or make the store again: danlu prep",
-            )
-        if magic not in (MAGIC, OLDER) or first != magic or zlib.crc32(footer.tobytes()) != found:
-            raise damaged(self.where, f"the last {FOOTER.itemsize} bytes are no footer: the file was cut or changed")
-        self.bits, self.prefix, self.removed, self.records, self.buckets, end = (
-            int(footer[name][0]) for name in ("bits", "prefix", "removed", "records", "buckets", "index")
-        )
+        self.bits, self.prefix, self.removed, self.records, self.buckets, end, index_crc, magic = _footer(reader)
         index = reader.read(end, size - FOOTER.itemsize)
-        if zlib.crc32(index) != footer["index_crc"][0]:
+        if zlib.crc32(index) != index_crc:
             raise damaged(self.where, "the index has another checksum than when it was written")
         found_offsets = _plain(index, self.buckets + 1) if magic == OLDER else from_bytes(index, self.buckets + 1,
                                                                                          len(MAGIC), end)  # fmt: skip
@@ -217,6 +203,10 @@ class Pack:
         at = int(self._edges(number, number)[0])
         return damaged(self.where, f"bucket {number} at byte {at} has another checksum than when it was written")
 
+    def edges(self) -> bucket.Edges:
+        """Where each bucket begins in the file, and the last one ends."""
+        return self._edges(0, self.buckets)
+
     def verify(self) -> Iterator[str]:
         """What is wrong with each damaged bucket; nothing for a whole pack. Reads everything."""
         whole, step = 0, max(1, self.buckets * PART // max(self.data_bytes, 1))
@@ -259,6 +249,25 @@ class Pack:
             raise self.damaged(first + error.args[0]) from error
 
 
+def _footer(reader: Reader) -> tuple[int, int, int, int, int, int, int, bytes]:
+    """Its fields but its checksum. Raises DamagedPack, NewerFormat."""
+    size, where = reader.size, reader.where
+    footer = np.frombuffer(reader.read(size - FOOTER.itemsize, size), FOOTER).copy()
+    found, footer["crc"] = int(footer["crc"][0]), 0
+    magic, first = bytes(footer["magic"][0]), reader.read(0, len(MAGIC))
+    if magic[:7] == MAGIC[:7] and magic > MAGIC and first == magic:  # both ends: a flipped bit is in one
+        raise NewerFormat(
+            f"{where} is a pack of version {magic[7:].decode()}",
+            where=where,
+            why=f"this danlu reads version {MAGIC[7:].decode()}",
+            fix="update danlu (git pull), or make the store again: danlu prep",
+        )
+    if magic not in (MAGIC, OLDER) or first != magic or zlib.crc32(footer.tobytes()) != found:
+        raise damaged(where, f"the last {FOOTER.itemsize} bytes are no footer: the file was cut or changed")
+    bits, removed, prefix, records, buckets, index, index_crc, _, _ = footer[0].item()
+    return bits, prefix, removed, records, buckets, index, index_crc, magic
+
+
 def _plain(index: bytes, count: int) -> Offsets | None:
     """Offsets of an older pack, u32 or u64, in the form that look-ups know."""
     if len(index) not in (4 * count, 8 * count):
@@ -273,5 +282,6 @@ def damaged(where: object, why: str) -> DamagedPack:
         f"{str(where).rsplit('/', 1)[-1]} is damaged",
         where=str(where),
         why=why,
-        fix="add its records again from their source: remove that store and run danlu prep or danlu store add",
+        fix=f"danlu store mend {str(where).rpartition('/')[0]} keeps all that is whole and names the rest; "
+        "or remove that store and make it again: danlu store add, danlu prep",
     )

@@ -16,6 +16,8 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+from danlu.errors import DamagedPack
+from danlu.events import fallback
 from danlu.store import manifest, pack
 from danlu.store.arena import Arena
 from danlu.store.batch import Batch, Record, joined, settled
@@ -25,6 +27,7 @@ from danlu.store.homes import home_of
 from danlu.store.lookup import Lookup
 from danlu.store.manifest import Manifest
 from danlu.store.pack import Pack
+from danlu.store.unread import Unread, number_of
 
 MANIFEST = manifest.NAME
 RUN = 1 << 20  # bytes of a scan's batch: a half costs 8% of a scan in work for each, 8 MiB leave the cache
@@ -35,10 +38,13 @@ OWN = re.compile(r"\.?\d{6}\.pack(\.part)?")  # what a writer makes; a merge's p
 class Store:
     """Reads the packs that were committed when it was opened. Raises DamagedPack, NewerFormat."""
 
-    def __init__(self, where: Path | str, *, cache: Cache | None = None) -> None:
-        """where  a folder, or an address that fsspec knows (s3://bucket/prefix); cache  for the latter."""
+    def __init__(self, where: Path | str, *, cache: Cache | None = None, partly: bool = False) -> None:
+        """where  a folder, or an address that fsspec knows (s3://bucket/prefix); cache  for the latter.
+
+        partly  a pack that cannot be opened is said to be so, and raises where its records would be needed
+        """
         self.home = home_of(where, cache)
-        found, self._packs = _opened(self.home)
+        found, self._packs = _opened(self.home, partly)
         self.cursor, self.done = found.cursor, found.done
         self._lookup = Lookup(self._packs)
 
@@ -109,7 +115,7 @@ class Store:
             each.close()
 
 
-def newest(packs: Sequence[Pack], low: int, high: int) -> Batch:
+def newest(packs: Sequence[Pack | Unread], low: int, high: int) -> Batch:
     """Settled records with low <= hash < high of packs, given oldest first: of each key the newest, or its removal."""
     found = [batch for each in reversed(packs) if each.covers_any(low, high) and len(batch := each.batch(low, high))]
     if len(found) == 1:
@@ -118,24 +124,50 @@ def newest(packs: Sequence[Pack], low: int, high: int) -> Batch:
     return every.take(settled(every))
 
 
-def _opened(home: Home) -> tuple[Manifest, list[Pack]]:
+def _opened(home: Home, partly: bool) -> tuple[Manifest, list[Pack | Unread]]:
     """The manifest and its packs; again if a merge replaced packs in between."""
     while True:
         found = manifest.load(home)
-        opened: list[Pack] = []
+        opened, unread = dict[str, Pack](), dict[str, DamagedPack]()
         try:
             for name in found.packs:
-                opened.append(Pack(home.open(name)))
-            return found, opened
-        except FileNotFoundError as error:
-            if manifest.load(home).packs == found.packs:
-                raise pack.damaged(f"{home.where}/{name}", "the manifest names it, and it is not there") from error
+                try:
+                    opened[name] = Pack(home.open(name))
+                except FileNotFoundError as error:
+                    if manifest.load(home).packs != found.packs:
+                        break
+                    unread[name] = pack.damaged(f"{home.where}/{name}", "the manifest names it, and it is not there")
+                    unread[name].__cause__ = error
+                except DamagedPack as error:
+                    unread[name] = error
+            else:
+                return found, _with_unread(home, found.packs, opened, unread, partly)
         except BaseException:
-            for each in opened:
+            for each in opened.values():
                 each.close()
             raise
-        for each in opened:
+        for each in opened.values():
             each.close()
+
+
+def _with_unread(home: Home, names: Sequence[str], opened: dict[str, Pack], unread: dict[str, DamagedPack],
+                 partly: bool) -> list[Pack | Unread]:  # fmt: skip
+    """All packs in their order; those that cannot be opened are said once, or the first of them is raised."""
+    bits = next((each.bits for each in opened.values() if each.merged), 0)
+    every = list[Pack | Unread]()
+    for name in names:
+        if name in opened:
+            every.append(opened[name])
+            continue
+        if not partly:
+            raise unread[name]
+        number = number_of(name) if bits else None
+        span = (0, 0) if number is None else (bits, number)
+        every.append(Unread(f"{home.where}/{name}", unread[name], *span, merged=number is not None))
+    if unread:
+        fallback("store", f"{len(unread)} of {len(names)} packs cannot be opened, the others are read: "
+                          f"{', '.join(unread)}; danlu store mend {home.where}")  # fmt: skip
+    return every
 
 
 class Writer:

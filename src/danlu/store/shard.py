@@ -98,5 +98,5 @@ class Nodes:
 
     def _store(self, node: str) -> Store:
         if node not in self._open:
-            self._open[node] = Store(self._where[node], cache=self._cache)
+            self._open[node] = Store(self._where[node], cache=self._cache, partly=True)
         return self._open[node]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from provoke import provoke
 
-from danlu.fleet import catalogue
+from danlu.fleet import catalogue, groups
 
 names = st.sampled_from(sorted(catalogue.entries()))
 
@@ -33,7 +33,7 @@ def test_the_file_has_only_what_its_reader_knows():
     tree = yaml.safe_load(files("danlu.fleet").joinpath("catalogue.yaml").read_text(encoding="utf-8"))
     assert tree["catalogue"] == 1 and set(tree) == {"catalogue", "sources", "cards"}
     for name, card in tree["cards"].items():
-        assert set(card) <= {"vendor", "names", "watts", "note", "fp8", *catalogue.NAMES}, name
+        assert set(card) <= {"vendor", "names", "watts", "note", "fp8", "bf16_runs", *catalogue.NAMES}, name
 
 
 def test_no_two_cards_answer_to_one_name():
@@ -79,11 +79,21 @@ def test_an_unknown_card_names_its_neighbours():
 
 
 def test_a_figure_nobody_published_is_not_invented():
-    with provoke("DL-CFG-012"):
+    with provoke("DL-CFG-012") as caught:
         catalogue.entry("S5000").span("bf16")
+    file = caught.error.fix.rpartition("fleet file: ")[2]  # pasted as it stands, it is a fleet
+    found = groups.loads(file).groups[0]
+    assert (found.card, found.mem_bytes) == ("MTT-S5000", 80 * 10**9)
 
 
-@pytest.mark.parametrize("text", ["", "8", "0xH20", "-4xH20", "8xH20+", "xH20", "H20x8x"])
+@pytest.mark.parametrize("text", ["", "8", "0xH20", "-4xH20", "8xH20+", "xH20", "H20x8x", "H20", "8.5xH20", "1e6xH20",
+                                  "99999999999xH20", f"{'9' * 5000}xH20"])  # fmt: skip
 def test_a_shorthand_that_is_none(text):
-    with provoke("DL-CFG-010"):
+    with provoke("DL-CFG-010") as caught:
         catalogue.shorthand(text)
+    fix = catalogue.shorthand(caught.error.fix)  # works when typed, and is about the card that was meant
+    assert fix == catalogue.shorthand("1xH20") or text in ("", "8", "H20x8x", "8xH20+")
+
+
+def test_a_capital_x_counts_too():
+    assert catalogue.shorthand("8XH20") == catalogue.shorthand("8xH20")

@@ -16,6 +16,7 @@ from danlu.plan import presets
 from danlu.plan.groups import advice, choose
 from danlu.plan.groups.assemble import Ask
 from danlu.plan.groups.outlook import outlook, seconds_of, terms
+from danlu.plan.groups.unit_cost import Stack
 from danlu.plan.stated.stack_forecast import NAMES
 
 SMALL = ModelSpec("llama", 12, 2048, 16, 8, 128, 5632, 32000, 4096)
@@ -52,6 +53,13 @@ def test_operations_of_a_model_are_those_of_the_published_formula():
     wide, seq = gpt.hidden, 2048
     published = 72 * gpt.layers * wide**2 * (1 + seq / (12 * wide) + gpt.vocab / (12 * gpt.layers * wide))
     assert presets.model_flop(gpt, seq) == pytest.approx(published, rel=0.01)
+
+
+def test_a_card_without_bf16_is_said_to_have_none():
+    bits = {bits: choose.best(SMALL, shorthand("8xV100"), batch=32, seq=2048, stack=Stack(precision=bits)).best.plan
+            for bits in ("bf16", "fp16")}  # fmt: skip
+    assert "V100-32: no bf16" in plan_told.short_of_bf16(bits["bf16"])[0]
+    assert plan_told.short_of_bf16(bits["fp16"]) == []
 
 
 def test_every_second_of_a_plan_has_a_term():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 from provoke import provoke
 
-from danlu.cli import app, plan_picture
+from danlu.cli import app, plan_picture, plan_told
 from danlu.fleet.groups import loads, shorthand
 from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan import presets
@@ -60,10 +61,14 @@ def test_ten_times_the_cards_are_less_than_ten_times_as_fast(capsys, tmp_path):
     points = scaling.scaled(SMALL, shorthand("4xA100-80+4xH20"), [10, 1], batch=64, seq=2048)
     assert [point.cards for point in points] == [8, 80]
     assert 1 < points[1].speedup < 10 and points[1].efficiency == pytest.approx(points[1].speedup / 10)
+    whole, *parts = (float(each) for each in re.findall(r"([+-][\d.]+)%", plan_told.scale(points)))
+    assert whole == pytest.approx(100 / points[1].efficiency - 100, abs=0.05)
+    assert sum(parts) == pytest.approx(whole, abs=0.06 * len(parts))  # where the rest goes is all of the rest
     words = ["plan", "llama-3-8b", "8xH100", "--batch", "64", "--scale", "1,2", "--json", str(tmp_path / "f")]
     assert app.main(words) == 0
     assert "speed-up" in capsys.readouterr().out and json.loads((tmp_path / "f").read_text())["speedup_8"] == 1
-    assert app.main([*words[:5], "--scale", "0"]) == 2 and "DL-CFG-002" in capsys.readouterr().err
+    for more in (["--scale", "0"], ["--scale", "2", "--emit", "danlu"], ["--scale", "2", "--goal", "energy"]):
+        assert app.main([*words[:5], *more]) == 2 and "DL-CFG-002" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from danlu.plan.stated.stack_work import work
 
 LLAMA = ModelSpec("llama", 32, 4096, 32, 8, 128, 14336, 128256, 8192)
 MIXTURE = replace(LLAMA, experts=8, experts_used=2)
+SHARED = replace(MIXTURE, ffn=2048, shared_ffn=8192)
 ways = st.builds(Way, st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4]),
                  st.sampled_from(["none", "selective", "full"]), st.sampled_from([1, 2]))  # fmt: skip
 stacks = st.builds(
@@ -37,7 +38,7 @@ stacks = st.builds(
 
 
 @settings(max_examples=40, deadline=None)
-@given(ways, stacks, st.sampled_from([LLAMA, MIXTURE]), st.sampled_from(["A100-80", "H20", "A100-80-PCIe"]))
+@given(ways, stacks, st.sampled_from([LLAMA, MIXTURE, SHARED]), st.sampled_from(["A100-80", "H20", "A100-80-PCIe"]))
 def test_units_add_up_to_a_run(way, stack, spec, name):
     card, seq = rated(name), 4096
     run = setup_of(spec, card, way, seq, stack)
@@ -79,6 +80,15 @@ def test_parameters_are_those_of_the_model():
     assert table.params[0] == pytest.approx(matrices, rel=1e-3)
     assert table.params[1] == pytest.approx(table.params[0] / 4, rel=3e-3)  # a vocabulary is padded
     assert table.forward_s[0, EMBED] < table.forward_s[0, ATTN]
+
+
+def test_an_expert_that_every_token_passes_is_in_the_table():
+    model = replace(SHARED, recipe=("attn", "moe"))
+    table, without = (unit_table(each, rated("A100-80"), [Way()], seq=4096)
+                      for each in (model, replace(model, shared_ffn=0)))  # fmt: skip
+    assert table.params[0, MLP] == pytest.approx(model.unit_params("layers.0.moe"), rel=1e-3)
+    assert table.forward_s[0, MLP] > 1.5 * without.forward_s[0, MLP]
+    assert table.kept_bytes[0, MLP] > without.kept_bytes[0, MLP]
 
 
 @given(st.integers(1, 64), st.sampled_from([0, 1, 2, 3]))

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from danlu.plan.groups.unit_cost import Stack
 
 
+PLAN_ONLY = ("emit", "html", "svg", "certificate")  # what is written of one plan
+
+
 def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     """Plan, prove, print, write what was asked for."""
     from danlu.cli import output, plan_told
@@ -29,6 +32,13 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     if not 0 <= args.kg_per_kwh < 100:
         raise BadValue(f"--kg-per-kwh {args.kg_per_kwh:g}", why="it is the CO2 of a kWh in kg: 0 to about 1.2",
                        fix="leave it out: the world's mean is taken")  # fmt: skip
+    if args.scale is not None and (beside := [name for name in PLAN_ONLY if getattr(args, name) is not None]):
+        raise BadValue(f"--{beside[0]} beside --scale", why="--scale prints how a plan scales instead of the plan",
+                       fix=f"leave one of --scale and --{beside[0]} out")  # fmt: skip
+    if args.goal != "time" and (args.scale is not None or args.certificate is not None):
+        word = "--scale" if args.scale is not None else "--certificate"
+        raise BadValue(f"{word} with --goal {args.goal}", why="both the table of --scale and the proof of a gap are "
+                       "about seconds", fix=f"leave --goal or {word} out")  # fmt: skip
     if args.to is not None and args.emit is None:
         raise BadValue("--to belongs to --emit", why=f"no framework was named whose files go to {args.to}",
                        fix=f"--emit danlu --to {args.to}")  # fmt: skip
@@ -140,11 +150,11 @@ def fleet_of(words: str, prices: Sequence[str] = (), watts: Sequence[str] = ()) 
     from danlu.fleet import groups
 
     path = Path(words)
-    file = path.exists() or words.endswith((".yaml", ".yml"))
+    file = bool(words) and (path.exists() or words.endswith((".yaml", ".yml")))
     fleet = groups.load(path) if file else groups.shorthand(words)
     for name, said in (("price", prices), ("watts", watts)):
         for each in said:
-            card, value = _said(each, name)
+            card, value = _said(each, name, fleet.groups[0].card)
             if card not in {group.card for group in fleet.groups}:
                 raise BadValue(f"--{name} {each}: the fleet has no {card}",
                                why=f"it has {', '.join(group.card for group in fleet.groups)}",
@@ -156,14 +166,18 @@ def fleet_of(words: str, prices: Sequence[str] = (), watts: Sequence[str] = ()) 
     return fleet
 
 
-def _said(each: str, name: str) -> tuple[str, float]:
+def _said(each: str, name: str, example: str) -> tuple[str, float]:
     card, _, text = each.rpartition("=")
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not card or not 0 < value < 1e9:
-        raise BadValue(f"--{name} {each}", why="it is CARD=NUMBER with a number above 0", fix=f"--{name} A100-80=2.5")
+        raise BadValue(
+            f"--{name} {each}",
+            why="it is CARD=NUMBER with a number above 0",
+            fix=f"--{name} {example}={400 if name == 'watts' else 2.5}",
+        )
     return card, value
 
 

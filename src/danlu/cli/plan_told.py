@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from danlu.plan.groups.scaling import Point
     from danlu.plan.groups.sum_share import SumShare
 
+LEAST = 0.005  # of a step's card-seconds: what is less is told together
 ROWS = 12  # of pipelines and of stages that are printed; --json and --html have all
 CARD_TERMS = {
     "busy": "at work on micro-batches", "step": "gradients and optimizer", "fill": "filling, draining, waiting",
@@ -33,7 +34,7 @@ def told(chosen: Chosen, fleet: GroupedFleet, gap: float | None, share: SumShare
         "why\n" + "\n".join(f"  {each}" for each in advice.why(chosen, fleet)), costs(chosen.best, kg_per_kwh),
         alternatives(chosen),
     ]  # fmt: skip
-    said = [*advice.warnings(chosen, fleet), *card_warnings(fleet)]
+    said = [*advice.warnings(chosen, fleet), *card_warnings(fleet), *short_of_bf16(chosen.best.plan)]
     if said:
         parts.append("read with care\n" + "\n".join(f"  {each}" for each in said))
     return "\n\n".join(parts)
@@ -47,10 +48,14 @@ def headline(chosen: Chosen) -> str:
     active = active_params(spec)
     running = f", {active / 1e9:.1f} G of them per token" if active < 0.99 * spec.params else ""
     return (f"{spec.family}, {spec.params / 1e9:.1f} G parameters{running}, {spec.layers} layers; "
-            f"{plan.batch} sequences of {plan.seq} tokens a step\n"
+            f"{_many(plan.batch, 'sequence')} of {_many(plan.seq, 'token')} a step\n"
             f"best plan for {chosen.goal}: {plan.name}, {plan.pipelines} pipeline{'s' * (plan.pipelines != 1)} on "
             f"{sum(plan.used):,} card{'s' * (sum(plan.used) != 1)}, "
             f"{plan.orders}, {plan.precision}, optimizer sharded over replicas")  # fmt: skip
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def pipelines(plan: GroupedPlan) -> str:
@@ -149,12 +154,25 @@ def scale(points: Sequence[Point]) -> str:
     head = ["cards", "a step", "tokens/s", "speed-up", "efficiency", "pipelines", *CARD_TERMS, "waiting"]
     said = [table(head, rows), ""]
     if len(points) > 1:
-        more = {name: last.best.plan.terms[name] - share for name, share in first.best.plan.terms.items()}
-        term = max((name for name in more if name != "busy"), key=lambda name: more[name])
-        said.append(f"{last.cards / first.cards:.3g} times the cards: {last.speedup:.2f} times as fast; most of the "
-                    f"rest goes to {term} ({CARD_TERMS[term]}), {more[term]:+.1%} of all card-seconds")  # fmt: skip
+        said.append(f"{last.cards / first.cards:.3g} times the cards: {last.speedup:.2f} times as fast. Card-seconds "
+                    f"of a step {1 / last.efficiency - 1:+.1%}: {_rest(first, last)}")  # fmt: skip
     said.append("from busy on: shares of all card-seconds; waiting comes on top. Simulated, never run by us")
     return "\n".join(said)
+
+
+def _rest(first: Point, last: Point) -> str:
+    """Where the card-seconds of a step go that a larger fleet takes more, or fewer; they sum to the difference."""
+    spent = []
+    for point in (first, last):
+        used, seconds = sum(point.best.plan.used), point.best.seconds
+        found = {name: share * used * seconds for name, share in point.best.shares.items()}
+        spent.append(found | {"cards left out": (point.cards - used) * seconds})
+    whole = first.cards * first.best.seconds
+    more = {name: (spent[1][name] - before) / whole for name, before in spent[0].items()}
+    shown = sorted((name for name in more if abs(more[name]) >= LEAST), key=lambda name: -abs(more[name]))
+    small = sum(value for name, value in more.items() if name not in shown)
+    rest = [f"all else {small:+.1%}"] if abs(small) >= LEAST / 10 else []
+    return ", ".join([*(f"{name} {more[name]:+.1%}" for name in shown), *rest])
 
 
 def cards_of(plan: GroupedPlan, each: Replicas) -> str:
@@ -171,6 +189,17 @@ def card_warnings(fleet: GroupedFleet) -> list[str]:
     known = catalogue.entries()
     names = dict.fromkeys(group.card for group in fleet.groups)
     return [f"{each}: planned with the middle" for name in names if name in known for each in known[name].warnings]
+
+
+def short_of_bf16(plan: GroupedPlan) -> list[str]:
+    """What to know of used cards whose 16 bits are fp16, where the plan asks for bf16."""
+    from danlu.fleet import catalogue
+
+    used = dict.fromkeys(group.card for group, n in zip(plan.fleet.groups, plan.used, strict=True) if n)
+    short = [name for name in used if (card := catalogue.known(name)) is not None and not card.bf16_runs]
+    if not short or plan.dtype in ("fp16", "fp32"):
+        return []
+    return [f"{' and '.join(short)}: no bf16 in these cards; the forecast is of fp16 at their rate: --dtype fp16"]
 
 
 def _short(value: float | None) -> str:

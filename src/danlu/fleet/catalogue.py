@@ -20,7 +20,11 @@ from danlu.errors import BadFleet, UnknownCard
 APART = 1.1  # figures further apart than this ratio are an interval
 NAMES = {"bf16": "FLOP/s", "memory": "bytes", "bandwidth": "bytes/s", "link": "bytes/s one way"}
 NETWORK = 25e9  # bytes/s of one card to other hosts where nobody says: one 200 Gb/s port a card
+MOST = 10_000_000  # cards of one kind; more than were ever made of one
 PER_HOST = 8  # cards of a host where nobody says
+# what a fleet file calls these, and how one is written
+FIELDS = {"bf16": ("flops", "1.0e14"), "memory": ("mem_bytes", "64GiB"), "bandwidth": ("mem_bw", "1.6e12"),
+          "link": ("link", "2.0e11")}  # fmt: skip
 _SCALE = {"bf16": 1e12, "memory": 1e9, "bandwidth": 1e9, "link": 1e9}
 
 
@@ -70,6 +74,7 @@ class Entry:
     watts: float | None
     note: str
     fp8: bool = False
+    bf16_runs: bool = True
 
     def span(self, thing: str) -> Span:
         """The figures of `thing` as one: the middle of what was measured, else of what is claimed.
@@ -78,9 +83,11 @@ class Entry:
         """
         found = self.figures[thing]
         if not found:
+            missing = ", ".join(": ".join(FIELDS[name]) for name, each in self.figures.items() if not each)
             raise UnknownCard(f"nobody published the {thing} of {self.name}", why=f"the catalogue knows "
                               f"{', '.join(name for name, each in self.figures.items() if each)} of it",
-                              fix=f"measure it with danlu probe, or declare it: {DECLARE}")  # fmt: skip
+                              fix="measure it with danlu probe, or say what is missing, the figures yours, in a fleet "
+                              f"file: {{fleet: 1, groups: [{{card: {self.name}, count: 8, {missing}}}]}}")  # fmt: skip
         plain = [each.plain for each in found]
         best = [each.plain for each in found if each.kind == "measured"] or plain
         return Span(median(best), min(plain), max(plain))
@@ -120,7 +127,7 @@ def entries() -> dict[str, Entry]:
         }  # fmt: skip
         names = tuple(card.get("names", ()))
         found[name] = Entry(name, card["vendor"], names, figures, card.get("watts"), card.get("note", ""),
-                            card.get("fp8", False))  # fmt: skip
+                            card.get("fp8", False), card.get("bf16_runs", True))  # fmt: skip
     return found
 
 
@@ -129,10 +136,9 @@ def entry(name: str) -> Entry:
 
     Raises UnknownCard with the nearest names and how to declare a card.
     """
-    known = _known()
-    if (plain := _plain(name)) in known:
-        return known[plain]
-    near = [known[each].name for each in difflib.get_close_matches(plain, known, 4, 0.4)]
+    if (card := known(name)) is not None:
+        return card
+    near = [_known()[each].name for each in difflib.get_close_matches(_plain(name), _known(), 4, 0.4)]
     raise UnknownCard(f"the catalogue has no card {name!r}",
                       why=f"it has {len(entries())} cards; nearest: {', '.join(dict.fromkeys(near)) or 'none'}",
                       fix=f"use one of these names, or declare the card in a fleet file: {DECLARE}")  # fmt: skip
@@ -145,13 +151,24 @@ def shorthand(text: str) -> tuple[tuple[int, Entry], ...]:
     """
     found = []
     for at, part in enumerate(text.split("+"), 1):
-        match = re.fullmatch(r"\s*(\d+)\s*[x×*]\s*(\S.*?)\s*", part)
-        if match is None or int(match[1]) == 0:
+        match = re.fullmatch(r"\s*(\d{1,12})\s*[xX×*]\s*(\S.*?)\s*", part)
+        if match is None or not 0 < int(match[1]) <= MOST:
             raise BadFleet(f"{part.strip()!r} is no part of a fleet", where=f"{text!r}, part {at}",
-                           why="a part is COUNTxNAME with a count of 1 or more",
-                           fix=f"1x{match[2]}" if match else "128xA100-80+640xH20")  # fmt: skip
+                           why=f"a part is COUNTxNAME with a count of 1 to {MOST:,}",
+                           fix=_part(part))  # fmt: skip
         found.append((int(match[1]), entry(match[2])))
     return tuple(found)
+
+
+def _part(said: str) -> str:
+    """What a part that is none may have meant: its card, if the catalogue has one of that name, or an example."""
+    card = known(re.sub(r"^[-\d.,e\s]*([xX×*]\s*|\s+)", "", said))
+    return f"1x{card.name}" if card else "128xA100-80+640xH20"
+
+
+def known(name: str) -> Entry | None:
+    """The card that answers to that name; None where the catalogue has none."""
+    return _known().get(_plain(name))
 
 
 @lru_cache(maxsize=1)

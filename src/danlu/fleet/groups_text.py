@@ -11,7 +11,7 @@ from pydantic import Field
 
 from danlu.errors import BadFleet, UnknownCard
 from danlu.fleet import catalogue, text
-from danlu.fleet.catalogue import NETWORK, PER_HOST
+from danlu.fleet.catalogue import MOST, NETWORK, PER_HOST
 from danlu.lines import NotYaml, place, read
 from danlu.nouns import Fleet, Group, GroupedFleet, Link
 
@@ -52,7 +52,7 @@ class GroupText(pydantic.BaseModel, extra="forbid"):
     """One entry of `groups`; what is left out comes from the card catalogue."""
 
     card: text.Name
-    count: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=1, le=MOST)]
     per_host: Annotated[int, Field(ge=1)] = PER_HOST
     flops: Positive | None = None
     mem_bytes: Annotated[pydantic.ByteSize, Field(gt=0)] | None = None
@@ -142,9 +142,18 @@ def parsed(words: str, where: str) -> GroupedFleet | None:
             nouns.append(each.noun())
         except UnknownCard as error:
             raise UnknownCard(error.what, where=place(words, where, ("groups", at, "card")), why=error.why,
-                              fix="use one of these names, or say all of it there: {card: " + each.card
-                              + f", count: {each.count}, {WHOLE}}}") from error  # fmt: skip
+                              fix=_declared(each)) from error  # fmt: skip
     return GroupedFleet(found.name, tuple(nouns), found.between_sites, _lines(found, words, where))
+
+
+def _declared(each: GroupText) -> str:
+    """The entry with what the catalogue lacks, to be written in its place."""
+    card = catalogue.known(each.card)
+    if card is None:
+        return f"use one of these names, or say all of it there: {{card: {each.card}, count: {each.count}, {WHOLE}}}"
+    missing = [f"{name}: {example}" for thing, (name, example) in catalogue.FIELDS.items()
+               if not card.figures[thing] and getattr(each, name) is None]  # fmt: skip
+    return f"say what is missing there, the figures yours: {', '.join(missing)}"
 
 
 def _lines(found: GroupsText, words: str, where: str) -> tuple[Link, ...]:

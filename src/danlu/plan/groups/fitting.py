@@ -85,7 +85,7 @@ def explained(error: DoesNotFit, spec: ModelSpec, fleet: GroupedFleet, change: C
     fix = (f"{change.words}: then a step takes {change.seconds:.3g} s" if change else
            f"other cards: even {MORE[-1]:g} times as many of these, or {SHORTEST} tokens, are not enough")  # fmt: skip
     return DoesNotFit(
-        f"no split of {spec.params / 1e9:.1f} G parameters fits {fleet.cards} cards",
+        f"no split of {spec.params / 1e9:.1f} G parameters fits {fleet.cards} card{'s' * (fleet.cards != 1)}",
         why=f"weights, gradients and optimizer take {18 * spec.params / 2**30:.0f} GiB, the cards have "
         f"{memory / 2**30:.0f} GiB; recomputation, tensor parallelism in a host, ZeRO-1, 2 and 3 and micro-batches of "
         "one sequence were tried",

@@ -162,7 +162,7 @@ def step_seconds(
 
 def setup_of(spec: ModelSpec, card: Rated, way: Way, seq: int, stack: Stack) -> Setup:
     """The model as a run of two stages on such cards, each on a host of its own."""
-    experts = Experts(spec.experts, spec.experts_used, spec.ffn) if spec.experts else None
+    experts = Experts(spec.experts, spec.experts_used, spec.ffn, spec.shared_ffn) if spec.experts else None
     return Setup(
         card=card.name, cards=2 * way.cards, cards_per_host=stack.cards_per_host, link=stack.network,
         layers=max(2, spec.layers), hidden=spec.hidden, heads=spec.heads, kv_heads=spec.kv_heads, ffn=spec.ffn,

@@ -55,6 +55,24 @@ def test_a_trainer_s_decoder_has_the_gradients_of_the_clear_one(kind, later):
         assert close(ours[2][name], grad, 1e-5), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_backward_leaves_holds_no_graph(kind, dtype):
+    """A graph that the weights' gradients became a part of would keep every micro-batch there ever was."""
+    spec, halves = KINDS[kind], Halves()
+    halves.later = True
+    decoder = Decoder(spec, 1, len(spec.units), dtype=dtype)
+    init(decoder, 3)
+    AdamW(decoder, weight_decay=0.1)
+    decoder.halve(halves)
+    state = Causal(1, 12)
+    decoder(torch.randn(12, spec.hidden).to(dtype).requires_grad_(), state, state.meta()).sum().backward()
+    for left in halves.take():
+        assert not any(operand.requires_grad for operand in (*left.x, *left.g)), tuple(left.weight.shape)
+        left.run()
+        assert left.weight.grad.grad_fn is None, tuple(left.weight.shape)
+
+
 def test_another_dtype_runs_in_torch():
     ours, theirs = (gradients(SPEC, halves, torch.bfloat16) for halves in (Halves(), None))
     assert all(close(ours[2][name], grad, 0.05) for name, grad in theirs[2].items())

@@ -114,6 +114,7 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, counts: list[int], pairs: Sequence[Pair], unit: FusedExperts) -> Tensor:
+        x_ND = x_ND.detach()  # parts of it would want a gradient: what is left of a backward would grow a graph
         work, products, y_ND = _spans(counts, pairs), unit.products, torch.empty_like(x_ND)
         ab = x_ND.new_empty(len(x_ND), len(pairs[0][0]))
         seen = [products.seen(x_ND[span]) for span, _ in work]

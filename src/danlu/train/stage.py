@@ -244,8 +244,9 @@ class Interpreter:
 
     def _backward_weight(self, work: Work) -> None:
         half = self._left.pop(work.mb)
-        for left in half.weights:
-            left.run()
+        with torch.no_grad():
+            for left in half.weights:
+                left.run()
         self._free(half.messages)
 
     def _back(self, work: Work) -> list[Message]:

@@ -191,7 +191,7 @@ struct danlu_bpe_counts {
         const uint64_t mask = words.size() - 1;
         uint64_t s = hash & mask;
         while (words[s].count && (words[s].hash != hash || words[s].size != size ||
-                                  std::memcmp(pool.data() + words[s].first, p, size)))
+                                  !bpe_same(pool.data() + words[s].first, p, size)))
             s = (s + 1) & mask;
         return words[s];
     }

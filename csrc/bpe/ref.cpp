@@ -7,12 +7,15 @@
 #include <new>
 #include <vector>
 
+#include "bpe/reach.h"
 #include "bpe/words.h"
 
 namespace {
 
 constexpr int64_t kRemembered = 32;          // bytes of the longest word that is kept in the table
-constexpr uint64_t kSlots = 1 << 18;         // of the table; at half of them it starts anew
+constexpr uint64_t kFirst = 1 << 12, kSlots = 1 << 18;  // of the table: it doubles, and starts anew at half of the last
+constexpr int64_t kWhole = 15;               // bytes of a word that is looked up as it is; of the longer ones, their pieces
+constexpr int64_t kWholeWide = 6;            // the same in scripts of three bytes for a character: few have blanks
 constexpr int64_t kShort = 64;               // bytes of a word whose pairs are all looked at for the best one
 constexpr int32_t kNone = 1 << 24;           // rank of a pair that nothing joins
 
@@ -35,7 +38,8 @@ struct danlu_bpe {
     int32_t byte_ids[256];
     std::vector<Merge> merges;
     uint64_t merge_mask = 0;
-    std::vector<Word> words;
+    danlu_bpe_reach reach;
+    std::vector<Word> words = std::vector<Word>(kFirst);
     std::vector<int32_t> pool, tokens, next, before, ranks, joined;
     std::vector<uint64_t> queue;
     uint64_t known = 0;
@@ -58,7 +62,10 @@ struct danlu_bpe {
         };
         int64_t count = size;
         for (int64_t i = 0; i < count; i++) out[i] = byte_ids[p[i]];
-        for (int64_t i = 0; i + 1 < count; i++) look(i);
+        for (int64_t i = 0; i + 1 < count; i++) {
+            if (reach.joins(p + i)) look(i);
+            else ranks[i] = kNone;
+        }
         while (count > 1) {
             int32_t least = kNone;  // several at a time: the place is looked for afterwards
             for (int64_t i = 0; i + 1 < count; i++) least = ranks[i] < least ? ranks[i] : least;
@@ -111,27 +118,57 @@ struct danlu_bpe {
         return count;
     }
 
+    // A word, cut where no token reaches over.
     int64_t word(const uint8_t* p, int64_t size, int32_t* out) {
+        if (size <= (p[*p == ' '] >= 0xE0 ? kWholeWide : kWhole)) return piece(p, size, out);
+        const uint8_t* const end = p + size;
+        const int32_t* const first = out;
+        const uint8_t* far = p + reach.longest(p, end);
+        for (const uint8_t* at = p + 1; at < end; at++) {
+            if (at == far) out += piece(p, at - p, out), p = at;
+            const uint8_t* const own = at + reach.longest(at, end);
+            far = own > far ? own : far;
+        }
+        return out + piece(p, end - p, out) - first;
+    }
+
+    int64_t piece(const uint8_t* p, int64_t size, int32_t* out) {
+        if (size == 1) return *out = byte_ids[*p], 1;
         if (size > kShort) return join_long(p, size, out);
         if (size > kRemembered) return join_short(p, size, out);
         const uint64_t hash = bpe_hashed(p, size);
-        uint64_t s = hash & (kSlots - 1);
-        for (; words[s].size; s = (s + 1) & (kSlots - 1)) {
-            const Word& each = words[s];
-            if (each.hash != hash || each.size != size || std::memcmp(each.bytes, p, size)) continue;
-            std::memcpy(out, pool.data() + each.first, each.count * sizeof *out);
-            return each.count;
+        Word* found = slot(hash, p, size);
+        if (found->size) {
+            for (int i = 0; i < found->count; i++) out[i] = pool[found->first + i];
+            return found->count;
         }
         const int64_t count = join_short(p, size, out);
-        if (2 * ++known > kSlots) {
-            for (Word& each : words) each.size = 0;
-            pool.clear(), known = 1, s = hash & (kSlots - 1);
-        }
-        Word& fresh = words[s];
-        fresh.hash = hash, fresh.size = uint8_t(size), fresh.count = uint8_t(count), fresh.first = uint32_t(pool.size());
-        std::memcpy(fresh.bytes, p, size);
+        if (2 * ++known > words.size()) make_room(), found = slot(hash, p, size);
+        found->hash = hash, found->size = uint8_t(size), found->count = uint8_t(count), found->first = uint32_t(pool.size());
+        std::memcpy(found->bytes, p, size);
         pool.insert(pool.end(), out, out + count);
         return count;
+    }
+
+    // Where these bytes are in the table, or an empty place for them.
+    Word* slot(uint64_t hash, const uint8_t* p, int64_t size) {
+        const uint64_t mask = words.size() - 1;
+        for (uint64_t s = hash & mask;; s = (s + 1) & mask) {
+            Word& each = words[s];
+            if (!each.size || (each.hash == hash && each.size == size && bpe_same(each.bytes, p, size))) return &each;
+        }
+    }
+
+    void make_room() {
+        if (words.size() == kSlots) {
+            for (Word& each : words) each.size = 0;
+            pool.clear(), known = 1;
+            return;
+        }
+        std::vector<Word> old(2 * words.size());
+        old.swap(words);
+        for (const Word& each : old)
+            if (each.size) *slot(each.hash, each.bytes, each.size) = each;
     }
 };
 
@@ -144,13 +181,13 @@ DANLU_API danlu_bpe* danlu_bpe_new(const uint8_t* classes, int64_t class_count, 
     uint64_t slots = 16;
     while (slots < uint64_t(count) * 2) slots *= 2;
     made->merges.resize(slots), made->merge_mask = slots - 1;
-    made->words.resize(kSlots);
     for (int64_t i = 0; i < count; i++) {
         const uint64_t pair = uint64_t(uint32_t(merges[3 * i])) << 32 | uint32_t(merges[3 * i + 1]);
         uint64_t s = bpe_mixed(pair * kBase) & made->merge_mask;
         while (made->merges[s].pair != ~uint64_t(0) && made->merges[s].pair != pair) s = (s + 1) & made->merge_mask;
         made->merges[s].pair = pair, made->merges[s].rank = int32_t(i), made->merges[s].token = merges[3 * i + 2];
     }
+    made->reach.build(byte_ids, merges, count);
     return made.release();
 } catch (const std::bad_alloc&) {
     return nullptr;

@@ -13,14 +13,30 @@ inline uint64_t bpe_mixed(uint64_t x) {
     return x ^ (x >> 32);
 }
 
+template <class T>
+inline T bpe_load(const uint8_t* p) {
+    T x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+}
+
+// Up to eight bytes as a number: among as many bytes, others give another one. Nothing is read beyond them.
+inline uint64_t bpe_packed(const uint8_t* p, int64_t size) {
+    if (size >= 8) return bpe_load<uint64_t>(p);
+    if (size >= 4) return bpe_load<uint32_t>(p) | uint64_t(bpe_load<uint32_t>(p + size - 4)) << 32;
+    return size ? p[0] | p[size / 2] << 8 | p[size - 1] << 16 : 0;
+}
+
 inline uint64_t bpe_hashed(const uint8_t* p, int64_t size) {
     uint64_t hash = uint64_t(size);
-    for (int64_t i = 0; i < size; i += 8) {
-        uint64_t part = 0;
-        std::memcpy(&part, p + i, size - i < 8 ? size - i : 8);
-        hash = bpe_mixed((hash ^ part) * kBase);
-    }
-    return hash;
+    for (; size > 8; p += 8, size -= 8) hash = bpe_mixed((hash ^ bpe_load<uint64_t>(p)) * kBase);
+    return bpe_mixed((hash ^ bpe_packed(p, size)) * kBase);
+}
+
+inline bool bpe_same(const uint8_t* a, const uint8_t* b, int64_t size) {
+    for (; size > 8; a += 8, b += 8, size -= 8)
+        if (bpe_load<uint64_t>(a) != bpe_load<uint64_t>(b)) return false;
+    return bpe_packed(a, size) == bpe_packed(b, size);
 }
 
 struct danlu_bpe_words {

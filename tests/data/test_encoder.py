@@ -41,6 +41,17 @@ def test_ids_are_the_tokenizers_own(tokenizer, words):
     assert tokenizer.decode(ids, skip_special_tokens=False) == text
 
 
+LETTERS = "丹炉炼的了是在abאבไทย한국😀😁"  # of few bytes, so that tokens end and begin inside of characters
+
+
+@given(st.lists(st.text(LETTERS, min_size=4, max_size=50), min_size=1, max_size=12), st.integers(260, 420), st.data())
+def test_ids_of_rows_without_blanks_are_the_tokenizers_own(learned, vocab, data):
+    tokenizer = bpe.train(learned, vocab)
+    encoder = Encoder(tokenizer)
+    for text in [*learned, *data.draw(st.lists(st.text(LETTERS, min_size=7, max_size=90), max_size=4))]:
+        assert encoder.encode([text]) == [tokenizer.encode(text, add_special_tokens=False).ids]
+
+
 def test_the_memory_starts_anew_when_it_is_full(tokenizer, monkeypatch):
     monkeypatch.setattr("danlu.data.encoder.REMEMBERED", 5)
     encoder = Encoder(tokenizer)

@@ -122,12 +122,13 @@ def pipeline(run: Any, plan: Plan, rounds: int) -> Ran:
     return Ran(plan, timed_step_s(result), bound(plan, result) / traced)
 
 
-def trained(run: Any, plan: Plan, rounds: int) -> Result:
-    """Train by a plan for WARM steps, those that are timed, and one that saves."""
+def trained(run: Any, plan: Plan, rounds: int, started: Any = None) -> Result:
+    """Train by a plan for WARM steps, those that are timed, and one that saves; `started` as train_run has it."""
     steps = WARM + max(3, rounds) + 1 if rounds > 1 else WARM + 2
     here = Path(tempfile.mkdtemp(dir=run.out))
     changed = {"train": run.train.model_copy(update={"steps": steps, "save_every": 1000}), "out": here}
-    return train_run.train_run(run.model_copy(update=changed), plan, name=f"{len(seats(plan))} cards")
+    name = f"{len(seats(plan))} cards"
+    return train_run.train_run(run.model_copy(update=changed), plan, name=name, started=started)
 
 
 def timed_step_s(result: Result) -> float:

@@ -14,8 +14,6 @@ from typing import Any
 
 from danlu.cli import config, prep, wiring
 from danlu.cli.bench import load
-from danlu.cli.output import span, table
-from danlu.cli.train_told import placed
 from danlu.nouns import Fleet, ModelSpec, Plan
 from danlu.plan import search
 from danlu.plan.candidates import Ask
@@ -37,34 +35,35 @@ VOCAB, SEQ, COUNT = 2048, 128, 12
 
 def measure(rounds: int) -> dict[str, Any]:
     """Keys: real_run_error (largest of dense models in fp32), real_run_error_moe (of mixtures in fp32),
-    real_run_error_bf16 (of all in bf16), and by fleet and model with its sign.
+    real_run_error_bf16 (of all in bf16), and those of forecast_rows.compared.
 
-    rounds  timed steps of each run, at least 3; 1 for a quick look at the first fleet
+    rounds  runs of each case; 1 for a quick look at the first fleet
     """
-    fleets = load("training/fleets")
-    keys, rows, worst = dict[str, Any](), [], dict[str, float]()
+    rows = load("training/forecast_rows")
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        prep.prepare(config.load(None, environ={}, base={"out": str(out), "data": {"limit_mb": 4, "vocab": VOCAB}}))
-        for fleet, speeds in FLEETS.items() if rounds > 1 else [("2:1", FLEETS["2:1"])]:
-            cards = None
+        out = prepared(Path(folder))
+        fleets = FLEETS if rounds > 1 else {"2:1": FLEETS["2:1"]}
+        cases = []
+        for fleet, speeds in fleets.items():
             for model, sizes in MODELS.items():
                 run = config.load(None, environ={}, base={
                     "out": str(out), "model": sizes, "fleet": {"emulate": speeds}, "plan": {"micro_batch": 1},
                     "data": {"tokens": str(out / "tokens"), "seq": SEQ},
                 })  # fmt: skip
-                spec, cards = wiring.spec_of(run), cards or wiring.fleet_of(run, lambda text: None)
-                for name, plan in plans(spec, cards, model):
-                    assert plan.forecast is not None
-                    step_s = fleets.timed_step_s(fleets.trained(run, plan, rounds))
-                    error = plan.forecast.step_s / step_s - 1
-                    keys[f"real_run_error.{fleet}, {name}"] = error
-                    kind = "_bf16" if plan.dtype == "bf16" else "_moe" if spec.experts else ""
-                    worst[f"real_run_error{kind}"] = max(abs(error), worst.get(f"real_run_error{kind}", 0.0))
-                    rows.append([fleet, name, placed(plan), span(plan.forecast.step_s), span(step_s),
-                                 f"{error:+.1%}"])  # fmt: skip
-    print(table(["fleet (emulated)", "model", "plan", "forecast", "step", "error"], rows))
+                spec, cards = wiring.spec_of(run), wiring.fleet_of(run, lambda text: None)
+                cases += [rows.Case(fleet, name, run, plan) for name, plan in plans(spec, cards, model)]
+        keys, errors = rows.compared("real_run", cases, rounds)
+    worst = dict[str, float]()
+    for name, error in errors.items():
+        kind = "_bf16" if name.endswith("bf16") else "_moe" if "experts" in name else ""
+        worst[f"real_run_error{kind}"] = max(error, worst.get(f"real_run_error{kind}", 0.0))
     return keys | worst
+
+
+def prepared(out: Path) -> Path:
+    """A folder with tokens of VOCAB words; the first fleet that is asked for there is measured and kept."""
+    prep.prepare(config.load(None, environ={}, base={"out": str(out), "data": {"limit_mb": 4, "vocab": VOCAB}}))
+    return out
 
 
 def plans(spec: ModelSpec, cards: Fleet, model: str) -> Iterator[tuple[str, Plan]]:

@@ -26,7 +26,8 @@ from danlu.train.group import TORCH
 from danlu.train.optim import AdamW
 
 SPEC = ModelSpec("llama", 2, 96, 6, 3, 16, 160, 320, 256)
-SHAPES = [(SPEC, 2, 32), (replace(SPEC, qk_norm=True, kv_heads=6), 3, 16), (replace(SPEC, head_dim=32), 1, 64)]
+SHAPES = [(SPEC, 2, 32), (replace(SPEC, qk_norm=True, kv_heads=6), 3, 16), (replace(SPEC, head_dim=32), 1, 64),
+          (replace(SPEC, qkv_bias=True), 2, 32)]  # fmt: skip
 MOE = replace(SPEC, experts=8, experts_used=3, ffn=40, recipe=("attn", "moe"))
 SPARSE = [(MOE, 2, 32), (replace(MOE, shared_ffn=56, norm_topk=False), 1, 50)]
 YUAN = replace(SPEC, kv_heads=6, recipe=("lfa", "mlp"))
@@ -104,13 +105,15 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("number", "kind"), [(1, "attn"), (2, "mlp")])
-def test_glue_is_what_torch_is_asked_beside_the_operators(number, kind):
+@pytest.mark.parametrize(("spec", "number", "kinds"), [
+    (SPEC, 1, ["attn"]), (SPEC, 2, ["mlp"]), (replace(SPEC, qkv_bias=True), 1, ["attn", "bias"]),
+])  # fmt: skip
+def test_glue_is_what_torch_is_asked_beside_the_operators(spec, number, kinds):
     torch.set_num_threads(1)
     if ops.find("norm") is None:
         pytest.skip("torch's own row operators are many calls each")
-    angles = 9 if kind == "attn" else 0  # operators.entry charges those
-    decoder = Decoder(SPEC, number, number + 1)
+    angles = 9 if "attn" in kinds else 0  # operators.entry charges those
+    decoder = Decoder(spec, number, number + 1)
     init(decoder, 0)
     AdamW(decoder, weight_decay=0.1)
     decoder.halve(Halves())
@@ -121,11 +124,12 @@ def test_glue_is_what_torch_is_asked_beside_the_operators(number, kind):
     gradient = torch.ones_like(out)
     with Calls() as backward:
         out.backward(gradient)
-    for calls, glue, beside in zip((forward, backward), operator.GLUE[kind], (angles, 0), strict=True):
+    glue = [sum(operator.GLUE[kind][back] for kind in kinds) for back in (0, 1)]
+    for calls, beside_operators, beside in zip((forward, backward), glue, (angles, 0), strict=True):
         timed = sum(
             count for name, count in calls.found.items() if any(each in name for each in ("mm", "_scaled", "copy_"))
         )
-        assert calls.found.total() - timed - beside == glue
+        assert calls.found.total() - timed - beside == beside_operators, calls.found
 
 
 def calls_of_a_mixture(experts):

@@ -2,7 +2,7 @@
 
 The clear version is layers.py, and tests hold the two equal. Here q, k and v are one product, so are gate and up; the
 residual rides on the last product; norms, gate and rotation are the row operators of danlu/kernels/rows.py; gradients
-of weights go where `Halves` says. A sub-layer that has more than that (biases, shares of other cards)
+of weights go where `Halves` says. A sub-layer that has more than that (a bias of its output, shares of other cards)
 runs as layers.py has it.
 """
 
@@ -32,10 +32,12 @@ def fused(unit: nn.Module, halves: Halves, products: Products = PLAIN) -> Run:
         if (gate_up := joined([gate.weight, up.weight])) is not None:
             return _FusedMlp(unit.norm, gate_up, down.weight, halves, products)
     if type(unit) is Attention and unit.sums.reduce is None:
-        linears = (unit.q, unit.k, unit.v, unit.o)
-        qkv = joined([unit.q.weight, unit.k.weight, unit.v.weight])
-        if qkv is not None and all(type(each) is Linear and each.bias is None for each in linears):
-            return _FusedAttention(unit, qkv, halves, products)
+        inputs = (unit.q, unit.k, unit.v)
+        qkv, biases = joined([each.weight for each in inputs]), [each.bias for each in inputs if each.bias is not None]
+        bias = joined(biases) if len(biases) == len(inputs) else None
+        plain = unit.o.bias is None and all(type(each) is Linear for each in (*inputs, unit.o))
+        if qkv is not None and plain and (bias is not None or not biases):
+            return _FusedAttention(unit, qkv, bias, halves, products)
     return unit
 
 
@@ -45,7 +47,9 @@ def fused_head(head: Head, halves: Halves) -> End | None:
 
 
 def joined(weights: Sequence[Tensor]) -> Tensor | None:
-    """Matrices of one width that lie one after the other in memory as one, with its `grad`; None where they do not."""
+    """Matrices of one width, or vectors, that lie one after the other in memory as one, with its `grad`; None where
+    they do not.
+    """
 
     def one(parts: Sequence[Tensor]) -> Tensor | None:
         end = parts[0].data_ptr()
@@ -53,7 +57,7 @@ def joined(weights: Sequence[Tensor]) -> Tensor | None:
             if each.data_ptr() != end or not each.is_contiguous():
                 return None
             end += each.nbytes
-        return torch.as_strided(parts[0].detach(), (sum(map(len, parts)), parts[0].shape[1]), (parts[0].shape[1], 1))
+        return torch.as_strided(parts[0].detach(), (sum(map(len, parts)), *parts[0].shape[1:]), parts[0].stride())
 
     grads = [weight.grad for weight in weights if weight.grad is not None]
     if len(grads) < len(weights):
@@ -97,8 +101,11 @@ class _MlpPass(torch.autograd.Function):
 
 
 class _FusedAttention:
-    def __init__(self, unit: Attention, qkv: Tensor, halves: Halves, products: Products) -> None:
+    def __init__(
+        self, unit: Attention, qkv: Tensor, bias: Tensor | None, halves: Halves, products: Products
+    ) -> None:  # fmt: skip
         self.norm, self.qkv, self.o, self.halves, self.products = unit.norm, qkv, unit.o.weight, halves, products
+        self.bias = bias
         self.layer, self.window, self.size = unit.layer, unit.window, unit.size
         self.widths = [len(each.weight) for each in (unit.q, unit.k, unit.v)]
         self.head_norms = [each for each in (unit.q_norm, unit.k_norm) if each is not None]
@@ -123,7 +130,7 @@ class _Heads(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         h, rstd = rows.norm(x, unit.norm.weight, unit.norm.eps)
         seen = unit.products.seen(h)
-        qkv = unit.products.ahead(seen, unit.qkv)
+        qkv = unit.products.ahead(seen, unit.qkv, unit.bias)
         ctx.unit = unit
         q, k, v = (each.view(len(x), -1, unit.size) for each in torch.split(qkv, unit.widths, 1))
         if unit.head_norms:
@@ -158,6 +165,9 @@ class _Heads(torch.autograd.Function):
                 flat = part.reshape(-1, unit.size)
                 found = through_norm(norm, before.reshape(-1, unit.size), each, flat, torch.zeros_like(flat))
                 part.copy_(found.view_as(part))
+        if unit.bias is not None:
+            assert unit.bias.grad is not None
+            unit.bias.grad.add_(dqkv.sum(0))
         back = products.back(dqkv)
         unit.halves.end(Left(unit.qkv, tuple(seen), back, products))
         return through_norm(unit.norm, x, rstd, products.behind(back, unit.qkv), residual), None, None, None

@@ -18,8 +18,8 @@ ROUNDS = 20  # of torch's calls that a product in 8 bits has beside itself, on a
 
 
 def fused(spec: ModelSpec) -> bool:
-    """True when attention runs as model/fused.py has it: without biases, not cut (sharing.part_of marks that)."""
-    return not (spec.qkv_bias or spec.out_bias)
+    """True when attention runs as model/fused.py has it: no bias on its output, not cut (sharing.part_of marks it)."""
+    return not spec.out_bias
 
 
 def fused_experts(spec: ModelSpec) -> bool:
@@ -40,7 +40,7 @@ def forward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator,
                     by_rows("gate", rows, spec.ffn, 3), *linear(rows, spec.ffn, hidden), glue("mlp", 0))  # fmt: skip
         case "attn" if fused(spec):
             q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-            return (by_rows("norm", rows, hidden, 2), *linear(rows, hidden, q + 2 * kv),
+            return (by_rows("norm", rows, hidden, 2), *linear(rows, hidden, q + 2 * kv), *_biased(spec, rows, ""),
                     *_fused_head_norms(spec, rows, ""), *_turned(rows, *((q, kv) if spec.qk_norm else (q + kv,))),
                     *_attention(spec, batch, seq, ""), *linear(rows, q, hidden), glue("attn", 0))  # fmt: skip
         case "moe":
@@ -73,7 +73,8 @@ def backward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator
             q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
             return (*linear_back(rows, q, hidden), *_attention(spec, batch, seq, "_back"),
                     *_turned(rows, q, kv), flat("copy", rows * kv, 2),
-                    *_fused_head_norms(spec, rows, "_back"), *linear_back(rows, hidden, q + 2 * kv),
+                    *_fused_head_norms(spec, rows, "_back"), *_biased(spec, rows, "_back"),
+                    *linear_back(rows, hidden, q + 2 * kv),
                     by_rows("norm_back", rows, hidden, 4), glue("attn", 1))  # fmt: skip
         case "moe":
             return mixture.fused_back(spec, rows) if fused_experts(spec) else mixture.plain_back(spec, rows)
@@ -211,6 +212,14 @@ def _attention(spec: ModelSpec, batch: int, seq: int, back: str) -> tuple[Operat
     moved = batch * seq * (2 * spec.heads + 2 * spec.kv_heads) * spec.head_dim * (2 if back else 1)
     call = Operator(f"attend{back}", (spec.head_dim,), 1, 0)
     return Operator(f"attention{back}", (seq, spec.head_dim), flop, moved), call
+
+
+def _biased(spec: ModelSpec, rows: int, back: str) -> tuple[Operator, ...]:
+    """A bias of queries, keys and values: laid where the product is added to it; its gradient is a sum of rows."""
+    if not spec.qkv_bias:
+        return ()
+    count = rows * (spec.heads + 2 * spec.kv_heads) * spec.head_dim
+    return (flat("add_" if back else "copy", count, 2 if back else 1), glue("bias", len(back) > 0))
 
 
 def _fused_head_norms(spec: ModelSpec, rows: int, back: str) -> tuple[Operator, ...]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import Any, BinaryIO
+from typing import Any
 
+from danlu.data.charset import InUtf8
 from danlu.data.document import Document
-from danlu.data.sources import BROKEN, Refused, Source, items, refused
+from danlu.data.sources import BROKEN, Item, Refused, Source, items, refused
 from danlu.store.hashing import hash_of
 
 __all__ = ["Refused", "Source", "default_text", "listing", "read"]
@@ -63,9 +65,8 @@ def read(source: Source, share: int) -> Iterator[Document | Refused]:
             yield item
             continue
         try:
-            for number, piece in enumerate(_pieces(item.stream)):
-                key = item.key if number == 0 else f"{item.key}#{number}"
-                document = _decode(key, piece, item.meta)
+            head = item.stream.read(PIECE)
+            for number, (piece, document) in enumerate(_whole(item, head) or _in_pieces(item, head)):
                 yield document
                 if isinstance(document, Refused) and document.rule == "binary":
                     break
@@ -103,22 +104,34 @@ def _text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    """Bytes of a file in pieces of at most PIECE, each ending at a line end, or else between two characters."""
+def _whole(item: Item, head: bytes) -> list[tuple[bytes, Document | Refused]]:
+    """A file that is one piece of UTF-8, as nearly all are; nothing for another."""
+    if len(head) < PIECE and head and not head.startswith(codecs.BOM_UTF8):
+        document = _decode(item.key, head, item.meta)
+        if isinstance(document, Document) and document.meta is item.meta:
+            return [(head, document)]
+    return []
+
+
+def _in_pieces(item: Item, head: bytes) -> Iterator[tuple[bytes, Document | Refused]]:
+    stream = InUtf8(head, item.stream, item.meta)
+    meta = item.meta if stream.charset is None else {**item.meta, "charset": stream.charset}
+    for number, piece in enumerate(_pieces(stream)):
+        yield piece, _decode(item.key if number == 0 else f"{item.key}#{number}", piece, meta)
+
+
+def _pieces(file: InUtf8) -> Iterator[bytes]:
+    """Bytes of a file in pieces of about PIECE, each ending at a line end, or else between two characters."""
     rest = b""
-    while True:
-        more = file.read(PIECE - len(rest))
-        piece = rest + more
-        if len(piece) < PIECE or not more:
-            if piece:
-                yield piece
-            if not more:
-                return
-            rest = b""
-            continue
-        cut = piece.rfind(b"\n", PIECE // 2) + 1 or _between_characters(piece)
-        yield piece[:cut]
-        rest = piece[cut:]
+    while more := file.read(PIECE - len(rest)):
+        rest += more
+        while len(rest) >= PIECE:
+            piece = rest[:PIECE]
+            cut = piece.rfind(b"\n", PIECE // 2) + 1 or _between_characters(piece)
+            yield rest[:cut]
+            rest = rest[cut:]
+    if rest:
+        yield rest
 
 
 def _between_characters(piece: bytes) -> int:

@@ -23,11 +23,10 @@ from danlu.data import zst
 
 MAX_EXPANSION = 64  # an archive may unpack to so many times its size; text reaches about 10, a bomb 1000
 SPARE = 64 << 10  # bytes that even the smallest archive may unpack to
-FORMS = {
-    ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".tar.bz2": "tar", ".tar.xz": "tar", ".tar.zst": "tar",
-    ".zip": "zip", ".warc": "warc", ".warc.gz": "warc", ".parquet": "parquet", ".urls": "urls",
-    ".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".jsonl.zst": "jsonl", ".ndjson": "jsonl",
-}  # fmt: skip
+FORMS = {".tar": "tar", ".warc": "warc", ".wet": "warc", ".jsonl": "jsonl", ".ndjson": "jsonl"}  # packed or not
+ALONE = {".tgz": "tar", ".tbz2": "tar", ".txz": "tar", ".tzst": "tar", ".zip": "zip", ".parquet": "parquet",
+         ".urls": "urls"}  # fmt: skip  # packed in their own way, or never
+PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +103,10 @@ class Bounded(RawIOBase):
 
 
 def form_of(path: str) -> str:
-    """The form of a file by its name: one of FORMS, or "plain"."""
-    return next((form for end, form in FORMS.items() if path.lower().endswith(end)), "plain")
+    """The form of a file by its name: one of FORMS or ALONE, or "plain"."""
+    name = path.lower()
+    inner = next((name.removesuffix(end) for end in PACKED if name.endswith(end)), name)
+    return ALONE.get(os.path.splitext(name)[1]) or FORMS.get(os.path.splitext(inner)[1], "plain")
 
 
 def items(source: Source) -> Iterator[Item | Refused]:
@@ -129,12 +130,12 @@ def refused(source: Source, key: str, error: BaseException) -> Refused:
 
 
 @contextmanager
-def unpacked(source: Source) -> Iterator[BinaryIO]:
-    """The bytes of a file, unpacked by the end of its name (.gz, .tgz, .bz2, .xz, .zst) and then bounded."""
+def unpacked(source: Source) -> Iterator[BufferedReader]:
+    """The bytes of a file, unpacked by the end of its name (PACKED, .tgz and so on) and then bounded."""
     with open(source.path, "rb") as file:
-        end = source.path.lower().rsplit(".", 1)[-1]
+        end = source.path.lower().rsplit(".", 1)[-1].removeprefix("t")
         stream: Any = file
-        if end in ("gz", "tgz"):
+        if end == "gz":
             stream = gzip.GzipFile(fileobj=file)
         elif end == "bz2":
             stream = importlib.import_module("bz2").BZ2File(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator
 from io import BytesIO
@@ -9,12 +10,16 @@ from io import BytesIO
 from danlu.data.sources import Item, Refused, Source, unpacked
 
 TEXT = ("text", "content", "raw_content")
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 LONGEST = 64 << 20  # bytes of a line; a longer one is refused without being held
 
 
 def items(source: Source) -> Iterator[Item | Refused]:
     """Each line, named SOURCE/NUMBER from 0."""
     with unpacked(source) as stream:
+        if stream.peek(2)[:2] in UTF_16:
+            yield Refused(source.key, "no_json", "its lines are UTF-16, JSON is UTF-8: iconv -f utf-16 -t utf-8")
+            return
         number = 0
         while line := stream.readline(LONGEST):
             key, number = f"{source.key}/{number}", number + 1
@@ -28,11 +33,23 @@ def items(source: Source) -> Iterator[Item | Refused]:
 
 def _item(key: str, line: bytes) -> Item | Refused:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8-sig", "surrogateescape"))
     except (ValueError, RecursionError) as error:
         return Refused(key, "no_json", f"the line is no JSON: {error}")
     text = next((row[name] for name in TEXT if isinstance(row.get(name), str)), None) if isinstance(row, dict) else None
     if text is None:
         return Refused(key, "no_text", f"the object has no text in any of: {', '.join(TEXT)}")
-    meta = {"url": row["url"]} if isinstance(row.get("url"), str) else {}
-    return Item(key, BytesIO(text.encode("utf-8", "replace")), meta)
+    meta = {"url": _whole(row["url"]).decode()} if isinstance(row.get("url"), str) else {}
+    return Item(key, BytesIO(_raw(text)), meta)
+
+
+def _raw(text: str) -> bytes:
+    """Bytes that are no UTF-8 as they stood in the line: whoever reads the text counts them."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # an escape such as \\ud800, half of a character
+        return _whole(text)
+
+
+def _whole(text: str) -> bytes:
+    return text.encode("utf-8", "replace")

@@ -11,7 +11,14 @@ from tarfile import HeaderError
 
 from danlu.data.sources import Item, Refused, Source, Torn, unpacked
 
+NOTHING = ("empty header", "truncated header")  # of the end of the file
 END_MARK = "end of file header"  # what tarfile says of a block of zeros; typeshed has no name for that error's class
+
+
+class Archive(tarfile.TarFile):
+    """An archive that goes on behind its end mark, where another may follow; `ended`: one has ended, none has begun."""
+
+    ended = False
 
 
 class Member(tarfile.TarInfo):
@@ -20,10 +27,16 @@ class Member(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> Member:
         """See TarInfo."""
+        assert isinstance(tarfile, Archive)
         try:
-            return super().fromtarfile(tarfile)
+            found = super().fromtarfile(tarfile)
+            tarfile.ended = False
+            return found
         except HeaderError as error:
             if str(error) == END_MARK:
+                tarfile.ended = True
+                raise
+            if tarfile.ended and str(error) in NOTHING:
                 raise
             raise Torn(f"{error} at byte {tarfile.offset}, where a member or the end mark should be") from error
 
@@ -33,7 +46,7 @@ def items(source: Source) -> Iterator[Item | Refused]:
     seen: set[str] = set()
     with (
         unpacked(source) as stream,
-        tarfile.open(fileobj=stream, mode="r|", errorlevel=1, tarinfo=Member) as archive,
+        Archive.open(fileobj=stream, mode="r|", errorlevel=1, tarinfo=Member, ignore_zeros=True) as archive,
     ):
         for number, member in enumerate(archive):
             opened = archive.extractfile(member) if member.isreg() else None

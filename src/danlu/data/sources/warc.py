@@ -6,13 +6,15 @@ warcio takes the end of a file for the end of its records; here each record is h
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from io import BufferedReader
-from typing import Any, BinaryIO
+from typing import Any
 
+from danlu.data import charset
 from danlu.data.sources import MAX_EXPANSION, SPARE, Bounded, Item, Refused, Source, Torn, unpacked
 
 KINDS = ("response", "resource", "conversion")
+ALIAS, OTHERS = {"x-gzip": "gzip"}, ("br", "zstd", "compress")  # names of a packing; it may be said and not be done
 PIECE = 64 << 10  # bytes of a record that nobody asked for, read at once
 
 
@@ -61,15 +63,25 @@ def _item(key: str, record: Any, loader: Any) -> Item | Refused:
         record.http_headers = loader.load_http_headers(record.rec_type, address, record.raw_stream, record.length)
     except EOFError:
         return Refused(key, "archive", "the archive ends before the head of this page")
-    return Item(key, _buffered(Page(record)), _meta(address, record.http_headers or record.rec_headers))
+    headers = record.http_headers or record.rec_headers
+    packing = (headers.get_header("Content-Encoding") or "").lower()
+    if packing in ALIAS:
+        headers.replace_header("Content-Encoding", ALIAS[packing])
+    page = BufferedReader(Page(record), PIECE)
+    if packing in OTHERS and packing not in _known() and charset.is_binary(page.peek(PIECE)[:PIECE]):
+        fix = ": pip install brotli" if packing == "br" else ""
+        return Refused(key, "needs_package", f"its content is packed as {packing!r}, which is not unpacked here{fix}")
+    return Item(key, page, _meta(address, headers))
 
 
 def _meta(address: str, headers: Any) -> Mapping[str, Any]:
     return {"url": address, "type": headers.get_header("Content-Type") or ""}
 
 
-def _buffered(page: Page) -> BinaryIO:
-    return BufferedReader(page, PIECE)
+def _known() -> Collection[str]:
+    """What warcio unpacks."""
+    reader = importlib.import_module("warcio.bufferedreaders").BufferedReader
+    return set(reader.get_supported_decompressors())
 
 
 def _whole(record: Any) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from io import BufferedReader
+from stat import S_ISLNK
 
 from danlu.data.sources import MAX_EXPANSION, SPARE, Bounded, Item, Refused, Source
 
 
 def items(source: Source) -> Iterator[Item | Refused]:
-    """Each file, named SOURCE/MEMBER; an archive within is one binary member, not opened."""
+    """Each file, named SOURCE/MEMBER, and no link; an archive within is one binary member, not opened."""
     left, seen = source.size * MAX_EXPANSION + SPARE, set[str]()
     with zipfile.ZipFile(source.path) as archive:
         for number, member in enumerate(archive.infolist()):
-            if member.is_dir():
+            if member.is_dir() or S_ISLNK(member.external_attr >> 16):
                 continue
             key = f"{source.key}/{member.filename}" + (f"~{number}" if member.filename in seen else "")
             seen.add(member.filename)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import replace
 
 import pytest
+import titan_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -111,7 +111,7 @@ def test_frameworks_are_told_the_chunks():
     layout = next(line for line in script.files["megatron.sh"].splitlines() if "parallel-layout" in line)
     assert layout.count("|") == 8 * chunks - 1 and layout.count("t") - layout.split("'")[0].count("t") == 32
     assert any(f"with {chunks} chunks" in each for each in script.cannot)
-    said = tomllib.loads(emit.torchtitan(plan, LLAMA).files["torchtitan.toml"])["parallelism"]
-    assert said["pipeline_parallel_schedule"] == "Interleaved1F1B"
-    assert len(said["module_fqns_per_model_part"]) == 8 * chunks
+    said = titan_file.settings(emit.torchtitan(plan, LLAMA).files["torchtitan_plan.py"])
+    assert said["parallelism.pipeline_parallel_schedule"] == "Interleaved1F1B"
+    assert len(said["parallelism.module_fqns_per_model_part"]) == 8 * chunks
     assert interleaved.CHUNKS[0] == 1

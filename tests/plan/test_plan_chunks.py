@@ -15,7 +15,7 @@ from danlu.cli import app, plan, plan_emit
 from danlu.fleet.groups import shorthand
 from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan import presets
-from danlu.plan.groups import choose, emit, interleaved, large
+from danlu.plan.groups import choose, emit_alike, interleaved, large
 from danlu.plan.groups.chunks import ORDERS, depths, in_chunks, of_layers
 from danlu.plan.groups.covers import Tried, covers, in_numpy
 from danlu.plan.groups.grouped import GroupedPlan
@@ -116,7 +116,7 @@ def test_chunks_pay_where_a_pipeline_is_deep_and_micro_batches_are_few(tmp_path)
     assert chosen.best.plan.seconds < 0.95 * plain.seconds and "interleaved" in chosen.best.plan.name
     for each in (chosen.best, *chosen.others):
         sound(each.plan)
-    even = next(each for each in (chosen.best, *chosen.others) if emit.is_even(each.plan))
+    even = next(each for each in (chosen.best, *chosen.others) if emit_alike.is_even(each.plan))
     (one,) = even.plan.replicas
     assert one.copies * one.micro_batch * one.micro_batches == 96
     made = plan_emit.emitted(chosen, "megatron", "128xA100-80", tmp_path)
@@ -130,7 +130,7 @@ def test_chunks_pay_where_a_pipeline_is_deep_and_micro_batches_are_few(tmp_path)
 def test_unlike_cards_are_joined_in_alike_pipelines_that_other_frameworks_run(tmp_path):
     fleet = shorthand("16xA100-80+16xH20")
     chosen = choose.best(presets.preset("llama-3-8b"), fleet, batch=64, seq=4096, schedule="interleaved")
-    found = next(each.plan for each in (chosen.best, *chosen.others) if emit.is_even(each.plan))
+    found = next(each.plan for each in (chosen.best, *chosen.others) if emit_alike.is_even(each.plan))
     (one,) = found.replicas
     sound(found)
     assert one.copies * one.micro_batch * one.micro_batches == 64 and min(found.used) == 16

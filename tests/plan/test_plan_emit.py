@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import titan_file
 import torch
 import yaml
 from provoke import provoke
@@ -15,7 +16,7 @@ from danlu.cli import app, plan_emit
 from danlu.cli.bench import load
 from danlu.cli.config import load as load_run
 from danlu.fleet.groups import shorthand
-from danlu.nouns import Card, Fleet, Group, GroupedFleet, Link, ModelSpec
+from danlu.nouns import Card, Fleet, Group, GroupedFleet, Link, ModelSpec, RopeScaling
 from danlu.plan import presets, text
 from danlu.plan.groups import choose, emit
 from danlu.plan.groups.grouped import GroupedPlan, GroupStage, Replicas
@@ -23,6 +24,7 @@ from danlu.plan.groups.unit_cost import Stack, Way
 
 torch.set_num_threads(1)
 TINY = ModelSpec("llama", 2, 24, 4, 2, 6, 20, 37, 64)
+MIXTURE = replace(presets.preset("mixtral-8x7b"), layers=4)
 
 
 def grouped(spec: ModelSpec, replicas: tuple[Replicas, ...], counts: tuple[int, ...]) -> GroupedPlan:
@@ -84,19 +86,62 @@ def test_megatrons_arguments_say_the_stages():
     assert "2 x 1 x 1 and 4 x 1 x 1" in caught.error.why
 
 
-def test_torchtitans_file_is_toml_with_every_module_once():
+def test_megatrons_arguments_say_all_of_the_model():
+    """What decides what the model computes; Megatron-LM's own defaults are other ones."""
+    each = (Replicas(2, (stage(0, 2, 0, 10),), 2, 8, 1.0),)
+    for name, words in (
+        ("qwen2.5-7b", ("--add-qkv-bias", "--norm-epsilon 1e-06", "--vocab-size 152064")),
+        ("mistral-7b", ("--norm-epsilon 1e-05",)),
+        ("mixtral-8x7b", ("--moe-ffn-hidden-size 14336", "--moe-token-dispatcher-type alltoall")),
+    ):
+        spec = replace(presets.preset(name), layers=4)
+        script = emit.megatron(grouped(spec, each, (4,)), spec).files["megatron.sh"]
+        assert all(word in script for word in words) and "--moe-router-pre-softmax" not in script
+    spec = replace(MIXTURE, norm_topk=False, shared_ffn=20480, window=4096, out_bias=True,
+                   rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192))  # fmt: skip
+    found = emit.megatron(grouped(spec, each, (4,)), spec)
+    for words in ("--moe-shared-expert-intermediate-size 20480 --moe-shared-expert-gate", "--moe-router-pre-softmax",
+                  "--window-size 4095,0", "--use-rope-scaling --rope-scaling-factor 8"):  # fmt: skip
+        assert words in found.files["megatron.sh"], words
+    assert any("bias of attention's output" in one for one in found.cannot)
+    with provoke("DL-CFG-002"):
+        emit.megatron(grouped(TINY, each, (4,)), presets.preset("yuan2-2b"))
+
+
+def test_a_megatron_script_is_a_shell_script_whose_every_word_is_an_option():
+    spec = replace(presets.preset("llama-3-8b"), layers=4)
+    plan = grouped(spec, (Replicas(2, (stage(0, 2, 0, 5), stage(0, 2, 5, 10)), 1, 7, 1.0),), (8,))
+    script = emit.megatron(plan, spec).files["megatron.sh"]
+    said = subprocess.run(["bash", "-c", script.replace("torchrun ", "printf '%s\\n' "), "-", "--nnodes", "2"],
+                          capture_output=True, text=True, check=True).stdout.split("\n")  # fmt: skip
+    assert said[:3] == ["--nnodes", "2", "pretrain_gpt.py"] and "Ett|ttL" in said
+    assert said[said.index("--vocab-size") + 1] == "128256" and "--mock-data" in said
+
+
+def test_torchtitans_file_is_python_with_every_module_once():
     spec = presets.preset("llama-3-8b")
     ends = ((0, 30, "full"), (30, 66, "none"))
     plan = grouped(spec, (Replicas(4, tuple(stage(0, 1, *each) for each in ends), 1, 8, 1.0),), (8,))
     found = emit.torchtitan(plan, spec)
-    said = tomllib.loads(found.files["torchtitan.toml"])
-    parts = said["parallelism"]["module_fqns_per_model_part"]
+    said = titan_file.settings(found.files["torchtitan_plan.py"])
+    parts = said["parallelism.module_fqns_per_model_part"]
     names = [name for part in parts for name in part]
-    assert names == ["tok_embeddings", *(f"layers.{i}" for i in range(32)), "norm", "output"]
-    assert said["training"]["global_batch_size"] == 32 and said["activation_checkpoint"]["mode"] == "full"
+    assert names == ["tok_embeddings", *(f"layers.{i}" for i in range(32)), "norm", "lm_head"]
+    assert said["training.num_tokens_per_train_step"] == 32 * plan.seq
+    assert said["training.num_tokens_per_microbatch_per_dp_rank"] * said["parallelism.num_pp_microbatches"] * (
+        said["parallelism.data_parallel_shard_degree"]) == 32 * plan.seq  # fmt: skip
+    assert said["activation_checkpoint"] == "FullAC.Config()" and said["model_spec"] == "model_registry('8B')"
     assert any("recompute full and none" in each for each in found.cannot)
     with provoke("DL-CFG-002"):
-        emit.torchtitan(plan, presets.preset("qwen3-8b"))
+        emit.torchtitan(plan, presets.preset("llama-2-7b"))  # as many layers and as wide, another model
+
+
+@pytest.mark.parametrize("name", ["llama-3-8b", "llama-3-405b", "qwen3-8b", "qwen3-32b", "qwen3-30b-a3b"])
+def test_torchtitan_has_a_flavor_of(name):
+    spec = replace(presets.preset(name))
+    plan = grouped(spec, (Replicas(4, (stage(0, 2, 0, len(spec.units)),), 1, 8, 1.0),), (8,))
+    said = titan_file.settings(emit.torchtitan(plan, spec).files["torchtitan_plan.py"])
+    assert name.rpartition("-")[2].upper() in said["model_spec"] and not said["training.disable_cuda_graphs"]
 
 
 @pytest.mark.parametrize("framework", ["danlu", "megatron", "torchtitan"])
@@ -127,5 +172,5 @@ def test_a_plan_in_8_bits_is_faster_where_cards_can_and_says_where_they_cannot(t
     plan = text.loads(plan_emit.emitted(mixed, "danlu", words, tmp_path).files["plan.json"])
     assert plan.dtype == "fp8-mixed" and {"fp8" in card.flops for card in plan.fleet.cards} == {True, False}
     assert "--fp8-format hybrid" in emit.megatron(narrow.plan, spec).files["megatron.sh"]
-    titan = tomllib.loads(emit.torchtitan(narrow.plan, spec).files["torchtitan.toml"])
-    assert titan["model"]["converters"] == ["float8"]
+    titan = titan_file.settings(emit.torchtitan(narrow.plan, spec).files["torchtitan_plan.py"])
+    assert "Float8LinearConverter" in titan["model_spec"] and titan["compile.enable"]

@@ -11,7 +11,7 @@ from danlu.cli.output import span
 if TYPE_CHECKING:
     from danlu.nouns import Card, Fleet, Group, GroupedFleet
     from danlu.plan.groups.choose import Chosen
-    from danlu.plan.groups.emit import Emitted
+    from danlu.plan.groups.emit_alike import Emitted
 
 VENDORS = {"nvidia": "cuda"}
 NARROW = 2.0  # a published 8-bit rate beside the 16-bit one, on every card of the catalogue that has it
@@ -19,13 +19,13 @@ NARROW = 2.0  # a published 8-bit rate beside the 16-bit one, on every card of t
 
 def emitted(chosen: Chosen, framework: str, fleet_words: str, folder: Path) -> Emitted:
     """The files of one framework: of the best plan that it can run whole, or of most of the best."""
-    from danlu.plan.groups import emit
+    from danlu.plan.groups import emit, emit_alike
 
     best = chosen.best
     if framework == "danlu":
         fleet, seats = named(best.plan.fleet, fleet_words)
         return emit.danlu(best.plan, chosen.spec, fleet, seats, str(folder))
-    able = next((each for each in (best, *chosen.others) if emit.is_even(each.plan)), best)
+    able = next((each for each in (best, *chosen.others) if emit_alike.is_even(each.plan)), best)
     found = emit.FRAMEWORKS[framework](able.plan, chosen.spec)
     if able is best:
         return found
@@ -43,7 +43,10 @@ def write(found: Emitted, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in found.files.items():
         output.write_text(folder / name, text)
-    lines = [f"written to {folder}: {', '.join(found.files)}", f"start: {found.start}"]
+    lines = [
+        f"written to {folder}: {', '.join(found.files)}",
+        f"start: {found.start.replace('FOLDER', str(folder.resolve()))}",
+    ]
     return "\n".join([*lines, *(f"not in it: {each}" for each in found.cannot)])
 
 

@@ -60,7 +60,8 @@ def preset(name: str) -> ModelSpec:
     return families.spec({
         "model_type": family, "num_hidden_layers": layers, "hidden_size": hidden, "num_attention_heads": heads,
         "num_key_value_heads": kv_heads, "intermediate_size": ffn, "vocab_size": vocab,
-        "max_position_embeddings": positions, "hidden_act": "silu", **more,
+        "max_position_embeddings": positions, "hidden_act": "silu",
+        **({"rms_norm_eps": 1e-5} if family in ("llama", "mistral") else {}), **more,
     })  # fmt: skip
 
 

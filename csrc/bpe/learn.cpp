@@ -12,7 +12,9 @@
 
 namespace {
 
-constexpr size_t kAhead = 8;  // words fetched before they are joined
+constexpr size_t kAhead = 16;  // places fetched before they are joined
+constexpr int32_t kEdge = -1;  // stands between two words
+constexpr int32_t kInside = -2;
 
 struct Counted {
     uint64_t hash = 0;
@@ -22,7 +24,7 @@ struct Counted {
 struct Pair {
     uint64_t key = ~uint64_t(0);
     int64_t count = 0;
-    int32_t fresh = -1;  // its place among the pairs that the merge under way has made
+    int32_t lists = 0;  // that were made of its places
 };
 
 // Pairs by their two tokens; an open table that doubles.
@@ -51,94 +53,151 @@ struct Pairs {
     }
 };
 
+// A pair of tokens, and the list of its places: `size` of them in Learner::places.
 struct Candidate {
     int64_t count;
     uint64_t key;
-    int32_t where;  // number of its list of words
+    int64_t first;
+    int32_t size;
     bool operator<(const Candidate& other) const { return count != other.count ? count < other.count : key > other.key; }
 };
 
 inline uint64_t key_of(int32_t left, int32_t right) { return uint64_t(uint32_t(left)) << 32 | uint32_t(right); }
 
-// A word as tokens: where they begin, how many are left, how often the word stands in the texts.
-struct Word {
-    int64_t first, count;
-    int32_t size;
+// What the merge under way has done to the pairs of the joined token with the tokens on one side of it.
+struct Side {
+    struct Neighbour {
+        int64_t count = 0;  // of the words where it stands there
+        int32_t places = 0;
+    };
+    std::vector<Neighbour> of;  // by token
+    std::vector<int32_t> met;   // tokens with places
+    std::vector<std::pair<int32_t, int32_t>> found;  // token, place where the new pair begins
+
+    void add(int32_t token, int32_t place, int64_t count) {
+        if (of[token].places++ == 0) met.push_back(token);
+        of[token].count += count;
+        found.emplace_back(token, place);
+    }
 };
 
-// Every word as tokens, and where each pair stands.
+// All words as tokens. A token is written at its first byte and at its last one, so that its neighbours are found from both
+// sides, and joining touches four places.
 struct Learner {
     std::vector<int32_t> tokens;
-    std::vector<Word> words;
-    std::vector<std::string> spelled;  // bytes of each token, once the bytes' own have been given
+    std::vector<int32_t> sizes;   // bytes of each token
+    std::vector<int64_t> counts;  // of each word in the texts
+    std::vector<int32_t> owner;   // the word at each place
+    std::vector<int32_t> starts;  // where each word begins
+    std::vector<std::string> spelled;
     std::unordered_map<std::string, int32_t> named;
     Pairs pairs;
-    std::vector<std::vector<int32_t>> where;
+    std::vector<int32_t> places;
     std::priority_queue<Candidate> queue;
-    std::vector<std::pair<uint64_t, int32_t>> fresh;  // pairs that the merge under way has made, and their lists
+    Side before, behind;
+    int32_t left = 0, right = 0, joined = 0;  // of the merge under way
 
-    void stands(uint64_t key, int32_t word, int64_t count) {
-        Pair& pair = pairs.at(key);
-        pair.count += count;
-        if (pair.fresh < 0) {
-            pair.fresh = int32_t(fresh.size());
-            fresh.emplace_back(key, int32_t(where.size()));
-            where.emplace_back();
-        }
-        std::vector<int32_t>& list = where[fresh[pair.fresh].second];
-        if (list.empty() || list.back() != word) list.push_back(word);
+    // Join the pair that begins at `at`, if it still does.
+    void join(int32_t at) {
+        const int32_t first = sizes[left], last = sizes[right], second = at + first, end = second + last;
+        if (tokens[at] != left || tokens[second] != right) return;
+        const int64_t count = counts[owner[at]];
+        const int32_t ahead = tokens[at - 1], next = tokens[end];
+        tokens[second - 1] = tokens[second] = kInside;
+        tokens[at] = tokens[end - 1] = joined;
+        if (ahead >= 0) before.add(ahead, at - sizes[ahead], count);
+        if (next >= 0) behind.add(next, at, count);
     }
 
-    void queue_fresh() {
-        for (const auto& [key, list] : fresh) {
+    // A pair that came up in two merges has two lists. As in the package, the first to come joins it in the whole word.
+    void join_word(int32_t word) {
+        for (int32_t at = starts[word]; tokens[at] >= 0; at += sizes[tokens[at]]) join(at);
+    }
+
+    void join_all(const Candidate& top) {
+        const bool whole = pairs.at(top.key).lists > 1;
+        for (int64_t i = top.first; i < top.first + top.size; i++) {
+            if (i + int64_t(kAhead) < top.first + top.size) __builtin_prefetch(&tokens[places[i + kAhead]]);
+            if (whole) join_word(owner[places[i]]);
+            else join(places[i]);
+        }
+    }
+
+    // The pairs of the joined token and each neighbour on that side have come, those of what it stands for have gone.
+    void count_side(Side& side, bool is_before) {
+        for (const int32_t token : side.met) {
+            const int64_t count = side.of[token].count;
+            pairs.at(is_before ? key_of(token, left) : key_of(right, token)).count -= count;
+            pairs.at(is_before ? key_of(token, joined) : key_of(joined, token)).count += count;
+        }
+    }
+
+    // Where the joined token was known before, it may stand on both sides of itself: that is one pair, and one list.
+    void gather_twins() {
+        if (!before.of[joined].places || !behind.of[joined].places) return;
+        for (const auto& [token, place] : behind.found)
+            if (token == joined) before.add(joined, place, 0);
+        behind.of[joined] = {};
+        pairs.at(key_of(joined, joined)).lists++;  // its places do not rise
+    }
+
+    void queue_side(Side& side, bool is_before) {
+        int64_t first = int64_t(places.size());
+        for (const int32_t token : side.met) {
+            const uint64_t key = is_before ? key_of(token, joined) : key_of(joined, token);
             Pair& pair = pairs.at(key);
-            pair.fresh = -1;
-            if (pair.count > 0) queue.push({pair.count, key, list});
+            const int32_t size = side.of[token].places;
+            side.of[token] = {};
+            if (!size || pair.count <= 0) continue;
+            pair.lists++;
+            queue.push({pair.count, key, first, size});
+            side.of[token].count = first, side.of[token].places = size, first += size;
         }
-        fresh.clear();
+        places.resize(first);
+        for (const auto& [token, place] : side.found)
+            if (side.of[token].places) places[side.of[token].count++] = place;
+        for (const int32_t token : side.met) side.of[token] = {};
+        side.met.clear(), side.found.clear();
     }
 
-    void join(int32_t word, int32_t left, int32_t right, int32_t joined) {
-        int32_t* own = tokens.data() + words[word].first;
-        const int64_t count = words[word].count;
-        int32_t size = words[word].size, made = 0;
-        for (int32_t i = 0; i < size; made++) {
-            if (own[i] != left || i + 1 == size || own[i + 1] != right) {
-                own[made] = own[i++];
-                continue;
-            }
-            i += 2;
-            if (made) {
-                pairs.at(key_of(own[made - 1], left)).count -= count;
-                stands(key_of(own[made - 1], joined), word, count);
-            }
-            own[made] = joined;
-            if (i < size) {
-                pairs.at(key_of(right, own[i])).count -= count;
-                stands(key_of(joined, own[i]), word, count);
-            }
-        }
-        words[word].size = made;
-    }
-
-    // Words of a pair lie far apart, and each is short: they are fetched while others are joined.
-    void join_all(const std::vector<int32_t>& list, int32_t left, int32_t right, int32_t joined) {
-        const size_t count = list.size();
-        for (size_t i = 0; i < count; i++) {
-            if (i + 2 * kAhead < count) __builtin_prefetch(&words[list[i + 2 * kAhead]]);
-            if (i + kAhead < count) {
-                const int32_t* own = tokens.data() + words[list[i + kAhead]].first;
-                __builtin_prefetch(own), __builtin_prefetch(own + 16);
-            }
-            join(list[i], left, right, joined);
-        }
-    }
-
-    int32_t token_of(int32_t left, int32_t right) {
+    int32_t token_of() {
         std::string text = spelled[left] + spelled[right];
         const auto [found, is_new] = named.try_emplace(text, int32_t(spelled.size()));
-        if (is_new) spelled.push_back(std::move(text));
+        if (is_new) {
+            sizes.push_back(int32_t(text.size())), spelled.push_back(std::move(text));
+            before.of.emplace_back(), behind.of.emplace_back();
+        }
         return found->second;
+    }
+
+    void add_word(const uint8_t* bytes, int64_t size, int64_t count, const int32_t* byte_ids) {
+        starts.push_back(int32_t(tokens.size()));
+        for (int64_t i = 0; i < size; i++) tokens.push_back(byte_ids[bytes[i]]);
+        tokens.push_back(kEdge);
+        owner.resize(tokens.size(), int32_t(counts.size()));
+        counts.push_back(count);
+    }
+
+    // Count the pairs of bytes and list their places.
+    void begin() {
+        const int64_t width = int64_t(sizes.size());
+        std::vector<Side::Neighbour> all(width * width);
+        const auto each_pair = [&](auto&& work) {
+            for (int64_t i = 1; i + 1 < int64_t(tokens.size()); i++)
+                if (tokens[i] >= 0 && tokens[i + 1] >= 0) work(all[tokens[i] * width + tokens[i + 1]], i);
+        };
+        each_pair([&](Side::Neighbour& pair, int64_t i) { pair.count += counts[owner[i]], pair.places++; });
+        int64_t first = 0;
+        for (int64_t k = 0; k < width * width; k++) {
+            if (!all[k].places) continue;
+            const uint64_t key = key_of(int32_t(k / width), int32_t(k % width));
+            Pair& pair = pairs.at(key);
+            pair.count = all[k].count, pair.lists = 1;
+            queue.push({pair.count, key, first, all[k].places});
+            all[k].count = first, first += all[k].places;
+        }
+        places.resize(first);
+        each_pair([&](Side::Neighbour& pair, int64_t i) { places[pair.count++] = int32_t(i); });
     }
 
     int64_t learn(int64_t vocab, int32_t* merges, int64_t room) {
@@ -148,15 +207,17 @@ struct Learner {
             queue.pop();
             const int64_t now = pairs.at(top.key).count;
             if (top.count != now) {
-                if (now > 0) queue.push({now, top.key, top.where});
+                top.count = now;
+                if (now > 0) queue.push(top);
                 continue;
             }
             if (made == room) return -2;
-            const int32_t left = int32_t(top.key >> 32), right = int32_t(top.key), joined = token_of(left, right);
+            left = int32_t(top.key >> 32), right = int32_t(top.key), joined = token_of();
             merges[3 * made] = left, merges[3 * made + 1] = right, merges[3 * made + 2] = joined, made++;
-            const std::vector<int32_t> list = std::move(where[top.where]);
-            join_all(list, left, right, joined);
-            queue_fresh();
+            join_all(top);
+            count_side(before, true), count_side(behind, false);
+            gather_twins();
+            queue_side(before, true), queue_side(behind, false);
         }
         return made;
     }
@@ -227,21 +288,17 @@ DANLU_API int danlu_bpe_count(danlu_bpe_counts* counts, const uint8_t* bytes, co
 DANLU_API int64_t danlu_bpe_learn(const danlu_bpe_counts* counts, const int32_t* byte_ids, int64_t vocab, int32_t* merges,
                                   int64_t room) try {
     Learner learner;
-    learner.spelled.resize(1 + *std::max_element(byte_ids, byte_ids + 256));
+    learner.sizes.assign(1 + *std::max_element(byte_ids, byte_ids + 256), 1), learner.spelled.resize(learner.sizes.size());
+    learner.before.of.resize(learner.sizes.size()), learner.behind.of.resize(learner.sizes.size());
     for (int byte = 0; byte < 256; byte++) {
         learner.spelled[byte_ids[byte]] = std::string(1, char(byte));
         learner.named[learner.spelled[byte_ids[byte]]] = byte_ids[byte];
     }
-    for (const Counted& each : counts->words) {
-        if (!each.count) continue;
-        const int32_t word = int32_t(learner.words.size());
-        learner.words.push_back({int64_t(learner.tokens.size()), each.count, int32_t(each.size)});
-        for (int64_t i = 0; i < each.size; i++) {
-            learner.tokens.push_back(byte_ids[counts->pool[each.first + i]]);
-            if (i) learner.stands(key_of(learner.tokens.end()[-2], learner.tokens.back()), word, each.count);
-        }
-    }
-    learner.queue_fresh();
+    learner.tokens.push_back(kEdge), learner.owner.push_back(0);
+    for (const Counted& each : counts->words)
+        if (each.count) learner.add_word(counts->pool.data() + each.first, each.size, each.count, byte_ids);
+    if (learner.tokens.size() > INT32_MAX) return -1;
+    learner.begin();
     return learner.learn(vocab, merges, room);
 } catch (const std::bad_alloc&) {
     return -1;

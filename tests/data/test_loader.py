@@ -94,6 +94,7 @@ def test_some_but_at_most_half_of_the_documents_are_held_out(sizes):
 def test_of_a_large_corpus_about_two_percent_is_held_out():
     held = encode.held_out({f"doc {number}": 3000 for number in range(5000)})
     assert 70 < len(held) < 130
+    assert held == {f"doc {number}" for number in range(5000) if f"doc {number}" in encode.HeldByName()}
 
 
 def test_the_unigram_entropy_is_that_of_the_counts(made):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import random
 import signal
@@ -22,7 +21,7 @@ from hypothesis import strategies as st
 from provoke import provoke
 
 from danlu.cli import spread
-from danlu.data import parts, read_parts
+from danlu.data import parts, read_parts, reading
 from danlu.data.document import Funnel
 from danlu.data.ingest import Tell, ingest
 from danlu.data.prep import Prepared, prep
@@ -61,8 +60,7 @@ def test_any_number_of_processes_makes_the_same_bytes_and_counts(tmp_path, monke
     assert truth[2]["gopher_repetition.paragraphs" if "gopher_repetition.paragraphs" in truth[2] else "exact"]
     made = done(text, tmp_path / "two", 2)
     assert seen(made, tmp_path / "two") == truth
-    (job,) = (tmp_path / "two" / "store" / "parts").iterdir()
-    assert json.loads((job / parts.JOB).read_text())["parts"] > 3 and parts.left(job) == []
+    assert not list((tmp_path / "two" / "store").glob("*/*/*/*")), "parts are in the stores, and nowhere else"
 
 
 @pytest.mark.procs
@@ -77,14 +75,15 @@ def test_a_killed_prep_goes_on_with_the_parts_that_are_left(tmp_path):
     argv = [sys.executable, "-c", code, str(text), str(out), str(Path(__file__).parent)]
     with subprocess.Popen(argv, env=env) as child:
         deadline = time.monotonic() + 60
-        while not list(out.glob("store/parts/*/*/store/manifest.json")):
+        while not list(out.glob("store/reading/*/*/raw/manifest.json")):
             assert time.monotonic() < deadline and child.poll() is None
             time.sleep(0.005)
         child.send_signal(signal.SIGKILL)
-    (job,) = (out / "store" / "parts").iterdir()
-    kept = {path: path.stat().st_mtime_ns for path in job.glob("*/store/*.pack") if not parts.left(job)[:0]}
+    (job,) = (out / "store" / "reading").iterdir()
+    whole = [each for each in job.glob("[0-9]*") if read_parts.is_done(job, int(each.name))]
+    kept = {pack.stat().st_ino for each in whole for pack in each.glob("*/*.pack")}
     subprocess.run(argv, env=env, check=True)
-    assert all(path.stat().st_mtime_ns == kept[path] for path in kept if path.parent.parent.name == "0000")
+    assert kept and kept <= {pack.stat().st_ino for pack in out.glob("store/*/*.pack")}, "done parts are made again"
     assert seen(done(text, out, 2), out) == seen(done(text, tmp_path / "whole", 1), tmp_path / "whole")
 
 
@@ -122,7 +121,7 @@ def here(folder: Path, numbers: Iterable[int], tell: Tell) -> Iterator[int]:
 
 
 def raw(text: Path, out: Path, limit: int, reads: bool) -> tuple[list[Record], Funnel]:
-    read = partial(read_parts.fill, out / "reading", here) if reads else None
+    read = partial(reading.fill, out / "reading", here, STEPS) if reads else None
     funnel, _ = ingest([text], out / "raw", limit=limit, tell=lambda words, share: None, run=read)
     store = Store(out / "raw")
     found = list(store.scan())
@@ -139,6 +138,42 @@ def test_files_read_in_parts_are_those_that_one_process_reads(tmp_path, monkeypa
     monkeypatch.setattr(parts, "PART_BYTES", 3000)
     truth, made = raw(text, tmp_path / "one", limit, False), raw(text, tmp_path / "parts", limit, True)
     assert made == truth and (limit > 9000 or truth[1].bytes_in < limit + 13_000)
+
+
+def whole(text: Path, out: Path, limit: int, execute: parts.Run | None) -> Prepared:
+    return prep([text], out, vocab=400, limit_bytes=limit, steps=STEPS, execute=execute, reads=True)
+
+
+@pytest.mark.parametrize("limit", [9_000, 30_000, 10**8])
+def test_what_is_cleaned_as_it_is_read_is_what_one_process_cleans(tmp_path, monkeypatch, limit):
+    text = fill(tmp_path / "text", 40)
+    monkeypatch.setattr(parts, "PART_BYTES", 3000)
+    made = whole(text, tmp_path / "parts", limit, here)
+    assert seen(made, tmp_path / "parts") == seen(whole(text, tmp_path / "one", limit, None), tmp_path / "one")
+    assert not list((tmp_path / "parts" / "store").glob("parts/*")), "all was cleaned as it was read"
+
+
+def test_of_two_documents_with_one_name_only_the_later_one_is_cleaned(tmp_path, monkeypatch):
+    text = fill(tmp_path / "text", 20)
+    lines = (f"Line {number} of a file with two pieces, of {number % 7}.\n" for number in range(2500))
+    (text / "long").write_text("".join(lines))
+    (text / "long#1").write_text((text / "3.txt").read_text())  # the name of the other one's second piece
+    monkeypatch.setattr(parts, "PART_BYTES", 3000)
+    made = whole(text, tmp_path / "parts", 10**8, here)
+    assert seen(made, tmp_path / "parts") == seen(whole(text, tmp_path / "one", 10**8, None), tmp_path / "one")
+    assert list((tmp_path / "parts" / "store").glob("parts/*")), "it was cleaned by ranges of hashes"
+
+
+@pytest.mark.parametrize("first", [STEPS, STEPS[:2]])
+def test_prep_killed_after_reading_takes_what_was_cleaned_by_the_same_steps(tmp_path, monkeypatch, first):
+    text, out = fill(tmp_path / "text", 40), tmp_path / "out"
+    monkeypatch.setattr(parts, "PART_BYTES", 3000)
+    run = partial(reading.fill, out / "store" / "reading", here, first)
+    ingest([text], out / "store" / "raw", limit=10**8, tell=lambda words, share: None, run=run)
+    kept = {pack.stat().st_ino for pack in out.glob("store/reading/*/*/store/*.pack")}
+    truth = seen(whole(text, tmp_path / "one", 10**8, None), tmp_path / "one")
+    assert seen(whole(text, out, 10**8, here), out) == truth
+    assert (kept <= {pack.stat().st_ino for pack in out.glob("store/clean/*.pack")}) == (first == STEPS)
 
 
 @given(st.lists(st.tuples(st.integers(0, 63), st.integers(1, 400)), max_size=40), st.integers(100, 1000))

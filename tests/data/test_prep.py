@@ -19,7 +19,8 @@ from provoke import provoke
 
 from danlu.cli import prep as command
 from danlu.cli import prep_why as why_command
-from danlu.data import token_file, why
+from danlu.data import encode, token_file, why
+from danlu.data import prep as prep_module
 from danlu.data.ingest import ingest
 from danlu.data.prep import prep
 from danlu.data.read import PIECE, Refused, Source, default_text, listing, read
@@ -100,6 +101,18 @@ def test_the_same_files_give_the_same_tokens_anywhere(tmp_path):
     one = run(fill(tmp_path / "a" / "text"), tmp_path / "out1")
     two = run(fill(tmp_path / "b" / "text"), tmp_path / "out2")
     assert digest(one.tokens) == digest(two.tokens)
+
+
+@pytest.mark.parametrize("least", [1, 10**6])
+def test_of_many_documents_names_say_who_is_held_out(tmp_path, monkeypatch, least):
+    text = fill(tmp_path / "text")
+    monkeypatch.setattr(encode, "HELD", 0.3)
+    for module in (encode, prep_module):
+        monkeypatch.setattr(module, "LEAST_HELD", least)  # with 10**6 others join, and names do not say it
+    monkeypatch.setattr(prep_module, "MANY", 10)
+    by_name = run(text, tmp_path / "names")
+    monkeypatch.setattr(prep_module, "MANY", 10**9)
+    assert digest(by_name.tokens) == digest(run(text, tmp_path / "list").tokens)
 
 
 def test_a_second_call_does_nothing_and_a_changed_file_is_noticed(tmp_path):

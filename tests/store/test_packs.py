@@ -19,6 +19,7 @@ from provoke import provoke
 
 from danlu import atomic, native
 from danlu.store import clib, hashing, lookup, pack
+from danlu.store import packs as packs_module
 from danlu.store.packs import MANIFEST, Store, Writer
 
 records = st.dictionaries(st.binary(max_size=30), st.binary(max_size=60), max_size=60)
@@ -51,6 +52,26 @@ def fill(folder: Path, count: int = 2000, size: int = 200) -> Store:
             writer.add(b"doc %d" % number, b"%d " % number * (size // 8))
         writer.commit({"next": count}, done=True)
     return Store(folder)
+
+
+@given(st.data(), st.integers(1, 9), st.integers(1, 60))
+def test_a_scan_from_and_to_any_hash_gives_what_lies_between(tmp_path_factory, data, packs, run):
+    rng = random.Random(packs)
+    where = tmp_path_factory.mktemp("scan")
+    with Writer(where) as writer:
+        for number in range(packs):
+            for _ in range(20):
+                writer.add(str(rng.randrange(90)).encode(), rng.randbytes(rng.randrange(40)))
+            writer.commit({}, done=number == packs - 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packs_module, "RUN", run)
+        store = Store(where)
+        every = list(store.scan())
+        near = [each.hash + step for each in every for step in (0, 1)]
+        start, stop = (data.draw(st.sampled_from([0, 1 << 64, *near])) for _ in range(2))
+        assert list(store.scan(start, stop)) == [each for each in every if start <= each.hash < stop]
+        store.close()
+    assert [each.hash for each in every] == sorted(each.hash for each in every)
 
 
 def test_the_index_is_half_a_byte_a_record(tmp_path):

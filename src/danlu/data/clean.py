@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import Any
 
 from danlu import atomic, plugins
 from danlu.data import rules
-from danlu.data.document import Document, Drop, Funnel, Step, from_record, to_record
+from danlu.data.document import Document, Drop, Drops, Funnel, Step, from_record, is_listed, to_record
 from danlu.data.ingest import PACK_BYTES, Tell
 from danlu.data.marks import Marks
 from danlu.errors import BadValue, NoText
@@ -32,20 +33,21 @@ STEPS = ("normalise", "length", "alphabetic", "symbols", "long_words", "repeated
 class Before:
     """What was done in parts: the counts of it, the list of what was dropped, and the steps that are left to do.
 
+    logs       lists of what was dropped, one after the other
     packs      that hold what the parts left
     compared   given the funnel that counts what else is dropped: the names of the documents that comparing them drops
     documents  given that funnel: the documents that comparing them leaves, in hash order
     """
 
     funnel: Funnel
-    log: Path
+    logs: Sequence[Path]
     packs: Sequence[Path]
     compared: Callable[[Funnel], list[bytes]]
     documents: Callable[[Funnel], Iterator[Document]]
     steps: Sequence[Spec]
 
 
-def pipeline(documents: Iterable[Document], steps: Sequence[Spec], funnel: Funnel) -> Iterator[Document]:
+def pipeline(documents: Iterable[Document], steps: Sequence[Spec], funnel: Funnel | Drops) -> Iterator[Document]:
     """Documents that pass every step; `funnel` counts the others under the step's name, and the rule's of a set.
 
     steps  each a name, or {name: options} for a step that takes some
@@ -163,7 +165,9 @@ def finished(before: Before, folder: Path, made_by: Mapping[str, Any], listed: f
     with Writer(folder, pack_bytes=PACK_BYTES) as writer:
         writer.clear()
         with atomic.replacing(folder.parent / DROPPED) as log:
-            log.write(before.log.read_bytes())
+            for each in before.logs:
+                with each.open("rb") as lines:
+                    log.writelines(line for line in lines if listed >= 1 or is_listed(json.loads(line)["key"], listed))
             funnel = replace(before.funnel, docs_kept=0, log=log, listed=listed)
             if before.steps:
                 for document in pipeline(before.documents(funnel), before.steps, funnel):
@@ -195,7 +199,7 @@ def _listed(records: int) -> float:
 
 def _counting(store: Store, funnel: Funnel, low: int, high: int, tell: Tell) -> Iterator[Document]:
     total = store.records or 1
-    for record in takewhile(lambda record: record.hash < high, store.scan(low)):
+    for record in store.scan(low, high):
         funnel.docs_in += 1
         funnel.bytes_in += len(record.value)
         if funnel.docs_in % 64 == 0:
@@ -207,7 +211,7 @@ def _counts(funnel: Funnel) -> str:
     return f"{funnel.docs_in:,} documents in, {funnel.docs_kept:,} kept"
 
 
-def _counted(funnel: Funnel, name: str) -> Drop:
+def _counted(funnel: Funnel | Drops, name: str) -> Drop:
     def drop(document: Document, why: str, rule: str = "") -> None:
         funnel.drop(f"{name}.{rule}" if rule else name, document.key, why)
 

@@ -6,15 +6,17 @@ their own (compare_parts.py), which look at those that share a mark and let the 
 
 from __future__ import annotations
 
+import heapq
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
-from danlu import atomic
 from danlu.data import compare_parts, marks, parts
 from danlu.data.clean import DROPPED, Before, Spec, cleaned, is_whole
-from danlu.data.document import Document, Funnel, from_record
+from danlu.data.document import EXAMPLES, Document, Funnel, from_record
 from danlu.data.ingest import Tell
 from danlu.store.packs import Store
 
@@ -32,20 +34,27 @@ def compared(steps: Sequence[Spec]) -> list[str]:
 
 def run(raw: Path, home: Path, source: str, steps: Sequence[Spec], execute: parts.Run, tell: Tell) -> Before:
     """Do the first steps over the store `raw` in parts; the job stands in `home`. Raises PartFailed."""
-    first, then = rows(steps), compared(steps)
-    folder = parts.prepare(home, "clean", raw, {"source": source, "steps": first, "compares": then})
-    folders = parts.run(folder, execute, tell)
-    funnel, packs = Funnel(), list[Path]()
+    record = {"source": source, "steps": rows(steps), "compares": compared(steps)}
+    folder = parts.prepare(home, "clean", raw, record)
+    return before(parts.run(folder, execute, tell), home, steps, execute, tell)
+
+
+def before(folders: Sequence[Path], home: Path, steps: Sequence[Spec], execute: parts.Run, tell: Tell) -> Before:
+    """What parts did, whose folders these are: all documents, each in one of them. Jobs stand in `home`."""
+    funnel, packs, firsts = Funnel(), list[Path](), defaultdict[str, list[tuple[int, str]]](list)
     for each in folders:
-        store = Store(each / "store")
-        funnel.join(Funnel.from_dict(store.cursor["funnel"]))
-        packs += [each / "store" / name for name in store.names]
-        store.close()
-    log = folder / DROPPED
-    atomic.write(log, b"".join((each / DROPPED).read_bytes() for each in folders))
-    rest = steps[len(first) + len(then) :]
-    compare = partial(compare_parts.run, folder, then, execute, tell)
-    return Before(funnel, log, packs, compare, partial(_left, folders, compare), rest)
+        cursor, own = parts.told(each / "store")
+        packs += own
+        funnel.join(Funnel.from_dict(cursor["funnel"]))
+        for rule, found in cursor.get("firsts", {}).items():
+            firsts[rule] += map(tuple, found)
+    for rule, some in firsts.items():
+        funnel.examples[rule] = [example for _, example in sorted(some)[:EXAMPLES]]
+    then = compared(steps)
+    compare = partial(compare_parts.run, folders, home, then, execute, tell)
+    rest = steps[len(rows(steps)) + len(then) :]
+    logs = [each / DROPPED for each in folders]
+    return Before(funnel, logs, packs, compare, partial(_left, folders, compare), rest)
 
 
 def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
@@ -64,7 +73,8 @@ def is_done(folder: Path, number: int) -> bool:
 def _left(folders: Sequence[Path], compare: Callable[[Funnel], list[bytes]], funnel: Funnel) -> Iterator[Document]:
     """The documents of all parts but those that comparing drops."""
     gone = set(compare(funnel))
-    for folder in folders:
-        store = Store(folder / "store")
-        yield from (from_record(record.key, record.value) for record in store.scan() if record.key not in gone)
-        store.close()
+    with ExitStack() as opened:
+        stores = [opened.enter_context(closing(Store(folder / "store"))) for folder in folders]
+        for record in heapq.merge(*(store.scan() for store in stores), key=lambda each: (each.hash, each.key)):
+            if record.key not in gone:
+                yield from_record(record.key, record.value)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, BinaryIO, Protocol
 
+from danlu.store.hashing import hash_many
+
 COPY = "#copy"  # what the name of a document taken more than once has before its number
 EXAMPLES = 3  # dropped documents remembered per rule
 
@@ -82,9 +84,32 @@ def batches(documents: Iterable[Document], size: int) -> Iterator[list[Document]
         yield batch
 
 
-def _place(key: str) -> int:
+def is_listed(key: str, share: float) -> bool:
+    """Whether a list of that share of the documents names this one."""
+    if share >= 1:
+        return True
     digest = blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8, person=b"dropped").digest()
-    return int.from_bytes(digest, "big")
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+class Drops:
+    """Owns what one pass over documents dropped, in whatever order they came, until it is told in hash order."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[bytes, str, str]] = []
+
+    def drop(self, name: str, key: str, why: str) -> None:
+        """As Funnel has it."""
+        self._found.append((key.encode(), name, why))
+
+    def into(self, funnel: Funnel) -> dict[str, list[tuple[int, str]]]:
+        """Have an empty funnel count all, in hash order; gives the examples it has of each rule, with their hashes."""
+        places: dict[str, list[int]] = {}
+        hashes = hash_many([key for key, _, _ in self._found]).tolist()
+        for place, (key, name, why) in sorted(zip(hashes, self._found, strict=True)):
+            funnel.drop(name, key.decode(), why)
+            places.setdefault(name, []).append(place)
+        return {name: list(zip(places[name], found, strict=False)) for name, found in funnel.examples.items()}
 
 
 @dataclass
@@ -105,7 +130,7 @@ class Funnel:
         kept = self.examples.setdefault(name, [])
         if len(kept) < EXAMPLES:
             kept.append(f"{key}: {why}")
-        if self.log is not None and (self.listed >= 1 or _place(key) < self.listed * 2**64):
+        if self.log is not None and is_listed(key, self.listed):
             line = {"key": key, "rule": name, "why": why}
             self.log.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ENDINGS = ("bin", "ends", "crc")
 HELD = 0.02  # share of documents, not of positions: a held-out text is never seen in part
 LEAST_HELD = 4096  # bytes: ten sequences of 128 tokens, so that a perplexity can be taken of a small corpus too
+MANY = 1000  # documents of which never half are below HELD by chance, nor by anything near it
 BATCH = 1 << 20  # characters encoded at once: few calls, little memory
 
 
@@ -35,10 +36,7 @@ def held_out(sizes: Mapping[str, int]) -> frozenset[str]:
     Copies of one document count as one, so that none of them is learned when another is held out.
     Never more than half of the documents, so that of two or more at least one is held out.
     """
-    places = {
-        key: int.from_bytes(blake2b(key.encode(), digest_size=8, person=b"held").digest(), "big")
-        for key in map(original, sizes)
-    }
+    places = {key: _place(key) for key in map(original, sizes)}
     chosen: list[str] = []
     gathered = 0
     for key in sorted(places, key=lambda key: (places[key], key))[: len(places) // 2]:
@@ -47,6 +45,17 @@ def held_out(sizes: Mapping[str, int]) -> frozenset[str]:
         chosen.append(key)
         gathered += sizes.get(key, 0)
     return frozenset(chosen)
+
+
+class HeldByName:
+    """What `held_out` gives of many documents: those in it say so by their names alone, so that nobody lists them."""
+
+    def __contains__(self, name: object) -> bool:
+        return _place(str(name)) < HELD * 2**64
+
+
+def _place(key: str) -> int:
+    return int.from_bytes(blake2b(key.encode(), digest_size=8, person=b"held").digest(), "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,7 @@ class Piece:
     counts: npt.NDArray[np.int64]
 
 
-def pieces(documents: Iterable[Document], held: frozenset[str], encoder: Encoder) -> Iterator[dict[str, Piece]]:
+def pieces(documents: Iterable[Document], held: Container[str], encoder: Encoder) -> Iterator[dict[str, Piece]]:
     """The tokens of documents by split, a batch at a time, in the order given, each followed by the end token."""
     dtype, end = _dtype(encoder.tokenizer), int(encoder.tokenizer.token_to_id(bpe.END) or 0)
     vocab = encoder.tokenizer.get_vocab_size()
@@ -90,7 +99,7 @@ def joined(every: Sequence[Mapping[str, Piece]]) -> dict[str, Piece]:
     return found
 
 
-def encode(documents: Iterable[Document], held: frozenset[str], tokenizer: Tokenizer, folder: Path,
+def encode(documents: Iterable[Document], held: Container[str], tokenizer: Tokenizer, folder: Path,
            record: dict[str, Any], total: int, tell: Tell) -> dict[str, Any]:  # fmt: skip
     """Write the token file of documents, in the order their tokens shall have: see `write`."""
     bpe.save(tokenizer, folder)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,24 @@ import numpy as np
 
 from danlu import atomic
 from danlu.data import bpe, parts
-from danlu.data.encode import Piece, joined, pieces
+from danlu.data.encode import HeldByName, Piece, joined, pieces
 from danlu.data.encoder import Encoder
 from danlu.data.ingest import Tell
 from danlu.store.packs import Store
 
 FILE = "tokens.npz"
 WHAT = ("ids", "ends", "counts")  # of each split
-HELD = "held.json"  # names of the documents held out
+HELD = "held.json"  # names of the documents held out, null where names alone say it
 
 
-def run(store: Path, home: Path, tokenizer: Path, held: frozenset[str], execute: parts.Run,
-        tell: Tell) -> Iterator[Mapping[str, Piece]]:  # fmt: skip
-    """The pieces of every part in order; the job, in `home`, is removed after the last. Raises PartFailed, DiskFull.
+def run(store: Path, home: Path, tokenizer: Path, held: frozenset[str] | HeldByName, execute: parts.Run,
+        tell: Tell, remove: Callable[[Path], object]) -> Iterator[Mapping[str, Piece]]:  # fmt: skip
+    """The pieces of every part in order; the job stands in `home`. Raises PartFailed, DiskFull.
 
     tokenizer  folder with its files
+    remove     takes the job's folder away after the last one
     """
-    names = json.dumps(sorted(held), ensure_ascii=False).encode()
+    names = json.dumps(None if isinstance(held, HeldByName) else sorted(held), ensure_ascii=False).encode()
     spelled = blake2b((tokenizer / bpe.FILE).read_bytes() + names, digest_size=16).hexdigest()
     opened = Store(store)
     record: dict[str, Any] = {"tokenizer": str(tokenizer.resolve()), "spelled": spelled, "packs": opened.names}
@@ -39,7 +39,7 @@ def run(store: Path, home: Path, tokenizer: Path, held: frozenset[str], execute:
     atomic.write(folder / HELD, names)
     for each in parts.each(folder, execute, tell):
         yield _loaded(each / FILE)
-    shutil.rmtree(folder)
+    remove(folder)
 
 
 def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
@@ -47,7 +47,8 @@ def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
     if is_done(folder, number):
         return lambda: None
     encoder = _encoder(Path(job["tokenizer"]), job["spelled"])
-    held = frozenset(json.loads((folder / HELD).read_bytes()))
+    names = json.loads((folder / HELD).read_bytes())
+    held = HeldByName() if names is None else frozenset[str](names)
     store = parts.store_of(job["store"], folder.name)
     piece = joined(list(pieces(parts.documents(store, job, number), held, encoder)))
     arrays = {f"{name}.{what}": getattr(each, what) for name, each in piece.items() for what in WHAT}

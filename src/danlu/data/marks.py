@@ -66,18 +66,20 @@ class Marked:
     """What `Marks.save` wrote, in the store's order, a row for each document.
 
     marks  of every step; none where nothing is left
+    hashes  of the names
     sizes  characters of each text
     ends  where each name ends in `text`, which is UTF-8
     """
 
     marks: Mapping[str, Rows]
+    hashes: npt.NDArray[np.uint64]
     sizes: npt.NDArray[np.int64]
     text: bytes
     ends: npt.NDArray[np.int64]
 
-    def names(self, rows: Sequence[int]) -> list[str]:
-        """Names of the documents of these rows."""
-        return [self.text[self.ends[row - 1] if row else 0 : self.ends[row]].decode() for row in rows]
+    def name(self, row: int) -> str:
+        """Name of the document of this row."""
+        return self.text[self.ends[row - 1] if row else 0 : self.ends[row]].decode()
 
 
 class Marks:
@@ -101,25 +103,39 @@ class Marks:
                 rows.append(self._make[step](batch))
             yield from batch
 
-    def save(self, folder: Path) -> None:
-        """Write FOLDER/marks.npz: of each step a row for every document, in their store's order. Raises DiskFull."""
-        if self._rows:
-            places = list(zip(hash_many(self._keys).tolist(), self._keys, strict=True))
+    def save(self, folder: Path, read: Sequence[bytes] | None = None) -> None:
+        """Write FOLDER/marks.npz: of each step a row for every document, in their store's order. Raises DiskFull.
+
+        read  names of all documents, of which those that passed through are left
+        """
+        if self._rows or read is not None:
+            hashes = hash_many(self._keys)
+            places = list(zip(hashes.tolist(), self._keys, strict=True))
             order = sorted(range(len(places)), key=places.__getitem__)
             raw = io.BytesIO()
+            every = {} if read is None else {"read": hash_many(read)}
             np.savez(
                 raw,
                 allow_pickle=False,
                 names=np.array(bytearray().join(self._keys[each] for each in order), np.uint8),
+                hashes=hashes[order],
                 ends=np.cumsum([len(self._keys[each]) for each in order], dtype=np.int64),
                 sizes=np.array(self._sizes, np.int64)[order],
+                **every,
                 **{step: np.concatenate(rows)[order] for step, rows in self._rows.items() if rows},
             )
             atomic.write(folder / FILE, raw.getvalue())
+
+
+def read(folder: Path) -> Rows:
+    """The hashes of the names that `save` was told of."""
+    with np.load(folder / FILE, allow_pickle=False) as arrays:
+        found: Rows = arrays["read"]
+        return found
 
 
 def load(folder: Path, steps: Sequence[str]) -> Marked:
     """What `save` wrote there, the marks of these steps."""
     with np.load(folder / FILE, allow_pickle=False) as arrays:
         rows = {step: arrays[step] for step in steps if step in arrays}
-        return Marked(rows, arrays["sizes"], arrays["names"].tobytes(), arrays["ends"])
+        return Marked(rows, arrays["hashes"], arrays["sizes"], arrays["names"].tobytes(), arrays["ends"])

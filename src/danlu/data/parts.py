@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from functools import partial
 from hashlib import blake2b
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -31,7 +30,7 @@ from danlu.store.homes import home_of
 from danlu.store.packs import Store
 
 JOB = "job.json"
-VERSION = 5
+VERSION = 6
 KINDS = {each: f"danlu.data.{each}_parts" for each in ("read", "clean", "compare", "encode")}
 PART_BYTES = 16 << 20  # of the store: a second or two of work; each part waits for the disk a few times
 DEEPEST = 40  # bits of a range: a store of 10^12 records still has one part for each
@@ -89,7 +88,7 @@ def cut(weight: Callable[[int, int], float], most: Callable[[float], int]) -> li
 
 
 def begin(home: Path, kind: str, parts: int, record: Mapping[str, Any]) -> Path:
-    """Write a job of so many parts, unless it is there; returns its folder."""
+    """Write a job of so many parts, 0 for as many as are asked for, unless it is there; returns its folder."""
     job = {"job": VERSION, "does": kind, "parts": parts, **record}
     text = json.dumps(job, ensure_ascii=False)
     folder = home / blake2b(text.encode(), digest_size=8).hexdigest()
@@ -102,7 +101,8 @@ def left(folder: Path, numbers: Sequence[int] | None = None) -> list[int]:
     """Those of the parts (without `numbers`, of all) that are not done."""
     job = job_of(folder)
     kind = _kind(job)
-    numbers = range(job["parts"]) if numbers is None else numbers
+    if numbers is None:
+        numbers = range(job["parts"] or sum(1 for _ in folder.glob("[0-9]*/")))
     return [each for each in numbers if not kind.is_done(folder, each)]
 
 
@@ -174,13 +174,19 @@ def store_of(where: str, _: str) -> Store:
 def documents(store: Store, job: Job, number: int) -> Iterator[Document]:
     """The documents of a part, in hash order."""
     bits, prefix = range_of(job, number)
-    for record in takewhile(lambda each: each.hash >> 64 - bits == prefix, store.scan(prefix << 64 - bits)):
+    for record in store.scan(prefix << 64 - bits, prefix + 1 << 64 - bits):
         yield from_record(record.key, record.value)
 
 
 def is_done_store(where: Path) -> bool:
     """Whether a part that is a store is done."""
     return manifest.load(home_of(where)).done
+
+
+def told(where: Path) -> tuple[dict[str, Any], list[Path]]:
+    """What the writer of a store said last, and its packs; none is opened."""
+    found = manifest.load(home_of(where))
+    return found.cursor, [where / name for name in found.packs]
 
 
 def _computed(folder: Path, number: int) -> Finish:

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from danlu.data import bpe, clean_parts, encode_parts, parts, read_parts
+from danlu.data import bpe, clean_parts, encode_parts, parts, reading
 from danlu.data.clean import STEPS, Before, Spec, clean
-from danlu.data.document import Document, from_record
-from danlu.data.encode import Piece, held_out, pieces, write
+from danlu.data.document import Document, from_record, original
+from danlu.data.encode import LEAST_HELD, MANY, HeldByName, Piece, held_out, pieces, write
 from danlu.data.encoder import Encoder
 from danlu.data.ingest import Tell, ingest
 from danlu.data.read import default_text
@@ -29,7 +30,9 @@ from danlu.errors import DamagedTokens
 from danlu.store.packs import Store
 
 VERSION = 2
-Encode = Callable[[Path, Path, frozenset[str], Tell], Iterator[Mapping[str, Piece]]]
+Held = frozenset[str] | HeldByName
+Encode = Callable[[Path, Path, Held, Tell], Iterator[Mapping[str, Piece]]]
+Remove = Callable[[Path], object]
 SAMPLE = 1_000  # characters per token of the vocabulary to learn it from: the first in hash order, so a random sample
 # What a Chinese or Japanese character counts in it besides. Without blanks hardly a "word" stands twice, and learning
 # takes its time for the different ones: with a third of the text it takes a third, and 0 to 0.4% more tokens.
@@ -86,29 +89,42 @@ def prep(text: Sequence[Path], out: Path, *, vocab: int, limit_bytes: int, steps
     Raises NoText, StoreInUse, DiskFull, MissingPackage, DamagedPack, UnknownPlugin, BadValue, PartFailed.
     """
     began = time.monotonic()
-    jobs = out / "store" / "parts"
-    some = out / "store" / "reading"
-    reading, source = ingest(text or default_text(), out / "store" / "raw", limit=limit_bytes, tell=tell("read"),
-                             run=partial(read_parts.fill, some, execute) if execute and reads else None)  # fmt: skip
-    shutil.rmtree(some, ignore_errors=True)  # its packs are in the store by a second name
-    cleaning = clean(out / "store" / "raw", out / "store" / "clean", source=source, steps=steps, tell=tell("clean"),
-                     run=None if execute is None else partial(_parted, jobs, source, steps, execute))  # fmt: skip
-    made_by = {"source": source, "steps": list(steps), "vocab": vocab, "sample": [SAMPLE, DENSE], "version": VERSION}
-    manifest = _encoded(out / "store" / "clean", out / "tokens", made_by, vocab,
-                        None if execute is None else partial(_encoded_parts, jobs, execute), tell)  # fmt: skip
+    jobs, some = out / "store" / "parts", out / "store" / "reading"
+    with _removing() as remove:
+        read = partial(reading.fill, some, execute, steps) if execute and reads else None
+        found, source = ingest(text or default_text(), out / "store" / "raw", limit=limit_bytes, tell=tell("read"),
+                               run=read)  # fmt: skip
+        parted = None if execute is None else partial(_parted, jobs, some, source, steps, execute)
+        cleaning = clean(out / "store" / "raw", out / "store" / "clean", source=source, steps=steps, tell=tell("clean"),
+                         run=parted)  # fmt: skip
+        remove(some)  # its packs are in the stores by a second name
+        made_by = {"source": source, "steps": list(steps), "vocab": vocab, "sample": [SAMPLE, DENSE],
+                   "version": VERSION}  # fmt: skip
+        encoded = None if execute is None else partial(_encoded_parts, jobs, execute, remove)
+        manifest = _encoded(out / "store" / "clean", out / "tokens", made_by, vocab, encoded, tell)
     return Prepared(
-        out / "tokens", reading.docs_in, cleaning.docs_kept, reading.bytes_in, dict(reading.dropped + cleaning.dropped),
-        reading.examples | cleaning.examples, manifest, time.monotonic() - began,
+        out / "tokens", found.docs_in, cleaning.docs_kept, found.bytes_in, dict(found.dropped + cleaning.dropped),
+        found.examples | cleaning.examples, manifest, time.monotonic() - began,
     )  # fmt: skip
 
 
-def _parted(jobs: Path, source: str, steps: Sequence[Spec], execute: parts.Run, raw: Path, tell: Tell) -> Before:
+@contextmanager
+def _removing() -> Iterator[Remove]:
+    """Takes folders away beside other work: the disk may still be busy with what was written before."""
+    with ThreadPoolExecutor(1, "remove") as beside:
+        yield lambda folder: beside.submit(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _parted(jobs: Path, some: Path, source: str, steps: Sequence[Spec], execute: parts.Run, raw: Path,
+            tell: Tell) -> Before:  # fmt: skip
+    if folders := reading.cleaned(some, source, steps):
+        return clean_parts.before(folders, some, steps, execute, tell)
     return clean_parts.run(raw, jobs, source, steps, execute, tell)
 
 
-def _encoded_parts(jobs: Path, execute: parts.Run, store: Path, tokenizer: Path, held: frozenset[str],
+def _encoded_parts(jobs: Path, execute: parts.Run, remove: Remove, store: Path, tokenizer: Path, held: Held,
                    tell: Tell) -> Iterator[Mapping[str, Piece]]:  # fmt: skip
-    return encode_parts.run(store, jobs, tokenizer, held, execute, tell)
+    return encode_parts.run(store, jobs, tokenizer, held, execute, tell, remove)
 
 
 def _encoded(clean_store: Path, folder: Path, made_by: dict[str, Any], vocab: int, run: Encode | None,
@@ -122,11 +138,9 @@ def _encoded(clean_store: Path, folder: Path, made_by: dict[str, Any], vocab: in
     folder.mkdir(parents=True, exist_ok=True)
     store = Store(clean_store)
     tell("vocab")(f"learning {vocab:,} tokens", 0.0)
-    with ThreadPoolExecutor(1) as beside:  # with parts, other cores have nothing to do now
-        held_soon = None if run is None else beside.submit(held_out, _Sizes(store))
-        tokenizer = bpe.train(_sample(store, SAMPLE * vocab), vocab)
-        bpe.save(tokenizer, folder)
-        held = held_out(_Sizes(store)) if held_soon is None else held_soon.result()
+    tokenizer = bpe.train(_sample(store, SAMPLE * vocab), vocab)
+    bpe.save(tokenizer, folder)
+    held = _held(store)
     told = tell("encode")
     if run is not None and _kept(store) > 1:
         made = run(clean_store, folder, held, told)
@@ -140,6 +154,18 @@ def _encoded(clean_store: Path, folder: Path, made_by: dict[str, Any], vocab: in
 def _kept(store: Store) -> int:
     """How many documents cleaning left; its packs may hold others too, removed by name."""
     return int(store.cursor["funnel"]["docs_kept"])
+
+
+def _held(store: Store) -> Held:
+    """`held_out` of a store: by name where so many are held out that no other document can join."""
+    if _kept(store) >= MANY:
+        rule, gathered = HeldByName(), 0
+        for record in store.scan():
+            key = record.key.decode()
+            gathered += len(record.value) - record.value.index(b"\n") - 1 if key == original(key) in rule else 0
+            if gathered >= LEAST_HELD:
+                return rule
+    return held_out(_Sizes(store))
 
 
 class _Sizes(Mapping[str, int]):

@@ -31,6 +31,8 @@ from danlu.store.unread import Unread, number_of
 
 MANIFEST = manifest.NAME
 RUN = 1 << 20  # bytes of a scan's batch: a half costs 8% of a scan in work for each, 8 MiB leave the cache
+SHARED = 6  # packs of the same hashes that a batch is worth: each is asked for its piece, which costs 0.1 ms
+LARGEST = 8  # times RUN: 30 packs of the same hashes take 0.6 s for 233 MB in batches of 1 MiB, 0.24 s of 4, 0.2 s of 8
 AHEAD = 16  # batches the disk is asked for before they are read
 OWN = re.compile(r"\.?\d{6}\.pack(\.part)?")  # what a writer makes; a merge's packs have other names
 
@@ -85,18 +87,21 @@ class Store:
         """The newest value of each key, or None; the device works on all at once. Raises DamagedPack."""
         return self._lookup.get_many(keys)
 
-    def scan(self, start: int = 0) -> Iterator[Record]:
+    def scan(self, start: int = 0, stop: int = 1 << 64) -> Iterator[Record]:
         """Every key once, with its newest value, in hash order: the global shuffle.
 
         start  least hash to return; a reader that has finished hash h goes on with h + 1
+        stop   hash to end before
         """
-        return chain.from_iterable(batch.present().records() for batch in self.batches(start))
+        return chain.from_iterable(batch.present().records() for batch in self.batches(start, stop))
 
-    def batches(self, start: int = 0) -> Iterator[Batch]:
-        """The same, a megabyte at a time; removals are still in it. Raises DamagedPack."""
-        runs = max(1, self.size // RUN)
+    def batches(self, start: int = 0, stop: int = 1 << 64) -> Iterator[Batch]:
+        """The same, some megabytes at a time; removals are still in it. Raises DamagedPack."""
         least, after = min((each.low for each in self._packs), default=0), max((p.high for p in self._packs), default=0)
-        edges = [max(start, least + number * (after - least) // runs) for number in range(runs + 1)]
+        shared = sum(each.high - each.low for each in self._packs) / max(after - least, 1)
+        runs = max(1, int(self.size // (RUN * min(max(1.0, shared / SHARED), LARGEST))))
+        spread = (least + number * (after - least) // runs for number in range(runs + 1))
+        edges = [min(max(start, each), stop) for each in spread]
         for number, (low, high) in enumerate(pairwise(edges)):
             if low < high:
                 if number % AHEAD == 0:

@@ -11,11 +11,13 @@ namespace {
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
 
-// The model's end from `start` on so many cards (a number in mixed radix): its longest load, and its fill.
+// The model's end from `start` on so many cards (a number in mixed radix): its longest load, and its fill. `front` has
+// a bit for each group that the stage before it may be of, with the message that longest and fill have.
 struct Label {
     double longest, fill;
     int32_t used, before;  // before: the label of the units behind this stage
     int16_t start, way;
+    uint32_t front;
 };
 
 // What the units in front of a place cost at least, whatever stages they get.
@@ -31,7 +33,7 @@ struct Search {
     std::vector<int64_t> radix;              // (groups)
     std::vector<std::vector<int64_t>> used;  // (states, groups)
     std::vector<Label> labels;
-    std::vector<std::vector<int32_t>> known;  // (places * states) labels that none beats
+    std::vector<std::vector<int32_t>> known;  // (places * states * groups) labels that none beats, by their first group
 
     explicit Search(const danlu_fastest_in& given) : in(given) {
         for (int64_t g = 0; g < in.groups; g++) {
@@ -42,7 +44,7 @@ struct Search {
             used.emplace_back();
             for (int64_t g = 0; g < in.groups; g++) used[s].push_back(s / radix[g] % (in.there[g] + 1));
         }
-        known.resize(in.places * states);
+        known.resize(in.places * states * in.groups);
     }
 
     double load(int64_t way, int64_t start, int64_t stop, double many) const {
@@ -55,7 +57,7 @@ struct Search {
         std::vector<double> whole(in.groups, 0.0), part(in.groups * units, kNever);
         Least found{std::vector<double>(in.places, 0.0), std::vector<double>(in.places, 0.0), {}};
         double hop = kNever;
-        for (int64_t way = 0; way < in.ways; way++) hop = std::min(hop, in.hop[way]);
+        for (int64_t i = 0; i < in.ways * in.groups; i++) hop = std::min(hop, in.hops[i]);
         for (int64_t u = 0; u < units; u++) {
             double fill = kNever;
             for (int64_t way = 0; way < in.ways; way++) {
@@ -83,9 +85,11 @@ struct Search {
 
     // Keep a label unless one with as many stages or fewer is no worse.
     bool add(const Label& label) {
-        std::vector<int32_t>& rivals = known[label.start * states + label.used];
+        std::vector<int32_t>& rivals = known[(label.start * states + label.used) * in.groups + in.group[label.way]];
         for (int32_t each : rivals)
-            if (labels[each].longest <= label.longest && labels[each].fill <= label.fill) return false;
+            if (labels[each].longest <= label.longest && labels[each].fill <= label.fill &&
+                !(label.front & ~labels[each].front))
+                return false;
         rivals.push_back(int32_t(labels.size()));
         labels.push_back(label);
         return true;
@@ -95,7 +99,7 @@ struct Search {
     void run(double many, double limit, double* seconds, int64_t* count, int64_t* stages) {
         const Least rest = least(many);
         std::vector<int32_t> best(states, -1), now{0}, next;
-        labels.assign(1, Label{0.0, 0.0, 0, -1, int16_t(in.places - 1), -1});
+        labels.assign(1, Label{0.0, 0.0, 0, -1, int16_t(in.places - 1), -1, ~0u});
         for (auto& each : known) each.clear();
         std::fill(seconds, seconds + states, kNever);
         for (int64_t place = 0; place < in.depth && place < many && !now.empty(); place++, now.swap(next)) {
@@ -117,16 +121,16 @@ struct Search {
                 std::vector<int32_t>& best, std::vector<int32_t>& next) {
         const Label behind = labels[from];
         const int64_t g = in.group[way], stop = behind.start, state = behind.used + in.cards[way] * radix[g];
-        if (used[behind.used][g] + in.cards[way] > in.there[g]) return;
-        const double* fill = in.fill + way * in.places;
+        if (used[behind.used][g] + in.cards[way] > in.there[g] || !(behind.front >> g & 1)) return;
+        const double *fill = in.fill + way * in.places, *hops = in.hops + way * in.groups;
+        const double back = place ? hops[in.group[behind.way]] : 0.0;
         for (int64_t start = stop - 1; start >= 0; start--) {
             if (in.memory[(place * in.ways + way) * in.places + start] < stop) break;
-            const double inner = load(way, start, stop, many) + (many - 1) * in.hop[way] * (place > 0);
+            const double inner = load(way, start, stop, many) + (many - 1) * back;
             if (inner >= limit) break;
-            const double hops = in.hop[way] * ((start > 0) + (place > 0));
-            Label label{std::max(behind.longest, inner + (start > 0) * (many - 1) * in.hop[way]),
-                        behind.fill + fill[stop] - fill[start] + hops, int32_t(state), from, int16_t(start), int16_t(way)};
+            const double filled = behind.fill + fill[stop] - fill[start] + back;
             if (start == 0) {
+                const Label label{std::max(behind.longest, inner), filled, int32_t(state), from, 0, int16_t(way), 0};
                 const double whole = label.longest + label.fill;
                 if (whole >= limit || whole >= seconds[state]) continue;
                 seconds[state] = whole;
@@ -135,8 +139,16 @@ struct Search {
                 continue;
             }
             const double ahead = rest.speed[state] > 0 ? rest.share[start] / rest.speed[state] : kNever;
-            if (std::max(label.longest, ahead) + label.fill + rest.fill[start] >= limit) continue;
-            if (add(label)) next.push_back(int32_t(labels.size()) - 1);
+            for (int64_t front = 0; front < in.groups; front++) {
+                uint32_t alike = 0;  // groups with cards left, to which a message takes as long
+                for (int64_t each = 0; each < in.groups; each++)
+                    alike |= uint32_t(hops[each] == hops[front] && used[state][each] < in.there[each]) << each;
+                if (!(alike >> front & 1) || alike & ((1u << front) - 1)) continue;
+                const Label label{std::max(behind.longest, inner + (many - 1) * hops[front]), filled + hops[front],
+                                  int32_t(state), from, int16_t(start), int16_t(way), alike};
+                if (std::max(label.longest, ahead) + label.fill + rest.fill[start] >= limit) continue;
+                if (add(label)) next.push_back(int32_t(labels.size()) - 1);
+            }
         }
     }
 };
@@ -148,7 +160,7 @@ struct Search {
 // seconds and count are (most, states), stages (most, states, depth, 2); how many of `most` were filled is in `reached`.
 DANLU_API int danlu_fastest(const danlu_fastest_in* in, int64_t most, double limit, double* seconds, int64_t* count,
                             int64_t* stages, int64_t* reached) {
-    if (in->ways < 1 || in->places < 2 || in->depth < 1 || in->groups < 1) return DANLU_BAD_SIZE;
+    if (in->ways < 1 || in->places < 2 || in->depth < 1 || in->groups < 1 || in->groups > 32) return DANLU_BAD_SIZE;
     if (in->places > 32767 || in->ways > 32767) return DANLU_BAD_SIZE;
     try {
         Search search(*in);

@@ -2,7 +2,8 @@
 
 `by_enumeration` makes every pipeline one by one: up to about 4 cards and 2 layers. `none_beats` goes further, to 16
 cards and 8 layers: cards of a group are alike, so it keeps, for every number of micro-batches, first unit and number of
-cards of each group, all (longest load, fill) that no other pair beats, stage by stage from the model's end.
+cards of each group, group of the first stage and of the one before it, all (longest load, fill) that no other pair
+beats, stage by stage from the model's end.
 """
 
 from __future__ import annotations
@@ -122,21 +123,23 @@ def most_micro_batches(
 
     Of up to `longest` stages, and no more than its micro-batches.
     """
-    shape = (needed, ways.units + 1, *(n + 1 for n in there))
+    shape = (needed, ways.units + 1, *(n + 1 for n in there), len(there), len(there))
     found: dict[tuple[int, ...], int] = {}
     if not len(ways.ways):
         return found
-    # columns: index of micro-batches, first unit, cards of each group; and longest load, fill
-    at = np.zeros((needed, 2 + len(there)), dtype=np.int64)
-    at[:, 0], at[:, 1] = np.arange(needed), ways.units
-    load, fill = np.zeros(needed), np.zeros(needed)
+    # columns: index of micro-batches, first unit, cards of each group, group of the stage at the front and of the one
+    # before it; and longest load, fill
+    at = np.zeros((needed * len(there), 4 + len(there)), dtype=np.int64)
+    at[:, 0], at[:, -1] = np.divmod(np.arange(len(at)), len(there))
+    at[:, 1] = ways.units
+    load, fill = np.zeros(len(at)), np.zeros(len(at))
     for place in range(min(ways.units, sum(there), longest)):
         enough = at[:, 0] >= place
         at, load, fill = at[enough], load[enough], fill[enough]
         at, load, fill = _extended(ways, np.array(there), at, load, fill, place, limit)
         whole = at[:, 1] == 0
         for row in at[whole].tolist():
-            cards = tuple(row[2:])
+            cards = tuple(row[2:-2])
             found[cards] = max(found.get(cards, 0), row[0] + 1)
         kept = _unbeaten(np.ravel_multi_index(tuple(at[~whole].T), shape), load[~whole], fill[~whole])
         at, load, fill = (each[~whole][kept] for each in (at, load, fill))
@@ -148,12 +151,15 @@ def most_micro_batches(
 def _extended(ways: StageWays, there: Any, at: Any, load: Any, fill: Any, place: int, limit: float) -> Any:
     """Every label with every stage in front of it that memory, cards and the limit allow."""
     starts, parts = np.arange(ways.units), []
-    for way in range(len(ways.ways)):
+    for way, before in itertools.product(range(len(ways.ways)), range(len(there))):
         able = at[:, 2 + ways.group[way]] + ways.cards[way] <= there[ways.group[way]]
+        able &= at[:, -1] == ways.group[way]
         mine, many, stop = at[able], at[able, :1], at[able, 1:2]
         held, kept = (each[way, stop] - each[way, starts] for each in (ways.held, ways.kept))
         good = (starts < stop) & (held + (place + 1) * kept <= ways.room[way, 1 if place == 0 else 0])
-        hops = ways.hop[way] * ((starts > 0).astype(float) + (place > 0))
+        good &= (starts > 0) | (before == 0)  # nothing comes before the first one
+        behind = ways.hops[way, mine[:, -2:-1]] * (place > 0)
+        hops = ways.hops[way, before] * (starts > 0) + behind
         time = ways.time[way, stop] - ways.time[way, starts] + hops
         late = ways.fill[way, stop] - ways.fill[way, starts] + hops
         longest = np.maximum(load[able, None], many * time + ways.after[way, stop] - ways.after[way, starts])
@@ -162,6 +168,7 @@ def _extended(ways: StageWays, there: Any, at: Any, load: Any, fill: Any, place:
         then = mine[row]
         then[:, 1] = start
         then[:, 2 + ways.group[way]] += ways.cards[way]
+        then[:, -2], then[:, -1] = ways.group[way], before
         parts.append((then, longest[row, start], filled[row, start]))
     return tuple(np.concatenate([part[i] for part in parts]) for i in range(3))
 

@@ -38,7 +38,7 @@ def test_every_chunk_of_every_micro_batch_goes_there_once_and_back_once(shape):
 @given(shapes, amounts, amounts)
 def test_equal_chunks_take_the_published_time_and_memory(shape, forward, backward):
     stages, chunks, groups = shape
-    many, part = stages * groups, Parts(forward / chunks, backward / chunks, 0.0, 0.0)
+    many, part = stages * groups, Parts(forward / chunks, backward / chunks, 0.0, 0.0, 0.0)
     took = seconds([[part] * chunks] * stages, many)
     assert took == pytest.approx((many + (stages - 1) / chunks) * (forward + backward))
     if chunks > 1 and groups > 1:
@@ -55,7 +55,7 @@ def presets_run(stages, chunks):
 
 @given(st.lists(st.tuples(amounts, amounts), min_size=1, max_size=5), st.integers(1, 8))
 def test_one_chunk_of_unequal_stages_is_1f1b(costs, many):
-    mine = seconds([[Parts(forward, backward, 0.0, 0.0)] for forward, backward in costs], many)
+    mine = seconds([[Parts(forward, backward, 0.0, 0.0, 0.0)] for forward, backward in costs], many)
     assert mine == pytest.approx(pipeline(costs, [0.0] * (len(costs) - 1), many))
 
 
@@ -63,7 +63,7 @@ def test_one_chunk_of_unequal_stages_is_1f1b(costs, many):
 @settings(max_examples=40)
 def test_no_order_beats_what_a_stage_and_the_way_there_take(data, shape, message):
     stages, chunks, groups = shape
-    costs = [[Parts(data.draw(amounts), data.draw(amounts), message, data.draw(amounts))] * chunks
+    costs = [[Parts(data.draw(amounts), data.draw(amounts), message, message, data.draw(amounts))] * chunks
              for _ in range(stages)]  # fmt: skip
     took = seconds(costs, stages * groups)
     for each in costs:
@@ -87,7 +87,9 @@ def plan_of(cards, many, network=2.5e10):
     fleet = shorthand(cards, network=network, per_host=1)
     found = large.search(LLAMA, fleet, batch=many, seq=4096).plan
     ends = [0, *(1 + 8 * n for n in range(1, 8)), 66]
-    stages = tuple(GroupStage(0, Way(), a, b, 0.1, 0.05, 0.05, 40 << 30) for a, b in zip(ends, ends[1:], strict=False))
+    sent = 2 * 4096 * LLAMA.hidden / (0.8 * network)
+    stages = tuple(GroupStage(0, Way(), a, b, 0.1, 0.05, 0.05, 40 << 30, sent, sent)
+                   for a, b in zip(ends, ends[1:], strict=False))  # fmt: skip
     return replace(found, replicas=(Replicas(1, stages, 1, many, 1.0),))
 
 

@@ -45,7 +45,7 @@ def test_the_formula_of_equal_stages_is_what_the_events_take(stages, chunks, tur
     assert (each.bytes >= whole.bytes).all()  # more in flight
     # Compute alone: the first and the last stage have embed, head and one message less.
     busy = float((ways.time[0, 1 + chunks] - ways.time[0, 1]) / chunks)
-    part = interleaved.Parts(busy / 3, 2 * busy / 3, 0.0, 0.0)
+    part = interleaved.Parts(busy / 3, 2 * busy / 3, 0.0, 0.0, 0.0)
     took = interleaved.seconds([[part] * chunks] * stages, turns * stages)
     assert took == pytest.approx(busy * chunks * (turns * stages + (stages - 1) / chunks))
     kept = [interleaved.in_flight(stages, chunks, turns * stages, at) for at in range(stages)]

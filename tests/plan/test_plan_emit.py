@@ -34,7 +34,7 @@ def grouped(spec: ModelSpec, replicas: tuple[Replicas, ...], counts: tuple[int, 
 
 
 def stage(group: int, tp: int, start: int, stop: int, recompute: str = "none") -> GroupStage:
-    return GroupStage(group, Way(tp, 1, recompute), start, stop, 0.1, 0.0, 0.1, 1 << 30)
+    return GroupStage(group, Way(tp, 1, recompute), start, stop, 0.1, 0.0, 0.1, 1 << 30, 0.0, 0.0)
 
 
 MANY = (

@@ -17,7 +17,9 @@ from danlu.fleet.groups import shorthand
 from danlu.nouns import Card, Fleet, Group, GroupedFleet
 from danlu.plan import presets, text
 from danlu.plan.groups import emit, large, zero
+from danlu.plan.groups.assemble import Ask, finished
 from danlu.plan.groups.grouped import GroupedPlan, GroupStage, Replicas
+from danlu.plan.groups.pipelines import Span, pipeline
 from danlu.plan.groups.stage_ways import rated
 from danlu.plan.groups.unit_cost import Stack, Way, state_bytes
 from danlu.plan.groups.way_choices import LONG, choices
@@ -107,7 +109,7 @@ def test_mlps_alone_are_computed_again_where_that_is_enough():
     complete(found.plan)
     ways = {stage.recompute for each in found.plan.replicas for stage in each.stages}
     assert "mlp" in ways and "full" not in ways
-    stages = (GroupStage(0, Way(2, 1, "mlp"), 0, len(LLAMA.units), 0.1, 0.0, 0.1, 1 << 30),)
+    stages = (GroupStage(0, Way(2, 1, "mlp"), 0, len(LLAMA.units), 0.1, 0.0, 0.1, 1 << 30, 0.0, 0.0),)
     plan = replace(found.plan, replicas=(Replicas(8, stages, 1, 8, 1.0),))
     words = emit.megatron(plan, LLAMA).files["megatron.sh"]
     assert "--recompute-granularity selective" in words and "--recompute-modules mlp" in words
@@ -115,7 +117,7 @@ def test_mlps_alone_are_computed_again_where_that_is_enough():
 
 
 def test_a_framework_is_told_how_sequences_and_experts_are_cut():
-    stages = (GroupStage(0, Way(2, 1, "none", 4, 4), 0, len(MIXTURE.units), 0.1, 0.0, 0.1, 1 << 30),)
+    stages = (GroupStage(0, Way(2, 1, "none", 4, 4), 0, len(MIXTURE.units), 0.1, 0.0, 0.1, 1 << 30, 0.0, 0.0),)
     plan = GroupedPlan("hybrid", MIXTURE, shorthand("8xH100"), 4, 4096, "1f1b", (Replicas(1, stages, 1, 4, 1.0),), 1.0)
     script = emit.megatron(plan, MIXTURE).files["megatron.sh"]
     for words in ("--context-parallel-size 4", "--expert-model-parallel-size 4", "--expert-tensor-parallel-size 2",
@@ -204,3 +206,20 @@ def test_no_plan_with_states_and_activations_elsewhere_beats_the_search(seed, ca
     groups = tuple(replace(group, host_link=rng.choice([1e9, 6e10]), host_mem_bytes=rng.choice([1, 64]) << 30,
                            disk_link=2e9, disk_bytes=1 << 36) for group in ask.fleet.groups)  # fmt: skip
     assert is_best(replace(ask, fleet=replace(ask.fleet, groups=groups)))
+
+
+def test_a_message_goes_by_the_two_groups_that_it_joins():
+    """Half a host each: inside it to cards of the same group, over the slower network to others, and never free."""
+    slow, fast = (shorthand("8xA100-80", network=rate).groups[0] for rate in (2e9, 2.5e10))
+    fleet = replace(shorthand("8xA100-80"), groups=(slow, fast))
+    ways = Ask(LLAMA, fleet, 8, 4096).ways(1, 1, every=True)
+    a, b = (next(i for i, way in enumerate(ways.ways) if way == Way(4) and ways.group[i] == at) for at in (0, 1))
+    far = 2 * 4096 * LLAMA.hidden / 4 / (published().network * 2e9)
+    assert ways.hops[a, 1] == pytest.approx(far) == ways.hops[b, 0]
+    assert ways.hops[a, 0] < far / 20 and ways.hops[b, 1] == ways.hops[a, 0]
+    units = ways.units
+    inside, across = (pipeline(ways, (Span(way, 0, 33), Span(a, 33, units)), 2) for way in (a, b))
+    assert across.time[1] - inside.time[1] == pytest.approx(far - ways.hops[a, 0])
+    assert across.time[0] - inside.time[0] == pytest.approx(far - ways.hops[a, 0])
+    (stage, _) = finished(Ask(LLAMA, fleet, 8, 4096), [(across, 1)], "hybrid").replicas[0].stages
+    assert stage.ahead_s == stage.back_s == pytest.approx(far)

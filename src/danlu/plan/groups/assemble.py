@@ -13,7 +13,7 @@ from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan.groups.chunks import ORDERS, depths, in_chunks, of_layers
 from danlu.plan.groups.grouped import GroupedPlan, GroupStage, Replicas
 from danlu.plan.groups.interleaved import played
-from danlu.plan.groups.pipelines import Pipeline, Span, pipeline
+from danlu.plan.groups.pipelines import Pipeline, Span, messages, pipeline
 from danlu.plan.groups.pricing import MOST_STAGES, Space, space
 from danlu.plan.groups.stage_ways import Floats, StageWays, micro_batch_sizes, stage_ways
 from danlu.plan.groups.unit_cost import Stack
@@ -49,10 +49,9 @@ class Ask:
                where there are several. Never of an open number of pipelines: those have the least that any plan has.
         """
         apart = (len(self.fleet.groups) > 1 if apart is None else apart) and most is None
-        far = apart and len({group.site for group in self.fleet.groups}) > 1
         plain = "1f1b" if chunks > 1 else ORDERS[self.schedule].plain
         found = stage_ways(self.spec, self.fleet, micro_batch=micro_batch, seq=self.seq, replicas=replicas, most=most,
-                           schedule=plain, stack=replace(self.stack or Stack(), apart=apart, far=far),
+                           schedule=plain, stack=replace(self.stack or Stack(), apart=apart),
                            constants=self.constants, zero=self.zero, every=every)  # fmt: skip
         return found if chunks == 1 else in_chunks(found, chunks)
 
@@ -157,10 +156,11 @@ def again(each: Pipeline, ways: StageWays, groups: int) -> Pipeline | None:
 
 def _stages(each: Pipeline) -> tuple[GroupStage, ...]:
     ways = each.ways
+    ahead, back = messages(ways, [span.way for span in each.stages])
     return tuple(
         GroupStage(int(ways.group[span.way]), ways.ways[span.way], ways.unit(span.start), ways.unit(span.stop),
                    float(each.time[i]), float(each.after[i] - each.time[i] + each.fills[i]), float(each.fills[i]),
-                   int(each.bytes[i]))
+                   int(each.bytes[i]), float(ahead[i]), float(back[i]))
         for i, span in enumerate(each.stages)
     )  # fmt: skip
 

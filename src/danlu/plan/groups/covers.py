@@ -89,14 +89,14 @@ class Covers:
 
 def load_ends(ways: StageWays, limit: Floats, many: Floats) -> tuple[Ints, Ints]:
     """(bottlenecks, ways, units + 1): furthest stop of a stage by its load, without and with the last unit."""
-    shape = len(limit), len(ways.ways), ways.units + 1
+    shape, hops, more = (len(limit), len(ways.ways), ways.units + 1), ways.hop, ways.more
     inner, last = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.int64)
     for at in range(shape[0]):
         load = ways.time + ways.after / many[at]
         for way in range(shape[1]):
-            room = np.full(shape[2], limit[at] - ways.hop[way] - ways.more[way] * (1 + 1 / many[at]))
-            room[0] += ways.hop[way]
-            for found, hop in ((inner, ways.hop[way]), (last, 0.0)):
+            room = np.full(shape[2], limit[at] - hops[way] - more[way] * (1 + 1 / many[at]))
+            room[0] += hops[way]
+            for found, hop in ((inner, hops[way]), (last, 0.0)):
                 stop = np.searchsorted(load[way], load[way] + (room - hop) * (1 + 1e-12), side="right") - 1
                 found[at, way] = np.maximum(stop, np.arange(shape[2]))
     return inner, last

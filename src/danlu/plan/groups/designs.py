@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from danlu.plan.groups.assemble import Ask, finished
+from danlu.plan.groups.assemble import Ask, again, finished
 from danlu.plan.groups.chunks import ORDERS
 from danlu.plan.groups.even import alike, of_columns
 from danlu.plan.groups.grouped import GroupedPlan
@@ -42,13 +42,13 @@ DESIGNS = 6  # numbers of replicas tried to share optimizer states over
 
 def best_pipelines(ask: Ask) -> tuple[GroupedPlan, list[GroupedPlan], list[Pipeline], int] | None:
     """The best plan, those of its classes, and the pipelines they were chosen from."""
-    replicas, best = _first_design(ask), None
+    replicas, best, known = _first_design(ask), None, list[Pipeline]()
     for _ in range(DESIGNS):
-        found = _designed(ask, replicas)
+        found = _designed(ask, replicas, known)
         if found is None:
             if replicas == 1:
                 return best
-            replicas = max(1, replicas // (4 if replicas > FEW else 2))
+            replicas, known = max(1, replicas // (4 if replicas > FEW else 2)), []
             continue
         plan, columns = found
         if plan.pipelines >= replicas:
@@ -57,11 +57,11 @@ def best_pipelines(ask: Ask) -> tuple[GroupedPlan, list[GroupedPlan], list[Pipel
                 best = plan, _classes(ask, columns, replicas), columns, replicas
             if not better or plan.pipelines <= 1.5 * replicas:
                 return best
-            replicas = max(replicas + 1, int(0.8 * plan.pipelines))
+            replicas, known = max(replicas + 1, int(0.8 * plan.pipelines)), []
         else:
             if best is not None:
                 return best
-            replicas = max(1, int(0.8 * plan.pipelines))
+            replicas, known = max(1, int(0.8 * plan.pipelines)), columns
     return best
 
 
@@ -71,18 +71,24 @@ def _first_design(ask: Ask) -> int:
     return max(1, min(ask.batch, int(memory / 8 / (6 * ask.spec.params))))
 
 
-def _designed(ask: Ask, replicas: int) -> tuple[GroupedPlan, list[Pipeline]] | None:
-    """The best plan of at least so many pipelines; with fewer found, one that may not fit memory."""
-    found = _priced(ask, replicas, Columns(ask.there), MOST_STAGES) if replicas > 1 else None
+def _designed(ask: Ask, replicas: int, known: Sequence[Pipeline]) -> tuple[GroupedPlan, list[Pipeline]] | None:
+    """The best plan of at least so many pipelines; with fewer found, one that may not fit memory.
+
+    known  pipelines of a design for more: those that still fit are begun from
+    """
+    found = _priced(ask, replicas, Columns(ask.there), MOST_STAGES, known) if replicas > 1 else None
     if found is not None or replicas > FEW:
         return found
     columns = Columns(ask.there)
     for each in ask.spaces(replicas, stages=min(DEEPEST, ask.deepest(replicas))):
-        columns.add(spanning(each, ask.there, ask.batch, replicas))
+        for one in each.each:
+            columns.add(spanning(one, ask.there, ask.batch, replicas))
     return _priced(ask, replicas, columns, DEEPEST)
 
 
-def _priced(ask: Ask, replicas: int, columns: Columns, stages: int) -> tuple[GroupedPlan, list[Pipeline]] | None:
+def _priced(
+    ask: Ask, replicas: int, columns: Columns, stages: int, known: Sequence[Pipeline] = ()
+) -> tuple[GroupedPlan, list[Pipeline]] | None:  # fmt: skip
     """The best plan of `columns` and of what prices of cards add to them, of up to so many stages."""
     spaces = ask.spaces(replicas, stages=min(stages, ask.deepest(replicas)))
     rate = sum(group.count * group.flops for group in ask.fleet.groups)
@@ -90,17 +96,19 @@ def _priced(ask: Ask, replicas: int, columns: Columns, stages: int) -> tuple[Gro
     prices = np.array([ask.batch / rate * group.flops for group in ask.fleet.groups])
     for each in spaces:
         columns.add(singles(each))
-    for at in range(len(ask.fleet.groups)):
+    columns.add(_moved(known, spaces))
+    for at in range(0 if known else len(ask.fleet.groups)):
         for each in spaces:
             part = each.only([at])
             columns.add(worth(part, prices, guess, bottlenecks(part, guess)))
-    if len(ask.fleet.groups) > 1:
+    spaces = [one for each in spaces for one in each.each]
+    if len(ask.fleet.groups) > 1 and not known:
         for each in spaces:
             columns.add(worth(each, prices, guess, bottlenecks(each, guess)))
     if not columns.pipelines:
         return None
     seconds = seconds_for(columns, ask.batch, guess)
-    seconds = grow(columns, spaces, ask.batch, seconds, TURNS)
+    seconds = grow(columns, spaces, ask.batch, seconds, 1 if known else TURNS)
     plan = packed(ask, columns, seconds, "hybrid")
     if plan is None or not ORDERS[ask.schedule].chunks:
         return None if plan is None else (plan, columns.pipelines)
@@ -108,11 +116,18 @@ def _priced(ask: Ask, replicas: int, columns: Columns, stages: int) -> tuple[Gro
     return min(plan, woven or plan, key=lambda each: each.seconds), columns.pipelines
 
 
+def _moved(known: Sequence[Pipeline], spaces: Sequence[Space]) -> list[Pipeline]:
+    """Known pipelines by the costs of these spaces, where they fit their memory."""
+    by_size = {each.ways.micro_batch: each for each in spaces}
+    moved = [again(each, by_size[each.micro_batch].ways, by_size[each.micro_batch].groups) for each in known]
+    return [each for each in moved if each is not None and each.fits]
+
+
 def _woven(
     ask: Ask, replicas: int, columns: Columns, plan: GroupedPlan, spaces: Sequence[Space]
 ) -> GroupedPlan | None:  # fmt: skip
     """The best plan when stages may be in chunks, of pipelines that are worth their cards beside those of `plan`."""
-    able = ask.chunked(replicas, stages=ask.deepest(replicas))
+    able = [one for each in ask.chunked(replicas, stages=ask.deepest(replicas)) for one in each.each]
     seconds = plan.seconds
     for _ in range(WOVEN):
         prices = relaxed(columns, seconds).prices

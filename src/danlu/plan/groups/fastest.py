@@ -2,8 +2,9 @@
 
 Cards of a group are alike, so that a pipeline's beginning is known by how many it took. Labels (longest load, fill) are
 carried from the model's end to its front and dropped when another label of the same cards and units, with no more
-stages, is no worse in both, or when no front that could be put before them ends within the limit. csrc/plan/fastest.cpp
-does that; `in_python` is the same without a compiler and without the look ahead, and the reference.
+stages, is no worse in both, or when no front that could be put before them ends within the limit. A message takes as
+long as the two groups that it joins let it, so that a label says of which group the stage before it must be.
+csrc/plan/fastest.cpp does that; `in_python` is the same without a compiler and without the look ahead: the reference.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from danlu.plan.groups.stage_ways import Floats, Ints, StageWays, memory_ends
 
 Cards = tuple[int, ...]
 Label = tuple[float, float, tuple[Span, ...]]
+Key = tuple[int, Cards, int, int]  # first unit, cards taken, group of the first stage, and of the one that comes before
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class _In(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("ways", "places", "depth", "groups")),
-        *((name, ctypes.c_void_p) for name in ("time", "fill", "after", "hop", "memory", "group", "cards", "there")),
+        *((name, ctypes.c_void_p) for name in ("time", "fill", "after", "hops", "memory", "group", "cards", "there")),
     ]  # fmt: skip
 
 
@@ -88,7 +90,7 @@ def _natively(
 ) -> Fastest:  # fmt: skip
     found = _empty(ways, there, most, longest)
     depth = found.stages.shape[2]
-    held: list[Any] = [np.ascontiguousarray(each) for each in (ways.time, ways.fill, ways.after, ways.hop)]
+    held: list[Any] = [np.ascontiguousarray(each) for each in (ways.time, ways.fill, ways.after, ways.hops)]
     whole = (memory_ends(ways, depth), ways.group, ways.cards, there)
     held += [np.ascontiguousarray(each, dtype=np.int64) for each in whole]
     given = _In(len(ways.ways), ways.units + 1, depth, len(there), *(each.ctypes.data for each in held))
@@ -122,34 +124,36 @@ def _pipelines(
 ) -> dict[Cards, tuple[float, tuple[Span, ...]]]:  # fmt: skip
     """The fastest pipeline of each number of cards that does `many` micro-batches in less than `limit` seconds."""
     units, memory = ways.units, memory_ends(ways, depth).tolist()
-    time, fill, after, hop = (each.tolist() for each in (ways.time, ways.fill, ways.after, ways.hop))
+    time, fill, after, hops = (each.tolist() for each in (ways.time, ways.fill, ways.after, ways.hops))
     group, size = ways.group.tolist(), ways.cards.tolist()
     whole: dict[Cards, tuple[float, tuple[Span, ...]]] = {}
-    behind: dict[tuple[int, Cards], list[Label]] = {(units, (0,) * len(there)): [(0.0, 0.0, ())]}
-    seen: dict[tuple[int, Cards], list[Label]] = {}
+    behind: dict[Key, list[Label]] = {(units, (0,) * len(there), g, g): [(0.0, 0.0, ())] for g in range(len(there))}
+    seen: dict[Key, list[Label]] = {}
     for place, ends in enumerate(memory):
-        front: dict[tuple[int, Cards], list[Label]] = {}
-        for (stop, used), labels in behind.items():
-            for way in range(len(group)):
+        front: dict[Key, list[Label]] = {}
+        for (stop, used, next_, mine), labels in behind.items():
+            for way in [way for way, each in enumerate(group) if each == mine]:
                 cards = tuple(n + size[way] * (at == group[way]) for at, n in enumerate(used))
                 if cards[group[way]] > there[group[way]]:
                     continue
                 for start in range(stop - 1, -1, -1):
                     if ends[way][start] < stop:
                         break
-                    hops = hop[way] * ((start > 0) + (place > 0))
-                    busy = time[way][stop] - time[way][start] + hops
-                    late = fill[way][stop] - fill[way][start] + hops
-                    load = (many - 1) * busy + after[way][stop] - after[way][start]
-                    for longest, filled, spans in labels:
-                        label = max(longest, load), filled + late, (Span(way, start, stop), *spans)
-                        if label[0] + label[1] >= limit:
-                            continue
-                        if start == 0:
-                            if cards not in whole or label[0] + label[1] < whole[cards][0]:
-                                whole[cards] = label[0] + label[1], label[2]
-                        elif _new(seen.setdefault((start, cards), []), label):
-                            front.setdefault((start, cards), []).append(label)
+                    for before in range(len(there) if start else 1):
+                        sent = hops[way][before] * (start > 0) + hops[way][next_] * (place > 0)
+                        busy = time[way][stop] - time[way][start] + sent
+                        late = fill[way][stop] - fill[way][start] + sent
+                        load = (many - 1) * busy + after[way][stop] - after[way][start]
+                        key = start, cards, mine, before
+                        for longest, filled, spans in labels:
+                            label = max(longest, load), filled + late, (Span(way, start, stop), *spans)
+                            if label[0] + label[1] >= limit:
+                                continue
+                            if start == 0:
+                                if cards not in whole or label[0] + label[1] < whole[cards][0]:
+                                    whole[cards] = label[0] + label[1], label[2]
+                            elif _new(seen.setdefault(key, []), label):
+                                front.setdefault(key, []).append(label)
         if not front:
             break
         behind = front

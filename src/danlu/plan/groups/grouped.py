@@ -22,6 +22,7 @@ class GroupStage:
     step_s     once a step: gradients, optimizer
     fill_s     by which it delays the first micro-batch
     bytes      that each card needs
+    ahead_s, back_s  of a message to the next stage, the first one after the last, and to the one before
     """
 
     group: int
@@ -32,6 +33,8 @@ class GroupStage:
     step_s: float
     fill_s: float
     bytes: int
+    ahead_s: float
+    back_s: float
 
     @property
     def tp(self) -> int:

@@ -135,8 +135,8 @@ def _parts(plan: GroupedPlan, each: Replicas) -> list[list[Parts]]:
     """Costs of every chunk of pipelines in chunks; those of a stage sum to the seconds that the search has for it."""
     found = _costs(plan, each, dealt(layers_of(plan, each), each.chunks), each.chunks)
     for at, (mine, stage) in enumerate(zip(found, each.stages, strict=True)):
-        sent = 2 * each.chunks - (at == 0) - (at == len(found) - 1)
-        busy = max(0.0, stage.time_s - sent * mine[0].message)
+        sent = (each.chunks - (at == len(found) - 1)) * mine[0].ahead + (each.chunks - (at == 0)) * mine[0].back
+        busy = max(0.0, stage.time_s - sent)
         longer = busy / sum(part.forward + part.backward for part in mine)
         found[at] = [replace(part, forward=part.forward * longer, backward=part.backward * longer) for part in mine]
     return found
@@ -165,7 +165,7 @@ def seconds(
                 mine = costs[stage][chunk]
                 begin = max(clock[stage], done[*needs, number] if needs else 0.0)
                 sends = (chunk, stage) != ((chunks - 1, stages - 1) if what == "F" else (0, 0))
-                message = mine.message * (sends and stages > 1)
+                message = (mine.ahead if what == "F" else mine.back) * (sends and stages > 1)
                 stop = begin + (mine.forward if what == "F" else mine.backward) + message
                 clock[stage] = done[what, chunk, stage, number] = stop
                 if note is not None:
@@ -193,10 +193,9 @@ def _costs(plan: GroupedPlan, each: Replicas, layers: Sequence[int], chunks: int
 
     def part(at: int, chunk: int) -> Parts:
         stage, last = each.stages[at], chunk == chunks - 1 and at == stages - 1
-        key = stage.group, stage.way, stage.step_s, layers[chunk * stages + at], last
+        key = stage.group, stage.way, stage.step_s, stage.ahead_s, stage.back_s, layers[chunk * stages + at], last
         if key not in known:
-            known[key] = chunk_of(plan, stage, layers[chunk * stages + at], last=last, once=stage.step_s,
-                                  alone=stages == 1)  # fmt: skip
+            known[key] = chunk_of(plan, stage, layers[chunk * stages + at], last=last, once=stage.step_s)
         return known[key]
 
     return [[part(at, chunk) for chunk in range(chunks)] for at in range(stages)]

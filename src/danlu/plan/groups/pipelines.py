@@ -93,6 +93,12 @@ class Pipeline:
         return bool(dealt.min() > 0 and took.max(axis=0).sum() <= UNEVEN * self.time.max())
 
     @property
+    def fits(self) -> bool:
+        """Whether every stage's cards have room for what they need."""
+        way = [span.way for span in self.stages]
+        return bool((self.bytes <= self.ways.room[way, [0] * (len(way) - 1) + [1]]).all())
+
+    @property
     def least(self) -> int:
         """The fewest sequences it takes: as many micro-batches as stages, or they would wait for most of a step."""
         return (len(self.stages) - 1) * self.micro_batch + 1
@@ -113,14 +119,22 @@ class Pipeline:
         return count * self.micro_batch if count >= len(self.stages) else 0
 
 
+def messages(ways: StageWays, way: Sequence[int] | Ints) -> tuple[Floats, Floats]:
+    """(stages,) seconds of a message to the next stage, and to the one before, of a pipeline of these ways: by the two
+    groups that it joins. Between chunks the last stage sends to the first."""
+    group = ways.group[way]
+    return ways.hops[way, np.roll(group, -1)], ways.hops[way, np.roll(group, 1)]
+
+
 def pipeline(ways: StageWays, stages: Sequence[Span], groups: int) -> Pipeline:
     """The pipeline of these stages, first to last; memory is not looked at."""
     way = np.array([stage.way for stage in stages])
+    ahead, back = messages(ways, way)
     start, stop = np.array([stage.start for stage in stages]), np.array([stage.stop for stage in stages])
-    hops = ways.hop[way] * ((start > 0).astype(float) + (stop < ways.units))
-    time = ways.time[way, stop] - ways.time[way, start] + hops + ways.more[way]
+    hops, more = ahead * (stop < ways.units) + back * (start > 0), (ways.chunks - 1) * (ahead + back)
+    time = ways.time[way, stop] - ways.time[way, start] + hops + more
     fill = ways.fill[way, stop] - ways.fill[way, start] + hops
-    after = ways.after[way, stop] - ways.after[way, start] + ways.more[way]
+    after = ways.after[way, stop] - ways.after[way, start] + more
     flight = ways.in_flight(len(stages), np.arange(len(stages) - 1, -1, -1))
     need = ways.held[way, stop] - ways.held[way, start] + flight * (ways.kept[way, stop] - ways.kept[way, start])
     cards = np.bincount(ways.group[way], weights=ways.cards[way], minlength=groups).astype(np.int64)

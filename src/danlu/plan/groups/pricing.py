@@ -8,7 +8,7 @@ its cards cost is a better column, and when there is none the prices prove how m
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,22 @@ class Space:
     def only(self, groups: Iterable[int]) -> Space:
         """Stages on some groups alone."""
         return self.of(np.isin(self.ways.group, list(groups)))
+
+    @property
+    def each(self) -> list[Space]:
+        """Itself; and, where a message's seconds depend on the group it goes to, as if it went to the furthest, too.
+
+        Looked at stage by stage (covers.py) messages are too cheap or too dear: the one finds pipelines that
+        change from group to group too often, the other too seldom. What a pipeline takes is exact.
+        """
+        dear = replace(self.ways, dear=True)
+        return [self] if np.allclose(dear.hop, self.ways.hop, rtol=1e-3) else [self, replace(self, ways=dear)]
+
+    @property
+    def apart(self) -> Space:
+        """With stages that know nothing of each other: every message to the group that it reaches soonest."""
+        hops = np.repeat(self.ways.hop[:, None], self.ways.hops.shape[1], axis=1)
+        return replace(self, ways=replace(self.ways, hops=hops))
 
     def of(self, keep: Any) -> Space:
         """Some of the ways, by mask or index."""

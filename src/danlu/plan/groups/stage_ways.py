@@ -23,7 +23,7 @@ from danlu.plan.stated.stack_time import Constants, Rated, published
 
 USABLE = 0.95  # of a card's memory: what the allocator's blocks leave
 SCHEDULES = ("1f1b", "zb-h1")
-ARRAYS = ("group", "cards", "time", "fill", "hop", "step", "held", "kept", "room")  # of StageWays
+ARRAYS = ("group", "cards", "time", "fill", "hops", "step", "held", "kept", "room")  # of StageWays
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -37,12 +37,13 @@ class StageWays:
     group, cards  (ways,) index of the group, and cards of it that one stage takes
     time         prefix sums of seconds of one micro-batch, forward and backward
     fill         the same of the seconds by which a stage delays the first micro-batch's way there and back
-    hop          (ways,) seconds of one message at the stage's end
+    hops         (ways, groups) seconds of one message to a stage on cards of each group
     step         prefix sums of seconds once a step: its gradients over the replicas, its optimizer
     held, kept   prefix sums of bytes: states; activations of one micro-batch in flight
     room         (ways, 2) bytes for both, of a stage without and with the head
     chunks       pieces of the model that each stage holds (chunks.py); 1 for one
     places       units of the model before each place a pipeline may be cut; empty where that is before every unit
+    dear         what looks at one stage at a time (covers.py) takes messages for the longest there are, not the least
     """
 
     micro_batch: int
@@ -51,18 +52,28 @@ class StageWays:
     cards: Ints
     time: Floats
     fill: Floats
-    hop: Floats
+    hops: Floats
     step: Floats
     held: Floats
     kept: Floats
     room: Floats
     chunks: int = 1
     places: tuple[int, ...] = ()
+    dear: bool = False
 
     @property
     def units(self) -> int:
         """Units of the model, or what lies between the places where it may be cut."""
         return int(self.time.shape[1]) - 1
+
+    @property
+    def hop(self) -> Floats:
+        """(ways,) seconds of a message where its other end is not known: the least to a group of these ways, or most.
+
+        A pipeline's own messages (pipelines.py) go by both ends.
+        """
+        to = self.hops[:, np.unique(self.group)]
+        return np.asarray(to.max(axis=1, initial=0.0) if self.dear else to.min(axis=1, initial=np.inf))
 
     @property
     def more(self) -> Floats:
@@ -114,15 +125,28 @@ def stage_ways(
              for group in fleet.groups]  # fmt: skip
     arrays: dict[str, Any] = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(ARRAYS[1:], 1)}
     at = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
+    arrays["hops"] = _hops(fleet.groups, at, arrays["hops"])
     whole = StageWays(micro_batch, tuple(way for part in parts for way in part[0]), at, **arrays)
     return whole if every else whole.only(_useful(whole))
+
+
+def _hops(groups: Sequence[Group], at: Ints, each: Floats) -> Floats:
+    """(ways, groups) seconds of a message: to the way's own group, or over the slower of two networks to another.
+
+    each   (ways, 2) seconds to a stage of the same group, and over the network
+    Cards of two groups are never on one host.
+    """
+    network = np.array([group.network for group in groups])
+    slower = np.maximum(1.0, network[:, None] / network)
+    own = np.arange(len(groups)) == at[:, None]
+    return np.where(own, each[:, :1], each[:, 1:] * slower[at])
 
 
 def _of_group(
     spec: ModelSpec, group: Group, micro_batch: int, seq: int, replicas: tuple[int, int], schedule: str, plain: Stack,
     constants: Constants | None, zero: int,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """The ways of one group and the fields of StageWays from `cards` on."""
+    """The ways of one group and the fields of StageWays from `cards` on; of `hops` as _hops takes them."""
     here = plain.on(group)
     if constants is not None:
         return _figures(spec, group, micro_batch, seq, replicas, schedule, here, constants, zero)
@@ -178,7 +202,8 @@ def _figures(
     def summed(found: Any) -> Floats:
         return np.concatenate([np.zeros((len(ways), 1)), np.cumsum(found[:, kinds], axis=1)], axis=1)
 
-    return (ways, np.array([way.cards for way in ways]), summed(time), summed(fill), table.sent_s,
+    return (ways, np.array([way.cards for way in ways]), summed(time), summed(fill),
+            np.stack([table.sent_s, table.away_s], axis=1),
             summed(np.einsum("wkp,wp->wk", both, once)), summed(np.einsum("wkp,wp->wk", both, held)),
             summed(kept), _room(group, ways, table))  # fmt: skip
 
@@ -245,7 +270,7 @@ def _useful(ways: StageWays) -> npt.NDArray[np.bool_]:
     least = (ways.held + ways.kept)[:, 1:] - (ways.held + ways.kept)[:, :-1]
     good: npt.NDArray[np.bool_] = np.asarray((least <= ways.room[:, :1]).any(axis=1))
     sums = (ways.time, ways.fill, ways.step, ways.held, ways.kept)
-    figures = np.concatenate([*(np.diff(each, axis=1) for each in sums), ways.hop[:, None], -ways.room], axis=1)
+    figures = np.concatenate([*(np.diff(each, axis=1) for each in sums), ways.hops, -ways.room], axis=1)
     figures = np.unique(figures, axis=1)
     for i in np.flatnonzero(good):
         rivals = good & (ways.group == ways.group[i]) & (ways.cards == ways.cards[i])

@@ -11,7 +11,7 @@ from danlu.plan.groups.grouped import GroupedPlan, GroupStage, Replicas
 from danlu.plan.groups.stage_ways import rated
 from danlu.plan.groups.unit_cost import KINDS, Stack, setup_of
 from danlu.plan.stated.stack_time import prices, published
-from danlu.plan.stated.stack_work import AMOUNTS, sent, unit
+from danlu.plan.stated.stack_work import unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,12 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Seconds of a stage: of one micro-batch each way, of one message, and once a step."""
+    """Seconds of a stage: of one micro-batch each way, of messages to the next and the one before, once a step."""
 
     forward: float
     backward: float
-    message: float
+    ahead: float
+    back: float
     once: float
 
 
@@ -57,10 +58,10 @@ def bars(plan: GroupedPlan, each: Replicas) -> list[list[Bar]]:
                 mine = parts[stage]
                 stop = begin + (mine.forward if kind == "forward" else mine.backward)
                 found[stage].append(Bar(kind, begin, stop))
-                sends = stage < count - 1 if kind == "forward" else stage > 0
-                if sends and mine.message:
-                    found[stage].append(Bar("message", stop, stop + mine.message))
-                    stop += mine.message
+                message = mine.ahead if kind == "forward" else mine.back
+                if message:
+                    found[stage].append(Bar("message", stop, stop + message))
+                    stop += message
                 done[kind, number, stage] = clock[stage] = stop
                 at[stage] += 1
                 moved = True
@@ -72,31 +73,30 @@ def bars(plan: GroupedPlan, each: Replicas) -> list[list[Bar]]:
 def parts_of(plan: GroupedPlan, each: Replicas, stage: GroupStage) -> Parts:
     """The stage's seconds, cut into forward, backward and messages as its units' amounts say."""
     kinds = [name.rsplit(".", 1)[-1] for name in plan.model.units[stage.start : stage.stop]]
-    forward, backward, message = _seconds(plan, stage, {kind: kinds.count(kind) for kind in KINDS})
-    hops = (stage.start > 0) + (stage.stop < len(plan.model.units))
-    message = message if hops else 0.0
-    busy = max(0.0, stage.time_s - hops * message)
+    forward, backward = _seconds(plan, stage, {kind: kinds.count(kind) for kind in KINDS})
+    ahead, back = stage.ahead_s * (stage.stop < len(plan.model.units)), stage.back_s * (stage.start > 0)
+    busy = max(0.0, stage.time_s - ahead - back)
     share = forward / (forward + backward)
-    return Parts(busy * share, busy * (1 - share), message, stage.step_s)
+    return Parts(busy * share, busy * (1 - share), ahead, back, stage.step_s)
 
 
-def chunk_of(plan: GroupedPlan, stage: GroupStage, layers: int, *, last: bool, once: float, alone: bool) -> Parts:
+def chunk_of(plan: GroupedPlan, stage: GroupStage, layers: int, *, last: bool, once: float) -> Parts:
     """Seconds of some whole layers, the head behind them if they are the model's `last`, run as the stage runs its own.
 
-    alone  no message is sent: the pipeline has one stage
+    Messages are those of any chunk but the first one's back and the last one's ahead.
     """
     parts = plan.model.recipe
-    forward, backward, message = _seconds(plan, stage, {**{part: layers for part in parts}, "head": int(last)})
-    return Parts(forward, backward, 0.0 if alone else message, once)
+    forward, backward = _seconds(plan, stage, {**{part: layers for part in parts}, "head": int(last)})
+    return Parts(forward, backward, stage.ahead_s, stage.back_s, once)
 
 
-def _seconds(plan: GroupedPlan, stage: GroupStage, counts: Mapping[str, int]) -> tuple[float, float, float]:
-    """Seconds forward and backward of so many units of each kind, and of one message, as the stage runs them."""
+def _seconds(plan: GroupedPlan, stage: GroupStage, counts: Mapping[str, int]) -> tuple[float, float]:
+    """Seconds forward and backward of so many units of each kind, as the stage runs them."""
     group = plan.fleet.groups[stage.group]
     run = setup_of(plan.model, rated(group), stage.way, plan.seq, Stack(precision=plan.dtype).on(group))
     price = prices(run, rated(group), published())
     both = sum((unit(run, kind) @ price * count for kind, count in counts.items()), start=np.zeros(2))
-    return float(both[0]), float(both[1]), sent(run) * float(price[AMOUNTS.index("pp_bytes")])
+    return float(both[0]), float(both[1])
 
 
 def _order(many: int, ahead: int) -> list[tuple[str, int]]:

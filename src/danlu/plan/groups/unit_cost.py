@@ -73,7 +73,6 @@ class Stack:
     network    bytes/s of one card to other hosts, one way
     precision  "bf16", "fp16", "fp32", or "fp8": bf16 whose layers multiply in 8 bits
     apart      pipelines stand on cards of several groups, so that no host has all that share a gradient
-    far        those groups are at several sites: the next stage may be at another one
     """
 
     cards_per_host: int = 8
@@ -86,7 +85,6 @@ class Stack:
     overlap_dp: bool = True
     overlap_tp: bool = False
     apart: bool = False
-    far: bool = False
 
     def on(self, group: Group) -> Stack:
         """The same on a group's hosts; its cards run bf16 where they do not multiply 8-bit floats."""
@@ -104,7 +102,9 @@ class UnitTable:
     routed        (ways, 4) of them those of experts
     kept_bytes    (ways, 4) one micro-batch in flight keeps for its backward
     moment_bytes  (ways, 4) that live only while the unit runs backward
-    sent_bytes, sent_s  (ways,) to the next stage over the network for one micro-batch, one way
+    sent_bytes    (ways,) to the next stage for one micro-batch, one way
+    sent_s        (ways,) seconds of that to a stage of such cards, on the same host where both have room there
+    away_s        (ways,) seconds of that over the network
     """
 
     ways: tuple[Way, ...]
@@ -116,6 +116,7 @@ class UnitTable:
     moment_bytes: Floats
     sent_bytes: Floats
     sent_s: Floats
+    away_s: Floats
 
 
 def unit_table(
@@ -134,9 +135,10 @@ def unit_table(
     moved = np.array([sent(run) for run in runs])
     params, routed, kept, moment = (_by_kind(of, runs) for of in (_params, _routed, _kept, _moment))
     sent_s = moved * price[:, AMOUNTS.index("pp_bytes")]
-    if chosen.far:
-        sent_s = np.maximum(sent_s, moved / [between(run, known, 1) for run in runs])
-    return UnitTable(tuple(ways), seconds[:, :, 0], seconds[:, :, 1], params, routed, kept, moment, moved, sent_s)
+    away_s = moved / [between(run, known, 1) for run in runs] * known.others.get(card.name, 1.0)
+    return UnitTable(
+        tuple(ways), seconds[:, :, 0], seconds[:, :, 1], params, routed, kept, moment, moved, sent_s, away_s
+    )
 
 
 def _by_kind(of: Callable[[Setup], list[float]], runs: Sequence[Setup]) -> Floats:

@@ -25,7 +25,7 @@ from danlu.plan.groups.stage_ways import StageWays
 from danlu.plan.groups.unit_cost import KINDS
 from danlu.plan.proof.bound import HUGE, Bound, bound
 
-VERSION = 3
+VERSION = 4
 RANGES = 8  # of numbers of pipelines
 PROVED = 0.995  # of the plan's seconds: a bound so near is not mended
 NEAR = 0.985  # a bound so near is mended as long as it gains
@@ -83,7 +83,7 @@ def prove_gap(found: Found) -> Proved:
 
 def _bound(found: Found, fewest: int, most: int, stages: int) -> Bound:
     ask = found.ask
-    spaces = ask.spaces(fewest, most, stages)
+    spaces = [each.apart for each in ask.spaces(fewest, most, stages)]
     tables = {each.ways.micro_batch: each.ways for each in spaces}
     moved = [again(each, tables[each.micro_batch], len(ask.fleet.groups)) for each in found.columns]
     columns = [each for each in moved if each is not None]
@@ -140,7 +140,7 @@ def _table(spec: ModelSpec, ways: StageWays) -> dict[str, Any]:
     figures = {name: by_kind(getattr(ways, name)) for name in ("time", "fill", "step", "held", "kept")}
     return {
         "micro_batch": ways.micro_batch, "kinds": list(first), "group": ways.group.tolist(),
-        "cards": ways.cards.tolist(), "hop": ways.hop.tolist(), "room": ways.room.tolist(), **figures,
+        "cards": ways.cards.tolist(), "hops": ways.hops.tolist(), "room": ways.room.tolist(), **figures,
         "way": [[way.tp, way.recompute, way.cp, way.ep, way.zero, way.offload, way.spill] for way in ways.ways],
     }  # fmt: skip
 

@@ -27,8 +27,8 @@ def checked(text: dict[str, Any]) -> float:
 
 
 def _checked(text: dict[str, Any]) -> float:
-    if text["certificate"] != 3:
-        raise _unproved(f"version {text['certificate']} is not 3")
+    if text["certificate"] != 4:
+        raise _unproved(f"version {text['certificate']} is not 4")
     units = ["embed", *text["model"]["recipe"] * text["model"]["layers"], "head"]
     cards, reached = np.array(text["cards"], dtype=float), 0.0
     seconds = _plan(text, units, cards)
@@ -53,13 +53,13 @@ def _plan(text: dict[str, Any], units: list[str], cards: Floats) -> float:
         table, stages = tables[each["micro_batch"]], each["stages"]
         if [0, *(stop for _, _, stop in stages)] != [*(start for _, start, _ in stages), len(units)]:
             raise _unproved(f"the stages of pipeline {number} do not cover the model's {len(units)} units")
-        fill, longest = 0.0, 0.0
+        fill, longest, to = 0.0, 0.0, [int(table["group"][way]) for way, _, _ in stages[::-1]]
         for behind, (way, start, stop) in zip(range(len(stages))[::-1], stages, strict=True):
             time, ahead, after, held, kept = (float(table[name][way, stop] - table[name][way, start])
                                               for name in ("time", "fill", "after", "held", "kept"))  # fmt: skip
             if held + (behind + 1) * kept > table["room"][way, int(behind == 0)] * (1 + CLOSE):
                 raise _unproved(f"units {start} to {stop} in pipeline {number} need {held + (behind + 1) * kept:g} B")
-            hops = table["hop"][way] * ((start > 0) + (behind > 0))
+            hops = float(table["hops"][way, to[max(0, behind - 1) : behind] + to[behind + 1 : behind + 2]].sum())
             fill += hops + ahead
             longest = max(longest, (each["micro_batches"] - 1) * (time + hops) + after)
             used[int(table["group"][way])] += each["copies"] * table["cards"][way]
@@ -136,13 +136,13 @@ def _table(text: dict[str, Any], units: list[str]) -> Table:
     found: Table = {"size": text["micro_batch"], "room": np.array(text["room"], dtype=float).reshape(-1, 2)}
     at, ways = [text["kinds"].index(unit) for unit in units], len(text["group"])
     text = text | {"after": np.array(text["step"]) + np.array(text["time"]) - np.array(text["fill"])}
-    for name in ("group", "cards", "hop", "time", "fill", "step", "after", "held", "kept"):
+    for name in ("group", "cards", "hops", "time", "fill", "step", "after", "held", "kept"):
         each = np.array(text[name], dtype=float)
         if not (each >= (name == "cards")).all():
             raise _unproved(f"a figure of {name} is {each.min()}")
-        found[name] = each if name in ("group", "cards", "hop") else np.pad(
+        found[name] = each if name in ("group", "cards", "hops") else np.pad(
             np.cumsum(each.reshape(ways, len(text["kinds"]))[:, at], axis=1), ((0, 0), (1, 0)))  # fmt: skip
-    return found
+    return found | {"hop": found["hops"].reshape(ways, -1).min(axis=1, initial=math.inf)}
 
 
 def _unproved(why: str) -> UnprovedPlan:

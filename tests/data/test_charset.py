@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import tarfile
 import zipfile
 from collections import Counter
@@ -104,6 +105,9 @@ def test_parquet_keeps_what_is_whole_of_a_column(tmp_path):
     )  # fmt: skip
     assert rows(arrow.array(["one", "two", "one"]).dictionary_encode())[0] == {"0": "one", "1": "two", "2": "one"}
     assert rows(arrow.array([["one"]])) == ({}, Counter({"no_text": 1}))
+    twice = arrow.table([["one"], ["two"]], names=["text", "text"])
+    parquet.write_table(twice, tmp_path / "b.parquet")
+    assert found(tmp_path / "b.parquet")[0] == {"0": "one"}
     (source,), _ = listing([tmp_path / "a.parquet"])
     assert "text (list<" in next(iter(read(source, 1 << 20))).why
 
@@ -135,6 +139,28 @@ def test_a_page_packed_in_an_unknown_way_is_named(tmp_path):
     assert list(documents.values()) == [ENGLISH] and refused == Counter({"needs_package": 1})
 
 
+def test_a_packed_page_that_is_damaged_or_cut_is_named(tmp_path, capfd):
+    """warcio gives what came before the damage and says the rest on standard error."""
+    import gzip
+
+    text = random.Random(1).randbytes(30_000).hex()  # of more than one block of warcio's
+    head, body = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n", gzip.compress(text.encode())
+    bodies = (body, body[:-4], body[:-6] + b"\0" + body[-5:], b"plain")
+    (tmp_path / "a.warc").write_bytes(b"".join(record("", head + each) for each in bodies))
+    documents, refused = found(tmp_path / "a.warc")
+    assert [len(each) for each in documents.values()] == [60_000, 5] and refused == Counter({"archive": 2})
+    assert capfd.readouterr().err == ""
+
+
+def test_a_zip_of_a_version_that_there_is_not_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("file", "text")
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[data.index(b"PK\1\2") + 6] = 173
+    (tmp_path / "a.zip").write_bytes(data)
+    assert found(tmp_path / "a.zip") == ({}, Counter({"archive": 1}))
+
+
 def test_an_archive_behind_the_end_mark_of_another_is_read_and_rubbish_is_named(tmp_path):
     both = b""
     for name in ("one", "two"):
@@ -148,6 +174,15 @@ def test_an_archive_behind_the_end_mark_of_another_is_read_and_rubbish_is_named(
         (tmp_path / "a.tar").write_bytes(both + end)
         documents, counted = found(tmp_path / "a.tar")
         assert documents == {"one": "one", "two": "two"} and counted["archive"] == refused
+
+
+def test_a_changed_number_in_an_extended_header_of_a_tar_is_named(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("sparse")
+        member.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": "sparse",
+                              "GNU.sparse.map": "0,1\x1a,2,3", "GNU.sparse.size": "9"}  # fmt: skip
+        archive.addfile(member)
+    assert found(tmp_path / "a.tar") == ({}, Counter({"archive": 1}))
 
 
 def test_a_link_in_a_zip_is_no_text(tmp_path):

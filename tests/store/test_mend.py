@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from danlu.cli.app import main
 from danlu.errors import DamagedPack, StoreInUse
+from danlu.store import folder as locks
 from danlu.store import keys, manifest
 from danlu.store.mend import mend
 from danlu.store.merge import merge
@@ -207,6 +208,36 @@ def test_mend_waits_for_no_writer_and_names_it(whole, tmp_path):
     folder = copied(whole[0], tmp_path / "store")
     with Writer(folder), pytest.raises(StoreInUse):
         mend(folder)
+
+
+HOLDING = """
+import os, signal, sys
+from pathlib import Path
+from danlu.store.folder import Folder
+lock = Folder(Path(sys.argv[1])).lock("manifest.lock", wait=True)
+print("held", flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_a_process_that_stands_still_is_named_and_nobody_waits_for_ever(whole, tmp_path, monkeypatch):
+    folder = copied(whole[0], tmp_path / "store")
+    monkeypatch.setattr(locks, "MOMENT_S", 0.2)
+    with subprocess.Popen([sys.executable, "-c", HOLDING, str(folder)], stdout=subprocess.PIPE,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) as process:  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            with pytest.raises(StoreInUse) as caught, Writer(folder) as writer:
+                writer.add(b"new", b"value")
+                writer.commit({})
+            assert str(process.pid) in caught.value.why and "manifest.lock" in caught.value.why
+        finally:
+            process.kill()
+    with Writer(folder) as writer:
+        writer.add(b"new", b"value")
+        writer.commit({})
+    assert records(folder) == {**whole[1], b"new": b"value"}
 
 
 def test_a_person_mends_a_store(whole, tmp_path, capsys):

@@ -7,6 +7,7 @@ import fcntl
 import os
 import resource
 import socket
+import time
 import weakref
 from contextlib import suppress
 from functools import partial
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from danlu import atomic
 from danlu.errors import StoreInUse
-from danlu.store.home import PAGE, Fill, copied
+from danlu.store.home import MOMENT_S, PAGE, TRY_S, Fill, copied
 from danlu.store.stream import Stream
 
 
@@ -78,7 +79,10 @@ class LocalReader:
 
     def read(self, start: int, stop: int) -> bytes:
         """See Reader."""
-        return os.pread(self.fd, stop - start, start)
+        try:
+            return os.pread(self.fd, stop - start, start)
+        except OSError as error:  # the disk's own error has no name in it
+            raise OSError(error.errno, error.strerror, self.where) from error
 
     def take(self, start: int, stop: int, room: memoryview) -> int:
         """See Reader."""
@@ -131,7 +135,7 @@ class FileLock:
     def __init__(self, path: Path, wait: bool) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _lock(self._fd, MOMENT_S if wait else 0.0)
         except BlockingIOError as error:
             holder = os.read(self._fd, 32).decode(errors="replace") or "unknown"
             os.close(self._fd)
@@ -150,3 +154,15 @@ class FileLock:
     def close(self) -> None:
         """See Lock."""
         os.close(self._fd)
+
+
+def _lock(file: int, patience_s: float) -> None:
+    """Take a lock, or raise BlockingIOError: a holder that was stopped by a signal holds it for as long as it lives."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(TRY_S)

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 PAGE = 4096  # bytes that a direct read is whole ones of, on every disk we know
+MOMENT_S = (
+    60.0  # a lock that is held for moments and longer than this is held by a process that is gone or stands still
+)
+TRY_S = 0.05  # between two looks at a lock
 COPIED = 1 << 20  # bytes at a time
 
 

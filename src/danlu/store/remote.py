@@ -19,10 +19,7 @@ from typing import Any
 from danlu.errors import MissingPackage, StoreInUse, Unreachable
 from danlu.store.cache import Cache
 from danlu.store.folder import Folder
-from danlu.store.home import PAGE, Fill, Home, Reader, copied
-
-MOMENT_S = 60.0  # a lock that is held for moments and older than this was left by a process that is gone
-TRY_S = 0.05
+from danlu.store.home import MOMENT_S, PAGE, TRY_S, Fill, Home, Reader, copied
 
 
 def remote_home(where: str, cache: Cache | None = None) -> Home:
@@ -140,6 +137,7 @@ class RemoteLock:
     def __init__(self, home: Remote, files: Any, path: str, name: str, wait: bool) -> None:
         self._home, self._name = home, name
         mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "t": time.time()}).encode()
+        until = time.monotonic() + 2 * MOMENT_S  # by no clock but ours: the holder's may be ahead
         while True:
             try:
                 with reaching(home.where):
@@ -149,7 +147,7 @@ class RemoteLock:
                 held = home.read(name)
                 if held is None or _gone(held, wait):
                     home.remove(name)
-                elif wait:
+                elif wait and time.monotonic() < until:
                     time.sleep(TRY_S)
                 else:
                     raise _in_use(home, name, _holder(held)) from error

@@ -22,8 +22,8 @@ def items(source: Source) -> Iterator[Item | Refused]:
     try:
         with parquet.ParquetFile(source.path) as file:
             schema = file.schema_arrow
-            texts = [each.name for each in schema if _is_text(arrow, each.type)]
-            strings = [each for each in texts if each != "url" and "binary" not in str(schema.field(each).type)]
+            texts = {each.name: str(each.type) for each in schema if _is_text(arrow, each.type)}
+            strings = [each for each, kind in texts.items() if each != "url" and "binary" not in kind]
             column = next((name for name in TEXT if name in texts), strings[0] if len(strings) == 1 else None)
             if column is None:
                 known = ", ".join(f"{each.name} ({each.type})" for each in schema)
@@ -37,7 +37,7 @@ def items(source: Source) -> Iterator[Item | Refused]:
                     meta = {} if url is None else {"url": url.decode("utf-8", "replace")}
                     none = Refused(key, "no_text", "the row has none")
                     yield none if text is None else Item(key, BytesIO(text), meta)
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, UnicodeDecodeError) as error:  # the latter: of a column's name
         raise EOFError(str(error)) from error
 
 

@@ -39,6 +39,8 @@ class Member(tarfile.TarInfo):
             if tarfile.ended and str(error) in NOTHING:
                 raise
             raise Torn(f"{error} at byte {tarfile.offset}, where a member or the end mark should be") from error
+        except (ValueError, OverflowError) as error:  # a number of an extended header that is none
+            raise Torn(f"{error} at byte {tarfile.offset}") from error
 
 
 def items(source: Source) -> Iterator[Item | Refused]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection, Iterator, Mapping
-from io import BufferedReader
+from contextlib import redirect_stderr
+from io import BufferedReader, StringIO
 from typing import Any
 
 from danlu.data import charset
@@ -22,14 +23,18 @@ class Page(Bounded):
     """The content of a record. Raises Torn where the archive ends before the record does, Bomb, and as Bounded does."""
 
     def __init__(self, record: Any) -> None:
-        super().__init__(record.content_stream(), record.length * MAX_EXPANSION + SPARE)
+        self._content = record.content_stream()
+        super().__init__(self._content, record.length * MAX_EXPANSION + SPARE)
         self._record = record
 
     def readinto(self, into: Any) -> int:
         """See RawIOBase."""
-        count = super().readinto(into)
+        with redirect_stderr(StringIO()):  # what it cannot unpack warcio says there, and leaves out
+            count = super().readinto(into)
         if not count:
             _whole(self._record)
+            if not getattr(getattr(self._content, "decompressor", None), "eof", True):
+                raise Torn("what this page unpacks to ends early")
         return count
 
 

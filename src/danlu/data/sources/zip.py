@@ -13,7 +13,7 @@ from danlu.data.sources import MAX_EXPANSION, SPARE, Bounded, Item, Refused, Sou
 def items(source: Source) -> Iterator[Item | Refused]:
     """Each file, named SOURCE/MEMBER, and no link; an archive within is one binary member, not opened."""
     left, seen = source.size * MAX_EXPANSION + SPARE, set[str]()
-    with zipfile.ZipFile(source.path) as archive:
+    with _opened(source.path) as archive:
         for number, member in enumerate(archive.infolist()):
             if member.is_dir() or S_ISLNK(member.external_attr >> 16):
                 continue
@@ -35,3 +35,10 @@ def items(source: Source) -> Iterator[Item | Refused]:
                 bounded = Bounded(opened, most)  # type: ignore[arg-type]
                 yield Item(key, BufferedReader(bounded))
                 left = max(0, left - bounded.done)
+
+
+def _opened(path: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except NotImplementedError as error:  # a member of a version that there is not
+        raise zipfile.BadZipFile(str(error)) from error

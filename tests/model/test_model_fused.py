@@ -73,6 +73,19 @@ def test_what_a_backward_leaves_holds_no_graph(kind, dtype):
         assert left.weight.grad.grad_fn is None, tuple(left.weight.shape)
 
 
+def test_an_embedding_adds_the_gradients_of_its_rows_where_they_are_kept():
+    decoder = Decoder(SPEC, 0, 1)
+    init(decoder, 3)
+    optimizer, ids, g = AdamW(decoder, weight_decay=0.1), torch.tensor([3, 7, 3, 60]), torch.randn(4, SPEC.hidden)
+    decoder.halve(Halves())
+    state, kept = Causal(1, 4), optimizer.grad_of("embed.weight")
+    for _ in range(2):
+        decoder(ids, state, state.meta()).backward(g)
+    table = decoder.embed.weight.detach().clone().requires_grad_()
+    F.embedding(ids, table).backward(2 * g)
+    assert close(kept, table.grad, 1e-6) and decoder.embed.weight.grad.data_ptr() == kept.data_ptr()
+
+
 def test_another_dtype_runs_in_torch():
     ours, theirs = (gradients(SPEC, halves, torch.bfloat16) for halves in (Halves(), None))
     assert all(close(ours[2][name], grad, 0.05) for name, grad in theirs[2].items())

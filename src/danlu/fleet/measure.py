@@ -23,7 +23,7 @@ from typing import Any
 
 from danlu.fleet.grids import BF16, GRIDS, ROUTES, Grid
 from danlu.fleet.mixing import bags, routes
-from danlu.fleet.passes import passes, sums, widening
+from danlu.fleet.passes import eights, passes, sums, widening
 from danlu.fleet.pauses import after
 
 POOL = 2**26  # bytes; cards that share a host share its cache, so a stage finds little of what it left
@@ -168,6 +168,8 @@ def rowwise(pool: Pool, rows: int, columns: int) -> Iterator[Point]:
         yield Point(name, shape, work, lambda given=given: [pool.take(*each) for each in given], run)  # type: ignore[misc]
     ids, labels = torch.randint(0, TABLE, (rows,)), torch.randint(0, columns, (rows,))
     yield Point("gather", shape, work, lambda: pool.learn(TABLE, columns), lambda table: F.embedding(ids, table))
+    yield Point("gather_back", shape, work, lambda: (pool.take(TABLE, columns), pool.take(rows, columns)),
+                lambda given: given[0].index_add_(0, ids, given[1], alpha=0.0))  # fmt: skip
 
     for name, (prepare, run) in bags(pool, rows, columns).items():
         yield Point(name, shape, work, prepare, run)
@@ -202,25 +204,22 @@ def flat(pool: Pool, count: int) -> Iterator[Point]:
     def draw() -> Any:
         return [(pool.take(count), pool.take(count)) for _ in range(times)]
 
-    def scatter(table: Any) -> Any:
-        return torch.ops.aten.embedding_dense_backward(table.view(-1, 64)[: len(ids)], ids, count // 64, -1, False)
-
     def collect(pairs: Any) -> None:
         for total, made in pairs:
             total.add_(made)
             made.zero_()
 
-    ids = torch.randint(0, count // 64, (min(64, count // 64),))
     spare = [torch.empty(count, dtype=pool.dtype) for _ in range(times)]
     work = float(count * times)
     yield Point("add", (count,), work, draw, lambda given: [a + b for a, b in given])
     yield Point("add_", (count,), work, draw, lambda given: [torch.add(a, b, alpha=0.0, out=a) for a, b in given])
     yield Point("copy", (count,), work, draw, lambda given: [a.clone() for a, _ in given])
     yield Point("zero", (count,), work, draw, lambda given: [a.zero_() for a in spare[: len(given)]])
-    yield Point("scatter", (count,), work, draw, lambda given: [scatter(a) for a, _ in given])
     if pool.dtype != torch.float32:
         totals = [torch.zeros(count) for _ in range(times)]
         yield Point("collect", (count,), work, lambda: zip(totals, spare, strict=True), collect)
+        for name, (prepare, run) in eights(pool, count).items():
+            yield Point(name, (count,), float(count), prepare, run)
     yield Point("dot", (count,), work, draw, lambda given: [torch.linalg.vector_norm(a) for a, _ in given])
     weights = [pool.learn(count).clone().detach().requires_grad_()]
     weights[0].grad = pool.take(count)

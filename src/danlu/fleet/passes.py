@@ -156,3 +156,28 @@ def _torch(columns: int) -> dict[str, Callable[[Any], Any]]:
         "gate_back": gate_back,
         "rotate": rotate,
     }
+
+
+def eights(pool: Any, count: int) -> dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """What 8-bit floats cost where they are emulated (danlu/model/fp8.py): by operator what to draw and what to run."""
+    import torch
+
+    kinds = {"": torch.float8_e4m3fn, "_back": torch.float8_e5m2}
+
+    def ahead(kind: Any) -> Callable[[Any], Any]:
+        def run(x: Any) -> Any:
+            low, high = torch.aminmax(x)
+            by = torch.finfo(kind).max / torch.maximum(-low, high).float().clamp(min=1e-30)
+            by = (by.view(torch.int32) & 0x7F800000).view(torch.float32)
+            return (x * by.to(x.dtype)).to(kind)
+
+        return run
+
+    found = {}
+    for mark, kind in kinds.items():
+        found[f"round{mark}"] = (lambda: pool.take(count), ahead(kind))
+        found[f"widen{mark}"] = (lambda kind=kind: pool.take(count).to(kind), lambda x8: x8.float())  # type: ignore[misc]
+    by = torch.ones(())
+    found["swap"] = (lambda: pool.take(count // 128, 128).to(kinds[""]).view(torch.uint8), lambda x: x.t().contiguous())
+    found["scale"] = (lambda: pool.take(count).float(), lambda x: x.mul_(by * by).to(pool.dtype))
+    return found

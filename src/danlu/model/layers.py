@@ -6,6 +6,7 @@ in net.SUBLAYERS.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch.nn.functional as F
@@ -106,10 +107,14 @@ class Embed(nn.Module):
 
     def forward(self, ids_T: Tensor) -> Tensor:
         """int64 (T,) -> (T, D)."""
+        return self.rows(ids_T, F.embedding)
+
+    def rows(self, ids_T: Tensor, look_up: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The same by another way to look rows of a table up."""
         if self.sums is None:
-            return F.embedding(ids_T, self.weight)
+            return look_up(ids_T, self.weight)
         mine_T = (ids_T >= self.start) & (ids_T < self.stop)
-        return self.sums.total(F.embedding((ids_T - self.start) * mine_T, self.weight) * mine_T[:, None])
+        return self.sums.total(look_up((ids_T - self.start) * mine_T, self.weight) * mine_T[:, None])
 
 
 class Head(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from danlu import recipe
 from danlu.model.experts import Experts
 from danlu.model.filtered import FilteredAttention
-from danlu.model.fused import End, Run, fused, fused_head
+from danlu.model.fused import Begin, End, Run, fused, fused_embed, fused_head
 from danlu.model.fused_experts import fused_experts
 from danlu.model.halves import Halves
 from danlu.model.layers import Attention, Embed, Head, Mlp
@@ -74,7 +75,8 @@ class Decoder(nn.Module):
                 self._body.append(SUBLAYERS[kind](made, int(layer)))
                 self.layers[layer].add_module(kind, self._body[-1])
         self.head = Head(made, spec.tied and self.embed is not None) if "head" in self.units else None
-        self._end: End | None = None  # what a trainer runs as the head
+        self._begin: Begin | None = None  # what a trainer runs as the embedding
+        self._end: End | None = None  # and as the head
         self.rotates = any(recipe.kind_of(unit) in recipe.ATTENDS for unit in self.units)
         self.dtype = dtype
         self.device = torch.device(device)
@@ -83,7 +85,8 @@ class Decoder(nn.Module):
     def forward(self, x: Tensor, state: State, meta: Meta) -> Tensor:
         """x is int64 ids (T,) if the embedding is held, else (T, D); gives logits (R, V) if the head is."""
         if self.embed is not None:
-            x = self.embed(x)
+            begin = self._begin or self.embed
+            x = begin(x)
         cos, sin = self._angles(meta.positions_T) if self.rotates else (None, None)
         context = Context(state, meta, cos, sin)
         for unit in self._runs:
@@ -104,6 +107,7 @@ class Decoder(nn.Module):
             if isinstance(module, Linear) and not f"{name}.weight".endswith(recipe.WIDE):
                 module.products = products
         self._runs = [_trained(unit, halves, products) for unit in self._body]
+        self._begin = None if self.embed is None else fused_embed(self.embed)
         self._end = None if self.head is None else fused_head(self.head, halves)
 
     @property
@@ -115,9 +119,9 @@ class Decoder(nn.Module):
     def watch(self, look: Callable[[str, Tensor], None]) -> None:
         """From now on, `look` is told the name and the output of every unit that runs."""
 
-        def told(name: str, run: Run) -> Run:
-            def watched(x: Tensor, context: Context) -> Tensor:
-                out = run(x, context)
+        def told(name: str, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def watched(*given: Any) -> Tensor:
+                out = run(*given)
                 look(name, out)
                 return out
 
@@ -125,15 +129,10 @@ class Decoder(nn.Module):
 
         body = [unit for unit in self.units if unit.startswith("layers.")]
         self._runs = [told(name, run) for name, run in zip(body, self._runs, strict=True)]
-        if (end := self._end) is not None:
-            self._end = lambda x, rows, borrowed: told_end(end(x, rows, borrowed))
-        for name, module in (("embed", self.embed), ("head", self.head)):
-            if module is not None:
-                module.register_forward_hook(lambda module, given, out, name=name: look(name, out))
-
-        def told_end(out: Tensor) -> Tensor:
-            look("head", out)
-            return out
+        if self.embed is not None:
+            self._begin = told("embed", self._begin or self.embed)
+        if self.head is not None:
+            self._end = told("head", self._end or self.head)
 
     def _angles(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         half = positions_T[:, None, None].float() * self.frequencies

@@ -52,10 +52,11 @@ def unit_costs(spec: ModelSpec, card: Card, micro_batch: int, seq: int, dtype: s
             continue
         table = plain if kind in ("embed", "head") else narrow
         ahead, behind = (each(spec, unit, micro_batch, seq) for each in (operators.forward, operators.backward))
-        if table is not plain:
-            ahead, behind = operators.rounded(ahead), operators.rounded(behind)
-        forward, backward, later = (table.seconds(each) for each in (ahead, behind, operators.weights(behind)))
         split = table.seconds(operators.split(behind))
+        parts: Sequence[Sequence[Operator]] = (ahead, behind, operators.weights(behind))
+        if table is not plain:
+            parts = tuple(operators.rounded(each, emulates(card)) for each in parts)
+        forward, backward, later = (table.seconds(each) for each in parts)
         params = spec.unit_params(unit)
         norm, step = (state.seconds(each(params, spec.params)) for each in (operators.norm, operators.step))
         if dtype != "fp32":
@@ -86,6 +87,11 @@ def rounds(card: Card, dtype: str) -> bool:
     return dtype in FP8 and (dtype == "fp8-emulated" or "fp8" in card.flops)
 
 
+def emulates(card: Card) -> bool:
+    """True for a card that multiplies 8 bits widened to fp32, where it is asked to."""
+    return "fp8" not in card.flops
+
+
 class Rates:
     """A card's speed by operator and shape; a point between measured ones is interpolated in logarithms.
 
@@ -98,7 +104,7 @@ class Rates:
         self._flops = self._products = _flops(card, kept)
         self._grids = _grids(card.rates, kept)
         if rounds(card, dtype):
-            narrow = "fp8" if "fp8" in card.flops else "fp32"
+            narrow = "fp32" if emulates(card) else "fp8"
             self._products = _flops(card, narrow)
             products = {op: grid for op, grid in _grids(card.rates, narrow).items() if op.startswith("matmul")}
             self._grids = {op: grid for op, grid in self._grids.items() if not op.startswith("matmul")} | products

@@ -31,7 +31,7 @@ def by_rows(op: str, rows: int, columns: int, moved: int) -> Operator:
     return Operator(op, (rows, columns), work, moved * work)
 
 
-def flat(op: str, count: int, moved: int, times: int = 1) -> Operator:
+def flat(op: str, count: int, moved: float, times: int = 1) -> Operator:
     """One over a flat tensor; `moved` of each number."""
     return Operator(op, (count,), float(count), float(moved * count), times)
 

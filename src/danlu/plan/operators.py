@@ -12,7 +12,7 @@ from danlu import recipe
 from danlu.nouns import ModelSpec
 from danlu.plan import mixture
 from danlu.plan.flop import attention_pairs
-from danlu.plan.operator import Operator, by_rows, flat, glue, linear, linear_back
+from danlu.plan.operator import Operator, by_rows, flat, glue, linear, linear_back, times
 
 ROUNDS = 20  # of torch's calls that a product in 8 bits has beside itself, on average over the three
 
@@ -60,8 +60,7 @@ def backward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator
     rows, hidden = batch * seq, spec.hidden
     match unit.rsplit(".", 1)[-1]:
         case "embed":
-            table = spec.vocab * hidden
-            return (flat("scatter", table, 1), by_rows("gather", rows, hidden, 3), flat("add_", table, 3))
+            return (by_rows("gather_back", rows, hidden, 3), Operator("call_back", (), 1, 0))
         case "head":
             end = loss(spec, batch, seq, "_back")
             return (end, *linear_back(rows, hidden, spec.vocab), by_rows("norm_back", rows, hidden, 8))
@@ -96,27 +95,49 @@ def inside(spec: ModelSpec, experts: int, pairs: int) -> tuple[tuple[Operator, .
     return mixture.plain_inside(spec, experts, pairs), mixture.plain_inside_back(spec, experts, pairs)
 
 
-def rounded(ops: Sequence[Operator]) -> tuple[Operator, ...]:
+def rounded(ops: Sequence[Operator], emulated: bool = False) -> tuple[Operator, ...]:
     """These operators with what products in 8 bits cost beside themselves (model/fp8.py).
 
     An input, or a gradient, is read for its largest number, scaled, and rounded to half as many bytes; for the product
-    over rows both are turned round in memory.
+    over rows both are turned round in memory. Where a card only acts as if, both operands are widened for each product.
     """
     found: list[Operator] = []
     for op in ops:
-        rows, inner, columns = op.shape if op.op.startswith("matmul") else (0, 0, 0)
-        moved = {"matmul": 4.5 * rows * inner, "matmul_dx": 4.5 * rows * columns, "matmul_dw": rows * (inner + columns)}
-        if op.op in moved:
-            found.append(Operator("round", (), 0.0, moved[op.op], op.times))
-            found.append(Operator("call", (), 1, 0, ROUNDS * op.times))
+        if op.op.startswith("matmul"):
+            beside = (*_rounded(op.op, op.shape), *(_widened(op.op, op.shape) if emulated else ()))
+            found += (*times(beside, op.times), Operator("call", (), 1, 0, ROUNDS * op.times))
         found.append(op)
     return tuple(found)
 
 
+def _rounded(op: str, shape: tuple[int, ...]) -> tuple[Operator, ...]:
+    rows, inner, columns = shape
+    match op:
+        case "matmul":
+            return (flat("round", rows * inner, 4.5),)
+        case "matmul_dx":
+            return (flat("round_back", rows * columns, 4.5),)
+    return (flat("swap", rows * inner, 1), flat("swap", rows * columns, 1))
+
+
+def _widened(op: str, shape: tuple[int, ...]) -> tuple[Operator, ...]:
+    """Both operands in fp32, and what they make scaled and narrow again."""
+    rows, inner, columns = shape
+    match op:
+        case "matmul":
+            return (flat("widen", rows * inner, 2.5), flat("widen", inner * columns, 2.5),
+                    flat("scale", rows * columns, 7))  # fmt: skip
+        case "matmul_dx":
+            return (flat("widen_back", rows * columns, 2.5), flat("widen", inner * columns, 2.5),
+                    flat("scale", rows * inner, 7))  # fmt: skip
+    return (flat("widen_back", rows * columns, 2.5), flat("widen", rows * inner, 2.5),
+            flat("scale", inner * columns, 7), flat("add_", inner * columns, 3))  # fmt: skip
+
+
 def rounding(held: Sequence[recipe.Weight]) -> tuple[Operator, ...]:
     """What the two copies of a unit's weights in 8 bits cost, once a step."""
-    count = sum(each.shape[0] * each.shape[1] for each in held if recipe.narrow(each))
-    return (Operator("round", (), 0.0, 5.5 * count),)
+    counts = [each.shape[0] * each.shape[1] for each in held if recipe.narrow(each)]
+    return tuple(op for count in counts for op in (flat("round", count, 4.5), flat("swap", count, 1)))
 
 
 def weights(backward: Sequence[Operator]) -> tuple[Operator, ...]:

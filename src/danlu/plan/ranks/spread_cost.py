@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from danlu import recipe
 from danlu.nouns import DTYPE_BYTES, Card, ModelSpec, Plan, kept_as
 from danlu.plan import operators
-from danlu.plan.cost import Rates, UnitCost, rounds
+from danlu.plan.cost import Rates, UnitCost, emulates, rounds
 from danlu.plan.operator import SWAPPED, Operator, glue
 from danlu.plan.operators import fused_experts
 from danlu.plan.ranks.cells import share_of
@@ -77,8 +77,10 @@ def inside(spec: ModelSpec, card: Card, batch: int, dtype: str, load: Load) -> I
     """What a layer's experts cost a card, all else of the layer left out."""
     pairs = max(1, round(batch * load.tokens * spec.experts_used * load.held / spec.experts))
     rates, ops = Rates(card, dtype), operators.inside(spec, load.held, pairs)
-    ahead, behind = map(operators.rounded, ops) if rounds(card, dtype) else ops
-    return Inside(*(rates.seconds(each) for each in (ahead, behind, operators.weights(behind))))
+    parts: Sequence[Sequence[Operator]] = (*ops, operators.weights(ops[1]))
+    if rounds(card, dtype):
+        parts = tuple(operators.rounded(each, emulates(card)) for each in parts)
+    return Inside(*(rates.seconds(each) for each in parts))
 
 
 def posting(card: Card, dtype: str) -> tuple[float, float]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from danlu.plan.groups.choose import Chosen
     from danlu.plan.groups.sum_share import SumShare
     from danlu.plan.groups.unit_cost import Stack
+    from danlu.plan.stand_ins import Read
 
 
 PLAN_ONLY = ("emit", "html", "svg", "certificate")  # what is written of one plan
@@ -42,7 +43,8 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     if args.to is not None and args.emit is None:
         raise BadValue("--to belongs to --emit", why=f"no framework was named whose files go to {args.to}",
                        fix=f"--emit danlu --to {args.to}")  # fmt: skip
-    spec = model_of(model)
+    read = model_of(model)
+    spec = read.spec
     fleet = fleet_of(fleet_words, args.price, args.watts)
     progress, stack = output.Progress("plan"), Stack(precision=args.dtype)
     if args.scale is not None:
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     share = sum_share(chosen.found, progress.show)
     plans = len(chosen.others) + 1
     progress.done(f"{fleet.cards:,} cards, {plans} plan{'s' * (plans != 1)} to choose from")
-    said = plan_told.told(chosen, fleet, gap, share, args.kg_per_kwh)
+    said = plan_told.told(chosen, fleet, gap, share, args.kg_per_kwh, read.notes)
     print(said)
     _written(args, chosen, said, f"{model} on {fleet_words}")
     if args.certificate is not None:
@@ -112,14 +114,15 @@ def _scale(args: argparse.Namespace, spec: ModelSpec, fleet: GroupedFleet, stack
     return 0
 
 
-def model_of(words: str) -> ModelSpec:
+def model_of(words: str) -> Read:
     """The model of a folder, a config.json or a preset. Raises BadModel, UnsupportedModel."""
     from danlu import families
+    from danlu.plan import stand_ins
     from danlu.plan.presets import preset
 
     path, fix = Path(words), "give a folder, its config.json or the name of a model"
     if not path.exists():
-        return preset(words)
+        return stand_ins.Read(preset(words))
     try:
         folder = path.is_dir()
         config = families.read(path) if folder else json.loads(path.read_bytes())
@@ -130,17 +133,19 @@ def model_of(words: str) -> ModelSpec:
         raise BadModel(f"{path} is no config.json", why=f"its top level is {type(config).__name__}", fix=fix)
     path = path / "config.json" if folder else path
     try:
-        return families.spec(config)
+        return stand_ins.read(config)
     except (BadModel, UnsupportedModel) as error:
         raise error.at(_line(path, config, error)) from error
 
 
 def _line(path: Path, config: Mapping[str, Any], error: DanluError) -> str:
     """file:line of the first key of config.json that an error speaks of."""
-    said = f"{error.what} {error.fix}"
+    said = f"{error.what} {error.why.partition(': ')[0]} {error.fix}"
+    inner = config.get("text_config")
+    keys = {*config, *inner} if isinstance(inner, Mapping) else set(config)
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         key = line.partition(":")[0].strip().strip('{" ')
-        if key in config and key in said:
+        if key in keys and key in said:
             return f"{path}:{number}"
     return str(path)
 

@@ -25,8 +25,11 @@ CARD_TERMS = {
 }  # fmt: skip
 
 
-def told(chosen: Chosen, fleet: GroupedFleet, gap: float | None, share: SumShare, kg_per_kwh: float) -> str:
-    """All of it."""
+def told(
+    chosen: Chosen, fleet: GroupedFleet, gap: float | None, share: SumShare, kg_per_kwh: float,
+    notes: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """All of it; `notes` are what to know of the model's numbers."""
     from danlu.plan.groups import advice
 
     parts = [
@@ -34,7 +37,7 @@ def told(chosen: Chosen, fleet: GroupedFleet, gap: float | None, share: SumShare
         "why\n" + "\n".join(f"  {each}" for each in advice.why(chosen, fleet)), costs(chosen.best, kg_per_kwh),
         alternatives(chosen),
     ]  # fmt: skip
-    said = [*advice.warnings(chosen, fleet), *card_warnings(fleet), *short_of_bf16(chosen.best.plan)]
+    said = [*notes, *advice.warnings(chosen, fleet), *card_warnings(fleet), *short_of_bf16(chosen.best.plan)]
     if said:
         parts.append("read with care\n" + "\n".join(f"  {each}" for each in said))
     return "\n\n".join(parts)

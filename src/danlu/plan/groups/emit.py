@@ -15,6 +15,7 @@ from danlu.plan.groups.emit_alike import Emitted
 from danlu.plan.groups.emit_megatron import megatron
 from danlu.plan.groups.emit_torchtitan import torchtitan
 from danlu.plan.groups.grouped import GroupedPlan, GroupStage
+from danlu.plan.stand_ins import runs
 
 
 def danlu(plan: GroupedPlan, spec: ModelSpec, fleet: Fleet, seats: Sequence[Sequence[str]], folder: str) -> Emitted:
@@ -22,7 +23,11 @@ def danlu(plan: GroupedPlan, spec: ModelSpec, fleet: Fleet, seats: Sequence[Sequ
 
     fleet   the cards by name; seats: names of each group's cards
     folder  where the files will lie
+    Raises BadValue for a model that danlu does not run, and for sequences cut where heads cannot be.
     """
+    if not runs(spec):
+        raise BadValue(f"danlu train runs no {spec.family}", why="it is planned as a Llama of the same numbers",
+                       fix="leave --emit danlu out")  # fmt: skip
     left = [list(names) for names in seats]
     cannot = _cut_otherwise(plan)
     if plan.schedule != "1f1b":

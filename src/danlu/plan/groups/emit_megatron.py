@@ -10,6 +10,7 @@ from danlu.nouns import ModelSpec
 from danlu.plan.groups import interleaved
 from danlu.plan.groups.emit_alike import Emitted, bits, even, many, one_recompute, order_words, whole_layers
 from danlu.plan.groups.grouped import GroupedPlan, Replicas
+from danlu.plan.stand_ins import runs
 
 BITS = {"bf16": ["--bf16"], "fp16": ["--fp16"], "fp32": [], "fp8": ["--bf16", "--fp8-format hybrid"]}
 ROPE = (1.0, 4.0, 8192)  # low, high and original length of Llama 3.1's rotary scaling, which it has no options for
@@ -77,6 +78,9 @@ def _model(spec: ModelSpec, cannot: list[str]) -> list[str]:
     if "lfa" in spec.recipe:
         raise BadValue("Megatron-LM has no local filter", why=f"attention of this {spec.family} sees its input through "
                        "two convolutions", fix="--emit danlu, which has it")  # fmt: skip
+    if not runs(spec):
+        cannot.append(f"norm, positions, activation and biases of {spec.family}: written are a Llama's, with an MLP of "
+                      "as many parameters")  # fmt: skip
     said = [
         f"--num-layers {spec.layers}", f"--hidden-size {spec.hidden}", f"--ffn-hidden-size {spec.ffn}",
         f"--num-attention-heads {spec.heads}", "--group-query-attention", f"--num-query-groups {spec.kv_heads}",

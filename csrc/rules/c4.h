@@ -134,8 +134,9 @@ struct C4 {
         return kC4Kept;
     }
 
-    // Write what C4 leaves from `out` on, without blanks at its ends; returns where it ends.
-    uint8_t* clean(int64_t* row, bool ended_lines, uint8_t* const begin) {
+    // Count what C4 makes of the lines. With `writes`, write what it leaves from `begin` on, without blanks at its ends; returns
+    // where that ends.
+    uint8_t* clean(int64_t* row, bool ended_lines, bool writes, uint8_t* const begin) {
         uint8_t *out = begin, *solid = begin;
         size_t word = 0;
         for (const Span each : page.lines) {
@@ -145,6 +146,7 @@ struct C4 {
             if (reason == kC4Lorem || reason == kC4Curly) return begin;
             if (reason != kC4Kept) continue;
             row[kC4Sentences] += line_sentences(part, word);
+            if (!writes) continue;
             if (out > begin) *out++ = '\n';
             for (int64_t j = 0; j < line.size; j++) {
                 const bool blank = line.classes[j] & kBlank;

@@ -45,13 +45,20 @@ struct Measure {
         int64_t alpha = 0, spoken = 0, spoken_chars = 0;
         for (size_t w = 0; w < page.words.size(); w++) {
             const Span word = page.words[w];
+            if (word.size() == 1) {  // most words of Chinese, and all signs
+                const uint16_t own = page.classes[word.begin];
+                alpha += (own & kAlpha) != 0;
+                if (!(own & kSymbol)) spoken++, spoken_chars++;
+                hashes[w] = mixed(page.chars[word.begin] + 1) + 1;
+                chinese |= chinese_stop(page.chars[word.begin]);
+                continue;
+            }
             uint16_t any = 0, all = 0xFFFF;
             for (int64_t i = word.begin; i < word.end; i++) any |= page.classes[i], all &= page.classes[i];
             alpha += (any & kAlpha) != 0;
             if (!(all & kSymbol)) spoken++, spoken_chars += word.size();
             hashes[w] = page.hash(word);
-            if (word.size() == 1) chinese |= chinese_stop(page.chars[word.begin]);
-            else english |= english_stop(page.chars.data() + word.begin, word.size());
+            english |= english_stop(page.chars.data() + word.begin, word.size());
         }
         row[kWords] = int64_t(page.words.size());
         row[kAlphaWords] = alpha, row[kSpoken] = spoken, row[kSpokenChars] = spoken_chars;
@@ -153,7 +160,7 @@ DANLU_API int danlu_measure_ref(const danlu_documents* in, int64_t* counts, uint
         measure.count_words(row);
         measure.count_lines(row);
         measure.count_parts(row);
-        out = measure.c4.clean(row, in->ended_lines, out);
+        if (in->c4 != kC4None) out = measure.c4.clean(row, in->ended_lines, in->c4 == kC4Text, out);
         kept_ends[t] = out - kept;
     }
     return DANLU_OK;

@@ -8,6 +8,7 @@ namespace danlu_rules {
 namespace {
 
 constexpr uint64_t kNext = 0x9E3779B97F4A7C15;
+constexpr uint64_t kRooms = 8;  // counters for each run: of runs that stand once, one of nine is taken for another
 constexpr size_t kAhead = 12;  // runs whose places in the table are fetched meanwhile
 
 inline uint64_t mixed(uint64_t x) {
@@ -16,6 +17,25 @@ inline uint64_t mixed(uint64_t x) {
 }
 
 }  // namespace
+
+// Leave in `places` the runs whose hash another one has: those that stand once need no place in a table. A byte for each of
+// kRooms hashes stays in the first cache, and nothing branches.
+void Repeats::leave_repeated() {
+    uint64_t rooms = 64;
+    while (rooms < kRooms * places.size()) rooms *= 2;
+    const int shift = 64 - __builtin_ctzll(rooms);
+    times.assign(rooms, 0);
+    for (const int32_t i : places) {
+        uint8_t& met = times[grams[i] * kNext >> shift];
+        met = uint8_t(met + (met < 2));
+    }
+    size_t left = 0;
+    for (const int32_t i : places) {
+        places[left] = i;
+        left += times[grams[i] * kNext >> shift] == 2;
+    }
+    places.resize(left);
+}
 
 void Repeats::count(const std::vector<Span>& words, const uint64_t* hashes, int64_t* row) {
     const int32_t total = int32_t(words.size());
@@ -27,8 +47,6 @@ void Repeats::count(const std::vector<Span>& words, const uint64_t* hashes, int6
     int32_t pairs = total < 2 ? 0 : total - 1;
     for (int32_t i = 0; i < pairs; i++) places[i] = i, grams[i] = hashes[i] * kNext + hashes[i + 1];
     places.resize(pairs);
-    uint64_t size = 16;
-    while (size < 2 * uint64_t(pairs)) size *= 2;
     for (int n = 2; n <= 10; n++) {
         if (n > 2) {  // of the runs left, those whose next word begins one that is left too; each a word longer
             size_t left = 0;
@@ -40,8 +58,10 @@ void Repeats::count(const std::vector<Span>& words, const uint64_t* hashes, int6
             }
             places.resize(left);
         }
-        while (size > 16 && size >= 4 * places.size()) size /= 2;
         if (places.empty() && n > 4) break;
+        leave_repeated();
+        uint64_t size = 16;
+        while (size < 2 * places.size()) size *= 2;
         runs.assign(places.empty() ? 0 : size, Run{0, 0, 0});
         for (size_t j = 0; j < places.size(); j++) {
             if (j + kAhead < places.size()) __builtin_prefetch(&runs[mixed(grams[places[j + kAhead]]) & (size - 1)]);

@@ -32,9 +32,12 @@ struct danlu_documents {
     int64_t texts;
     const uint16_t* classes;  // kClasses
     int32_t ended_lines;      // C4 keeps only lines that end a sentence
+    int32_t c4;               // danlu_c4: what of the rules of C4 is wanted
 };
 
-// counts (texts, kCounts); kept, room for 3 * bytes_count: the texts that the rules of C4 leave, UTF-8; kept_ends (texts)
+enum danlu_c4 : int32_t { kC4None, kC4Counts, kC4Text };  // without, its counts stay as they are
+
+// counts (texts, kCounts), zeros; kept, with kC4Text room for 3 * bytes_count: the texts that the rules of C4 leave, UTF-8; kept_ends (texts)
 DANLU_API int danlu_measure_ref(const danlu_documents* in, int64_t* counts, uint8_t* kept, int64_t* kept_ends);
 
 namespace danlu_rules {
@@ -61,9 +64,11 @@ struct Repeats {
         int32_t count, first;  // count 0: no run is here; first: where it stood first, -1 once that was met again
     };
     std::vector<Run> runs;
+    std::vector<uint8_t> times;  // that a hash of a run was met, up to two
     std::vector<uint64_t> grams;
     std::vector<int32_t> places, own;
     std::vector<int64_t> sizes;
+    void leave_repeated();
     void count(const std::vector<Span>& words, const uint64_t* hashes, int64_t* row);
 };
 

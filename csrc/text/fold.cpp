@@ -7,6 +7,9 @@ namespace {
 constexpr int64_t kForms = 0x20000, kRoom = 16;  // characters of the table, bytes of a row: a length, then as many bytes
 constexpr uint8_t kSelf = 0xFF;
 
+// U+4000-9FFF, Chinese characters: each stays what it is.
+inline bool is_han(uint32_t bytes) { return uint8_t(bytes) - 0xE4u < 6 && (bytes & 0xC0C000) == 0x808000; }
+
 inline bool follows(uint8_t c) { return (c & 0xC0) == 0x80; }
 
 // Bytes of the character at p, and its number; 1 and 0 for a byte that begins none.
@@ -44,6 +47,11 @@ DANLU_API int danlu_fold(const uint8_t* bytes, const int64_t* ends, int64_t text
                 std::memcpy(to, &eight, 8);
                 p += 8, to += 8;
                 continue;
+            }
+            for (uint32_t four; end - p >= 4; p += 3, to += 3) {
+                std::memcpy(&four, p, 4);
+                if (!is_han(four)) break;
+                std::memcpy(to, &four, 4);
             }
             if (*p < 0x80) {
                 *to++ = *p++;

@@ -25,6 +25,8 @@ def test_native_letters_are_those_of_the_reference(texts):
 def test_every_character_is_what_the_reference_makes_of_it():
     every = [chr(code).encode() for code in range(0x110000) if not 0xD800 <= code < 0xE000]
     assert folds.same(every) == folds.plain(every)
+    rows = [b"".join(every[at : at + 64]) for at in range(0x3000, len(every), 64)]  # characters of a kind go together
+    assert folds.same([*rows, b"".join(rows)]) == folds.plain([*rows, b"".join(rows)])
     assert max(len(after) / len(before) for before, after in zip(every, folds.same(every), strict=True)) <= folds.GROWS
     assert folds.forms()[:, 0][folds.forms()[:, 0] != folds.SELF].max() < folds.ROOM
 

@@ -31,7 +31,7 @@ texts = st.one_of(st.lists(st.sampled_from(PARTS), max_size=80).map("".join), st
 
 
 def same(text: str, ended_lines: bool = True) -> None:
-    found = measure.with_native([text.encode()], ended_lines)
+    found = measure.with_native([text.encode()], ended_lines, "text")
     counts, kept = measure.in_python(text, ended_lines)
     assert dict(zip(measure.FIELDS, found.counts[0].tolist(), strict=True)) == dict(
         zip(measure.FIELDS, counts, strict=True)
@@ -58,9 +58,9 @@ def test_native_counts_equal_python_on_long_texts():
 @needs_native
 @given(st.lists(texts, min_size=1, max_size=4))
 def test_a_row_depends_on_its_text_alone(many):
-    together = measure.with_native([text.encode() for text in many])
+    together = measure.with_native([text.encode() for text in many], c4="text")
     for number, text in enumerate(many):
-        alone = measure.with_native([text.encode()])
+        alone = measure.with_native([text.encode()], c4="text")
         np.testing.assert_array_equal(together.counts[number], alone.counts[0])
         assert together.kept[number] == alone.kept[0]
 
@@ -154,7 +154,7 @@ def test_options_that_cannot_be_meant_are_refused(spec):
 
 def test_without_a_library_python_measures(monkeypatch):
     monkeypatch.setattr(native, "runs", lambda isa: False)
-    found = measure.measure([prose().encode(), CHINESE.encode()])
+    found = measure.measure([prose().encode(), CHINESE.encode()], c4="text")
     assert found.counts.shape == (2, len(measure.FIELDS)) and found.kept[0].decode() == prose()
 
 
@@ -170,7 +170,7 @@ rng = random.Random(2)
 for size in range(120):
     text = "".join(rng.choices(test_rules.PARTS, k=size))
     test_rules.same(text)
-    measure.with_native([rng.randbytes(size), text.encode()[: size // 2], b"", b"\\xf0\\x9f" * size])
+    measure.with_native([rng.randbytes(size), text.encode()[: size // 2], b"", b"\\xf0\\x9f" * size], c4="text")
 """
 
 
@@ -184,6 +184,17 @@ def test_the_rules_pass_is_clean_under_sanitizers():
     argv = [sys.executable, "-c", SANITIZED, str(built.path), os.path.dirname(__file__)]
     done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@needs_native
+@given(st.lists(texts, min_size=1, max_size=4))
+def test_c4_is_counted_and_kept_when_asked_for(many):
+    whole = measure.with_native([text.encode() for text in many], c4="text")
+    counted, without = (measure.with_native([text.encode() for text in many], c4=each) for each in ("counts", "none"))
+    own = [name.startswith("c4_") for name in measure.FIELDS]
+    np.testing.assert_array_equal(counted.counts, whole.counts)
+    np.testing.assert_array_equal(without.counts, np.where(own, 0, whole.counts))
+    assert counted.kept == without.kept == []
 
 
 @given(st.lists(texts, min_size=1, max_size=6), st.lists(st.sampled_from(sorted(rules.SETS)), min_size=1, max_size=4))

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Protocol
 from danlu.store.hashing import hash_many
 
 COPY = "#copy"  # what the name of a document taken more than once has before its number
+_quoted = json.encoder.encode_basestring  # a string as json.dumps(ensure_ascii=False) has it, in a tenth of the time
 EXAMPLES = 3  # dropped documents remembered per rule
 
 
@@ -131,8 +132,8 @@ class Funnel:
         if len(kept) < EXAMPLES:
             kept.append(f"{key}: {why}")
         if self.log is not None and is_listed(key, self.listed):
-            line = {"key": key, "rule": name, "why": why}
-            self.log.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+            line = f'{{"key": {_quoted(key)}, "rule": {_quoted(name)}, "why": {_quoted(why)}}}\n'
+            self.log.write(line.encode())
 
     def join(self, other: Funnel) -> None:
         """Add the counts of documents that come after these."""

@@ -11,6 +11,7 @@ from danlu.data.sources import Item, Refused, Source, unpacked
 
 TEXT = ("text", "content", "raw_content")
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_DECODER = json.JSONDecoder()
 LONGEST = 64 << 20  # bytes of a line; a longer one is refused without being held
 
 
@@ -33,7 +34,7 @@ def items(source: Source) -> Iterator[Item | Refused]:
 
 def _item(key: str, line: bytes) -> Item | Refused:
     try:
-        row = json.loads(line.decode("utf-8-sig", "surrogateescape"))
+        row = _DECODER.decode(line.decode("utf-8-sig", "surrogateescape"))
     except (ValueError, RecursionError) as error:
         return Refused(key, "no_json", f"the line is no JSON: {error}")
     text = next((row[name] for name in TEXT if isinstance(row.get(name), str)), None) if isinstance(row, dict) else None

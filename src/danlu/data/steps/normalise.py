@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from danlu.data.document import Document, Drop
 
@@ -20,7 +19,7 @@ _EMPTY_LINES = re.compile(r"\n{4,}")
 def step(documents: Iterable[Document], drop: Drop) -> Iterator[Document]:
     """Drops nothing: later steps and the tokenizer see one way of writing the same text."""
     for document in documents:
-        yield replace(document, text=normal(document.text))
+        yield Document(document.key, normal(document.text), document.meta)
 
 
 def normal(text: str) -> str:

@@ -9,6 +9,7 @@ import tarfile
 import threading
 import zipfile
 from collections import Counter
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -164,12 +165,22 @@ class Site(BaseHTTPRequestHandler):
         if self.path == "/chunks":
             self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n50\r\nhalf a chunk")
             return
+        if self.path == "/packed":
+            body = gzip.compress(b"the page /packed")
+        if self.path == "/drops":
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
+            with suppress(OSError):  # until nobody listens
+                while True:
+                    self.wfile.write(b"drop ")
+            return
         if self.path == "/busy" and self.visits.count("/busy") == 1:
             code = 503
         self.send_response(code)
         self.send_header("Content-Length", str(len(body)))
         if code == 503:
             self.send_header("Retry-After", "0")
+        if self.path == "/packed":
+            self.send_header("Content-Encoding", "gzip")
         self.end_headers()
         self.wfile.write(body)
 
@@ -195,6 +206,24 @@ def test_addresses_are_fetched_politely(tmp_path, monkeypatch):
     assert texts == ["the page /a", "the page /busy", "the page /torn", "a local file", "a local file"]
     assert Counter(e.rule for e in every if not isinstance(e, Document)) == {"robots": 1, "unreadable": 9}
     assert Site.visits == ["/robots.txt", "/a", "/absent", "/busy", "/busy", "/torn", "/torn", *["/chunks"] * 3]
+
+
+def test_a_page_without_end_and_a_host_without_answer_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(urls, "PAUSE_S", 0.0)
+    monkeypatch.setattr(urls, "LONGEST_S", 0.05)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        base = f"http://127.0.0.1:{server.server_port}"
+        (tmp_path / "list.urls").write_text(
+            "\n".join([f"{base}/drops", f"{base}/packed", *["http://127.0.0.1:1/z"] * 5])
+        )
+        (source,), _ = listing([tmp_path / "list.urls"])
+        drops, packed, *dead = read(source, 1 << 20)
+        server.shutdown()
+    assert isinstance(packed, Document) and packed.text == "the page /packed"
+    whys = [each.why for each in dead if not isinstance(each, Document)]
+    assert ["refused" in each for each in whys] == [True] * 3 + [False] * 2 and "3 addresses before" in whys[4]
+    assert not isinstance(drops, Document) and "bytes came in" in drops.why
 
 
 def test_files_and_members_become_records_and_an_interrupted_add_goes_on(tmp_path, monkeypatch):

@@ -224,15 +224,26 @@ def brute(_rounds: int) -> dict[str, Any]:
 
 
 def real_runs(rounds: int) -> dict[str, Any]:
-    """Keys: real_run_error, real_run_error_moe and real_run_error_bf16, the largest of runs of `danlu train`, and each
-    (bench/training).
-    """
+    """Key: real_run_error, the largest of runs of `danlu train`, dense models in fp32; and each (bench/training)."""
     found: dict[str, Any] = load("training/real_runs").measure(min(rounds, 3))
     return found
 
 
+def real_runs_other(rounds: int) -> dict[str, Any]:
+    """Keys: real_run_error_moe and real_run_error_bf16, the same of mixtures and of runs in bf16; and each."""
+    found: dict[str, Any] = load("training/real_runs").measure(min(rounds, 3), dense=False)
+    return found
+
+
+def held_out(rounds: int) -> dict[str, Any]:
+    """Key: held_out_error, the largest of runs of models and fleets that no cost was looked at with; and each."""
+    found: dict[str, Any] = load("training/held_out").measure(min(rounds, 3))
+    return found
+
+
 PARTS: tuple[Callable[[int], dict[str, Any]], ...] = (
-    truth, more_truth, mixed_cards, fleets, beside_single, brute, real_runs,
+    truth, more_truth, mixed_cards, fleets, beside_single, brute, real_runs, real_runs_other,
+    held_out,
 )  # fmt: skip
 
 

@@ -33,11 +33,11 @@ BF16 = ("8 layers of 192", "4 layers of 128, 2 of 8 experts")
 VOCAB, SEQ, COUNT = 2048, 128, 12
 
 
-def measure(rounds: int) -> dict[str, Any]:
-    """Keys: real_run_error (largest of dense models in fp32), real_run_error_moe (of mixtures in fp32),
-    real_run_error_bf16 (of all in bf16), and those of forecast_rows.compared.
+def measure(rounds: int, dense: bool = True) -> dict[str, Any]:
+    """Keys: real_run_error (largest of dense models in fp32), and those of forecast_rows.compared; of the other runs
+    real_run_error_moe (largest of mixtures in fp32) and real_run_error_bf16 (of all in bf16).
 
-    rounds  runs of each case; 1 for a quick look at the first fleet
+    rounds  runs of each case; 1 for a quick look at the first fleet;  dense  False for the other runs
     """
     rows = load("training/forecast_rows")
     with tempfile.TemporaryDirectory() as folder:
@@ -51,13 +51,19 @@ def measure(rounds: int) -> dict[str, Any]:
                     "data": {"tokens": str(out / "tokens"), "seq": SEQ},
                 })  # fmt: skip
                 spec, cards = wiring.spec_of(run), wiring.fleet_of(run, lambda text: None)
-                cases += [rows.Case(fleet, name, run, plan) for name, plan in plans(spec, cards, model)]
-        keys, errors = rows.compared("real_run", cases, rounds)
+                cases += [rows.Case(fleet, name, run, plan) for name, plan in plans(spec, cards, model)
+                          if (kind_of(name) == "") == dense]  # fmt: skip
+        keys, errors = rows.compared("real_run" if dense else "real_run_other", cases, rounds)
     worst = dict[str, float]()
     for name, error in errors.items():
-        kind = "_bf16" if name.endswith("bf16") else "_moe" if "experts" in name else ""
-        worst[f"real_run_error{kind}"] = max(error, worst.get(f"real_run_error{kind}", 0.0))
+        key = f"real_run_error{kind_of(name)}"
+        worst[key] = max(error, worst.get(key, 0.0))
     return keys | worst
+
+
+def kind_of(name: str) -> str:
+    """What the key of the largest error of such runs ends in."""
+    return "_bf16" if name.endswith("bf16") else "_moe" if "experts" in name else ""
 
 
 def prepared(out: Path) -> Path:

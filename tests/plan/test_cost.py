@@ -107,13 +107,15 @@ class Calls(TorchDispatchMode):
 
 @pytest.mark.parametrize(("spec", "number", "kinds"), [
     (SPEC, 1, ["attn"]), (SPEC, 2, ["mlp"]), (replace(SPEC, qkv_bias=True), 1, ["attn", "bias"]),
+    (SPEC, 1, ["cut attn"]), (SPEC, 2, ["cut mlp"]), (YUAN, 1, ["lfa"]),
 ])  # fmt: skip
 def test_glue_is_what_torch_is_asked_beside_the_operators(spec, number, kinds):
     torch.set_num_threads(1)
     if ops.find("norm") is None:
         pytest.skip("torch's own row operators are many calls each")
-    angles = 9 if "attn" in kinds else 0  # operators.entry charges those
-    decoder = Decoder(spec, number, number + 1)
+    angles = 0 if "mlp" in kinds[0] else 9  # operators.entry charges those
+    cut = "cut" in kinds[0]
+    decoder = Decoder(spec, number, number + 1, reduce=(lambda x: x) if cut else None)
     init(decoder, 0)
     AdamW(decoder, weight_decay=0.1)
     decoder.halve(Halves())

@@ -37,7 +37,8 @@ def forward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator,
             return (by_rows("norm", rows, hidden, 3), *linear(rows, hidden, spec.vocab), loss(spec, batch, seq))
         case "mlp":
             return (by_rows("norm", rows, hidden, 2), *linear(rows, hidden, 2 * spec.ffn),
-                    by_rows("gate", rows, spec.ffn, 3), *linear(rows, spec.ffn, hidden), glue("mlp", 0))  # fmt: skip
+                    by_rows("gate", rows, spec.ffn, 3), *linear(rows, spec.ffn, hidden),
+                    glue(_way(spec, "mlp"), 0))  # fmt: skip
         case "attn" if fused(spec):
             q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
             return (by_rows("norm", rows, hidden, 2), *linear(rows, hidden, q + 2 * kv), *_biased(spec, rows, ""),
@@ -51,7 +52,8 @@ def forward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator,
             filtered = _filter(rows, hidden) if kind == "lfa" else ()
             return (by_rows("norm", rows, hidden, 3), *filtered, *inputs, *_head_norms(spec, rows, ""),
                     by_rows("rotate", rows, q, 7), by_rows("rotate", rows, kv, 7), *_attention(spec, batch, seq, ""),
-                    flat("copy", rows * q, 2), *linear(rows, q, hidden), flat("add", rows * hidden, 3))  # fmt: skip
+                    flat("copy", rows * q, 2), *linear(rows, q, hidden), flat("add", rows * hidden, 3),
+                    glue(_way(spec, kind), 0))  # fmt: skip
     raise KeyError(unit)
 
 
@@ -67,7 +69,7 @@ def backward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator
         case "mlp":
             return (*linear_back(rows, spec.ffn, hidden), by_rows("gate_back", rows, spec.ffn, 6),
                     *linear_back(rows, hidden, 2 * spec.ffn), by_rows("norm_back", rows, hidden, 4),
-                    glue("mlp", 1))  # fmt: skip
+                    glue(_way(spec, "mlp"), 1))  # fmt: skip
         case "attn" if fused(spec):
             q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
             return (*linear_back(rows, q, hidden), *_attention(spec, batch, seq, "_back"),
@@ -84,8 +86,14 @@ def backward(spec: ModelSpec, unit: str, batch: int, seq: int) -> tuple[Operator
             return (*linear_back(rows, q, hidden), flat("copy", rows * q, 2), *_attention(spec, batch, seq, "_back"),
                     by_rows("rotate", rows, q, 9), by_rows("rotate", rows, kv, 9),
                     *_head_norms(spec, rows, "_back"), *inputs, *filtered,
-                    flat("add_", rows * hidden, 3, 3), by_rows("norm_back", rows, hidden, 8))  # fmt: skip
+                    flat("add_", rows * hidden, 3, 3), by_rows("norm_back", rows, hidden, 8),
+                    glue(_way(spec, kind), 1))  # fmt: skip
     raise KeyError(unit)
+
+
+def _way(spec: ModelSpec, kind: str) -> str:
+    """What a unit is called by its glue: a local filter is never fused, others where they are not cut."""
+    return kind if kind == "lfa" or fused(spec) else f"cut {kind}"
 
 
 def inside(spec: ModelSpec, experts: int, pairs: int) -> tuple[tuple[Operator, ...], tuple[Operator, ...]]:

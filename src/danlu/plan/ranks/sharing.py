@@ -116,8 +116,12 @@ def _cost(plan: Plan, mine: Sequence[Seat], moved: Exchange) -> StageCost:
         data_s=max(end.data_s for end in ends),
         weights_s=max(end.weights_s for end in ends) + _within(plan, mine, moved.weights),
     )
-    slowest_card = min((plan.fleet.card(seat.card) for seat in mine), key=lambda card: card.cores)
-    return Pauses(slowest_card).paid(tight)
+    pauses = Pauses(min((plan.fleet.card(seat.card) for seat in mine), key=lambda card: card.cores))
+    ahead, back = (sum(len(way) for way in each) for each in zip(*_ways(plan, mine, units), strict=True))
+    return pauses.paid(replace(
+        tight, forward_s=tight.forward_s + pauses.met("wake", tight.forward_s, ahead),
+        backward_s=tight.backward_s + pauses.met("wake_back", tight.backward_s, back + (ahead if again else 0)),
+    ))  # fmt: skip
 
 
 def _inside(plan: Plan, mine: Sequence[Seat]) -> list[tuple[float, float]]:
@@ -178,7 +182,7 @@ def _sums_s(plan: Plan, mine: Sequence[Seat], units: Sequence[str]) -> tuple[flo
     """Seconds that a stage's sums take in one micro-batch's forward and backward."""
     if len(mine) == 1:
         return 0.0, 0.0
-    ways = [sums(plan.model, unit, plan.micro_batch * parts(plan)[mine[0].replica].tokens, len(mine)) for unit in units]
+    ways = _ways(plan, mine, units)
     forward, backward = ([count for way in ways for count in way[back]] for back in (0, 1))
     links = [link for a, b in permutations(mine, 2) if (link := plan.fleet.link(a.card, b.card))]
     rates = [Rates(plan.fleet.card(seat.card), plan.dtype) for seat in mine]
@@ -192,6 +196,14 @@ def _sums_s(plan: Plan, mine: Sequence[Seat], units: Sequence[str]) -> tuple[flo
         )  # fmt: skip
 
     return seconds(forward), seconds(backward)
+
+
+def _ways(plan: Plan, mine: Sequence[Seat], units: Sequence[str]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Numbers in every sum of a stage's units; none where a card has it alone."""
+    if len(mine) == 1:
+        return [((), ())]
+    rows = plan.micro_batch * parts(plan)[mine[0].replica].tokens
+    return [sums(plan.model, unit, rows, len(mine)) for unit in units]
 
 
 def sums(spec: ModelSpec, unit: str, rows: int, cards: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 from dataclasses import replace
 from functools import cache
@@ -17,7 +18,7 @@ from provoke import provoke
 
 from danlu import families
 from danlu.cli.app import main
-from danlu.errors import DoesNotFit
+from danlu.errors import DoesNotFit, UnprovedPlan
 from danlu.fleet.groups import shorthand
 from danlu.nouns import ModelSpec
 from danlu.plan.groups import large
@@ -111,6 +112,51 @@ def test_a_certificate_that_was_touched_proves_nothing(where):
     change(where, found)
     with provoke("DL-DATA-030"):
         verify.checked(found)
+
+
+@cache
+def small() -> tuple[dict[str, Any], list[tuple[Any, ...]], Any]:
+    """A certificate, the places of all numbers in it, and what was searched, small enough for brute force."""
+    ask = random_ask(random.Random(3), 6, 3, 8)
+    found = large.search(ask.spec, ask.fleet, batch=ask.batch, seq=ask.seq, schedule=ask.schedule)
+    whole = json.loads(certificate.dumps(certificate.prove_gap(found)))
+
+    def places(each: Any, at: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        inner = each.items() if isinstance(each, dict) else enumerate(each) if isinstance(each, list) else ()
+        return [at] * isinstance(each, int | float) + [one for key, value in inner for one in places(value, (*at, key))]
+
+    return whole, places(whole, ()), found.ask
+
+
+ODD = (math.nan, math.inf, -math.inf, 10**400, 1e300, -1, 0, 0.5, None, "x", [])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_no_number_of_a_certificate_can_be_changed_to_prove_what_is_not_so(data):
+    """It is refused; or what it proves of the same cards, model and batch still holds by brute force."""
+    whole, places, ask = small()
+    kinds = sorted({tuple(key for key in place if isinstance(key, str)) for place in places})
+    kind = data.draw(st.sampled_from(kinds))
+    place = data.draw(
+        st.sampled_from([each for each in places if tuple(k for k in each if isinstance(k, str)) == kind])
+    )
+    found = copy.deepcopy(whole)
+    holder: Any = found
+    for key in place[:-1]:
+        holder = holder[key]
+    old = holder[place[-1]]
+    holder[place[-1]] = data.draw(
+        st.sampled_from([*ODD, *(old * by for by in (-1, 0.5, 0.99, 1.01, 2)), old + 1, old - 1])
+    )
+    try:
+        gap = verify.checked(found)
+    except UnprovedPlan:
+        return
+    numbers = [each for each in (holder[place[-1]], gap) if isinstance(each, float)]
+    assert all(math.isfinite(each) for each in numbers) and gap >= 0
+    if kind[0] in ("bounds", "bound_s") and "tables" not in kind:  # the proof of what was asked, not what was asked
+        assert none_beats(ask, found["bound_s"])
 
 
 @settings(max_examples=6, deadline=None)

@@ -1,10 +1,8 @@
-"""Checks a certificate of a plan's gap. Shares no code with the search: numpy and the certificate's own figures only.
-
-It computes the plan's step, memory and cards anew; and that all numbers of pipelines are bounded, by fair prices.
-"""
+"""Checks a certificate, sharing no code with the search: its plan anew, and fair bounds for any number of pipelines."""
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -21,14 +19,14 @@ Table = dict[str, Any]  # what a stage costs by way, sums over the first units; 
 def checked(text: dict[str, Any]) -> float:
     """By how much at most the plan is slower than any other of its classes; UnprovedPlan says what does not hold."""
     try:
-        return _checked(text)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
+        return _checked(json.loads(json.dumps(text, allow_nan=False)))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError) as error:
         raise _unproved(f"it cannot be read: {error!r}") from error
 
 
 def _checked(text: dict[str, Any]) -> float:
-    if text["certificate"] != 4:
-        raise _unproved(f"version {text['certificate']} is not 4")
+    if text["certificate"] != 4 or not 0 < text["model"]["layers"] < 1 << 16:
+        raise _unproved(f"version {text['certificate']} is not 4, or its model has {text['model']['layers']} layers")
     units = ["embed", *text["model"]["recipe"] * text["model"]["layers"], "head"]
     cards, reached = np.array(text["cards"], dtype=float), 0.0
     seconds = _plan(text, units, cards)
@@ -36,7 +34,7 @@ def _checked(text: dict[str, Any]) -> float:
         if each["fewest"] != reached + 1:
             raise _unproved(f"no bound for {reached + 1} to {each['fewest'] - 1} pipelines")
         reached = each["most"]
-        _bound(each, units, cards, text["batch"], text["stages"])
+        _bound(each, units, cards, text["batch"], min(text["stages"], len(units)))
     if reached < min(cards.sum(), text["batch"]):  # each has a card and a sequence of its own
         raise _unproved(f"no bound for more than {reached} pipelines")
     least = min(seconds, *(each["seconds"] for each in text["bounds"]))
@@ -51,8 +49,10 @@ def _plan(text: dict[str, Any], units: list[str], cards: Floats) -> float:
     used, done, seconds = np.zeros(len(cards)), 0, 0.0
     for number, each in enumerate(text["plan"]["replicas"]):
         table, stages = tables[each["micro_batch"]], each["stages"]
-        if [0, *(stop for _, _, stop in stages)] != [*(start for _, start, _ in stages), len(units)]:
+        if [0, *(stop for _, _, stop in stages)] != sorted({*(start for _, start, _ in stages), len(units)}):
             raise _unproved(f"the stages of pipeline {number} do not cover the model's {len(units)} units")
+        if any(type(each[name]) is not int or each[name] < 1 for name in ("copies", "micro_batch", "micro_batches")):
+            raise _unproved(f"pipeline {number} has no whole number of copies, micro-batches or sequences")
         fill, longest, to = 0.0, 0.0, [int(table["group"][way]) for way, _, _ in stages[::-1]]
         for behind, (way, start, stop) in zip(range(len(stages))[::-1], stages, strict=True):
             time, ahead, after, held, kept = (float(table[name][way, stop] - table[name][way, start])

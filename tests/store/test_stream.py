@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from provoke import provoke
 
-from danlu.store import stream
+from danlu.store import keys, stream
 from danlu.store.arena import Arena
 from danlu.store.batch import REMOVED
 from danlu.store.hashing import hash_of
@@ -68,6 +69,18 @@ def small_disk(tmp_path) -> Iterator[Path]:
         pytest.skip(f"no mount here: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_the_disk_of_temporary_files_is_named_when_it_fills(small_disk, tmp_path, monkeypatch):
+    with Writer(tmp_path / "store") as writer:
+        for number in range(1000):
+            writer.add(b"%d" % number * 3000, b"")
+        writer.commit({})
+    monkeypatch.setattr(keys, "RUN", 100)
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    with provoke("DL-MEM-002") as caught:
+        keys.write(Store(tmp_path / "store"))
+    assert caught.error.where == f"{small_disk}/keys" and not (tmp_path / "store" / "keys").exists()
 
 
 def test_a_disk_that_fills_stops_a_stream(small_disk):

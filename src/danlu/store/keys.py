@@ -13,8 +13,10 @@ import re
 import tempfile
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from danlu import atomic
 from danlu.errors import DamagedPack
 from danlu.store.home import Home, Reader, Sink
 from danlu.store.packs import Store
@@ -86,6 +88,13 @@ def write(store: Store) -> int:
 
 
 def _sorted(store: Store) -> Iterator[bytes]:
+    try:
+        yield from _merged(store)
+    except OSError as error:  # the disk of temporary files is another one than the store's
+        raise atomic.full(Path(tempfile.gettempdir()) / NAME, error) from error
+
+
+def _merged(store: Store) -> Iterator[bytes]:
     with tempfile.TemporaryFile() as spill:
         runs: list[tuple[int, int]] = []
         run: list[bytes] = []

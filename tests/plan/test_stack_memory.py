@@ -85,6 +85,20 @@ def test_recomputing_more_keeps_less(first, flash, sequence):
     assert kept == sorted(kept, reverse=True)
 
 
+def test_eager_gated_layers_keep_what_their_kernels_hand_on():
+    """Two RMS norms keep an fp32 input and what they are before their weight, a gate what its activation made."""
+    llama = replace(GPT, gated=True, flash=True, dropout=False, tp=1, software="torch")
+    more = stack_memory.layer_bytes(llama) - stack_memory.layer_bytes(replace(llama, kernels=True))
+    assert more == GPT.seq * (2 * 6 * GPT.hidden + 2 * GPT.ffn)
+
+
+def test_deepspeed_keeps_no_second_gradient_where_it_sums_in_16_bits():
+    run = replace(GPT, zero=1, precision="bf16", software="Megatron-DeepSpeed")
+    sums = [stack_memory.bytes_per_param(each, 8) for each in
+            (run, replace(run, reduce_bytes=2), replace(run, software="DeepSpeed"))]  # fmt: skip
+    assert sums == [9.5, 5.5, 5.5]
+
+
 def test_a_table_without_its_columns_is_refused(tmp_path):
     path = tmp_path / "runs.csv"
     path.write_text("source,row,card\na,b,A100-80\n", encoding="utf-8")

@@ -126,6 +126,34 @@ def test_states_shared_inside_a_host_are_gathered_there():
     assert work(replace(far, zero_ranks=8)).dp_bytes > 0 == work(far).dp_bytes
 
 
+def test_gathers_that_hide_behind_compute_cost_what_their_bytes_take_inside_a_host():
+    run = replace(GPT, tp=1, pp=1, dp=64, zero=3, overlap_dp=True)
+    assert seconds(replace(run, link=1e11)) == seconds(replace(run, link=4e10)) < seconds(replace(run, link=1e9))
+    assert seconds(run, contended=0.1) < seconds(run, contended=0.2)
+
+
+def test_messages_beside_weight_gradients_cost_less_than_alone_and_more_than_beside_all():
+    for run in (GPT, replace(GPT, seq_parallel=True)):
+        alone, back, all_of_them = (
+            seconds(replace(run, overlap_back=b, overlap_tp=a)) for b, a in ((0, 0), (1, 0), (0, 1))
+        )
+        assert all_of_them < back < alone
+
+
+def test_a_second_stage_sums_gradients_of_every_micro_batch():
+    whole, split = (work(replace(GPT, tp=1, pp=1, dp=64, zero=zero)) for zero in (1, 2))
+    assert whole.gather_bytes == 0 < split.gather_bytes
+    assert whole.dp_bytes == pytest.approx(split.dp_bytes + split.gather_bytes)
+    assert work(replace(GPT, zero=2)).gather_bytes == 0  # a pipeline keeps them until its last micro-batch
+
+
+def test_what_eager_torch_makes_of_a_gated_model_is_counted_apart():
+    llama = replace(GPT, gated=True, flash=True, dropout=False)
+    eager, fused = (work(replace(llama, software="torch", kernels=kernels)).stages[0] for kernels in (False, True))
+    at = AMOUNTS.index
+    assert eager[at("eager_bytes")] > fused[at("pass_bytes")] > 0 == fused[at("eager_bytes")] == eager[at("pass_bytes")]
+
+
 def test_a_later_kernel_of_attention_is_faster_and_a_short_gradient_cheaper():
     run = replace(GPT, flash=True, dropout=False, link=2.5e9)
     first, second, third = (seconds(replace(run, attention_kernel=n)) for n in (1, 2, 3))

@@ -26,7 +26,8 @@ EMPTY_OR = {
     "seq_parallel": (0, 1, "true"), "zero": (0, 1, 2, 3), "compiled": (0, 1), "async_tp": (0, 1),
     "precision": ("bf16", "BF16", "fp16", "FP8", "float8", "mxfp8", "fp32", "tf32", "bfloat16"),
     "software": ("Megatron-LM", "megatron-core", "NeMo", "torchtitan", "DeepSpeed", "MaxText", "my own"),
-    "attention": ("flash", "FlashAttention-2", "sdpa", "unfused", "eager"), "overlap_dp": (0, 1), "overlap_tp": (0, 1),
+    "attention": ("flash", "FlashAttention-2", "sdpa", "unfused", "eager"), "overlap_dp": (0, 1),
+    "overlap_tp": (0, 1, "backward"),
     "link_gbps_per_card": (100, 200, 400), "note": ("", "a;b:c;d=1"),
 }  # fmt: skip
 optional = st.fixed_dictionaries({name: st.sampled_from(["", *map(str, each)]) for name, each in EMPTY_OR.items()})

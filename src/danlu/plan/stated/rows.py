@@ -155,6 +155,7 @@ def _setup(line: dict[str, str], note: dict[str, str]) -> Setup:
     def said(name: str) -> bool:
         return stated_words.flag(name, line.get(name) or "")
 
+    overlap, back = stated_words.overlap(line.get("overlap_tp") or "")
     heads, software = count("heads", 1), stated_words.software(line.get("software") or "")
     unfused = stated_words.unfused(line.get("attention") or "")
     short = stated_words.precision(note.get("reduce", "")) if "reduce" in note else ""
@@ -172,7 +173,7 @@ def _setup(line: dict[str, str], note: dict[str, str]) -> Setup:
         compiled=said("compiled"), async_tp=said("async_tp"), flash=not unfused,
         # Megatron-LM had dropout by default while attention was unfused; memory measured elsewhere shows none of it.
         dropout=unfused and software == "Megatron-LM",
-        overlap_dp=said("overlap_dp"), overlap_tp=said("overlap_tp"),
+        overlap_dp=said("overlap_dp"), overlap_tp=overlap, overlap_back=back,
         experts=_experts(line, note), latent=_latent(note),
         items=items, head_dim=int(note.get("head_dim", 0)),
         attention_kernel=stated_words.generation(line.get("attention") or ""), kernels=note.get("kernels") == "fused",

@@ -94,7 +94,8 @@ def megatron_columns(arguments: Mapping[str, str]) -> dict[str, str]:
     found = {column: given[name] for name, column in _PLAIN.items() if name in given}
     found |= {"cp": given.get("context_parallel_size", "1"), "zero": str(int(on("use_distributed_optimizer")))}
     found |= {"gated": str(int(on("swiglu"))), "seq_parallel": str(int(on("sequence_parallel")))}
-    found |= {"overlap_dp": str(int(on("overlap_grad_reduce"))), "overlap_tp": str(int(on("tp_comm_overlap")))}
+    beside = "backward" if on("async_tensor_model_parallel_allreduce") else "0"
+    found |= {"overlap_dp": str(int(on("overlap_grad_reduce"))), "overlap_tp": "1" if on("tp_comm_overlap") else beside}
     if on("group_query_attention") and "num_query_groups" in given:
         found["kv_heads"] = given["num_query_groups"]
     found["recompute"] = given.get("recompute_granularity", "none")

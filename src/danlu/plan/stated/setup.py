@@ -45,6 +45,9 @@ class Setup:
     kernels          norms, activations and rotary embeddings are one kernel each: Megatron's own where nothing is said
     reduce_bytes     of one number of a gradient as data-parallel cards send it; 0 for the software's habit
     zero_ranks       data-parallel ranks that share states, where these are not all: inside a host; 0 for all
+    overlap_tp       tensor-parallel messages of both passes are sent in parts beside their matmuls
+    overlap_back     only those of the backward, beside gradients of weights: Megatron's habit since 2022 (arXiv
+                     2205.05198, section 4.2.2)
     """
 
     card: str
@@ -78,6 +81,7 @@ class Setup:
     dropout: bool = False
     overlap_dp: bool = False
     overlap_tp: bool = False
+    overlap_back: bool = False
     experts: Experts | None = None
     latent: Latent | None = None
     items: tuple[int, ...] = ()

@@ -25,8 +25,8 @@ Floats = npt.NDArray[Any]
 SPREAD = {
     "matmul": 0.05, "attention": 0.25, "wide_attention": 0.15, "first_flash": 0.15, "third_flash": 0.15,
     "wide": 0.07, "narrow": 0.15, "matmul_bytes": 0.3,
-    "pass_bytes": 0.3, "score_bytes": 0.3, "fused": 0.2, "link": 0.15, "bus": 0.15, "socket": 0.2, "network": 0.15,
-    "alpha_s": 0.1, "kernel_s": 0.5, "unhidden": 0.3, "contended": 0.3, "straggle": 0.5,
+    "pass_bytes": 0.3, "eager_bytes": 0.1, "score_bytes": 0.3, "fused": 0.2, "link": 0.15, "bus": 0.15, "socket": 0.2,
+    "network": 0.15, "alpha_s": 0.1, "kernel_s": 0.5, "unhidden": 0.3, "contended": 0.3, "straggle": 0.5,
 }  # fmt: skip
 OWN = 0.08  # the same of a card's own efficiency
 TUNED = 0.15  # of what calibration sets

@@ -23,7 +23,8 @@ from danlu.plan.stated.stack_work import AMOUNTS, Work, work
 
 TERMS = {
     "matmuls": ("matmul_flop", "narrow_flop"), "attention": ("attention_flop", "score_bytes"),
-    "memory traffic": ("matmul_bytes", "pass_bytes"), "tensor parallelism": ("tp_bytes", "tp_messages"),
+    "memory traffic": ("matmul_bytes", "pass_bytes", "eager_bytes"),
+    "tensor parallelism": ("tp_bytes", "tp_beside", "tp_messages"),
     "pipeline messages": ("pp_bytes",), "context parallelism": ("cp_bytes",), "expert parallelism": ("ep_bytes",),
     "issuing kernels": ("kernels",),
 }  # fmt: skip

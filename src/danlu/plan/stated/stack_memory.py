@@ -101,13 +101,15 @@ def expert_params(setup: Setup, dense: bool = False) -> float:
 def bytes_per_param(setup: Setup, ranks: int) -> float:
     """Bytes of weight, gradient and Adam's states of one parameter on one of `ranks` data-parallel cards.
 
-    Megatron keeps its main gradient in fp32 (18, or 6 + 12/d with a distributed optimizer), DeepSpeed's optimizer for
-    bf16 sums it beside the short one (8 + 12/d); fp32 runs need 16; FSDP and ZeRO-3 share everything.
+    Megatron keeps its main gradient in fp32 (18, or 6 + 12/d with a distributed optimizer). DeepSpeed's optimizer for
+    bf16 pipelines sums it beside the short one (8 + 12/d), unless it sums in 16 bits as its first stage alone does
+    (4 + 12/d). fp32 runs need 16; FSDP and ZeRO-3 share everything.
     """
     if setup.zero == 3:
         return 16.0 / ranks
     if setup.zero == 1 and setup.precision == "bf16" and "DeepSpeed" in setup.software:
-        return 8.0 + 12.0 / ranks
+        short = setup.software == "DeepSpeed" or setup.reduce_bytes == 2
+        return (4.0 if short else 8.0) + 12.0 / ranks
     if setup.precision == "fp32":
         return 16.0 if setup.zero == 0 else 8.0 + 8.0 / ranks
     return 18.0 if setup.zero == 0 else (6.0 + 12.0 / ranks if setup.zero == 1 else 2.0 + 16.0 / ranks)
@@ -146,6 +148,9 @@ def half_bytes(setup: Setup, dense: bool = False, recompute: str | None = None) 
     if not setup.flash and chosen in ("none", "mlp"):
         scores = float((2 * n + 1 if setup.dropout else n) * setup.heads * setup.seq)
     attention, mlp = _attention_numbers(setup) * n + scores, _mlp_numbers(setup, dense) * n * (chosen != "mlp")
+    if setup.gated and not setup.fused:  # an RMS norm of many kernels keeps its input in fp32 and what it is before
+        whole += (n + (4 if n == 2 else 0)) * h  # its weight; a gate keeps what its activation made
+        mlp += _mlp_numbers(setup, dense) * n / 3 * (chosen != "mlp")
     return rows * (whole / split + attention / t), rows * (whole / split + mlp / t)
 
 

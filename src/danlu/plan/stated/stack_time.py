@@ -59,6 +59,7 @@ class Constants:
                         the second (25 to 40 % of an A100 beside 50 to 73: arXiv 2307.08691; 1.5 to 2: 2407.08608)
     narrow              speed of an fp8 matmul beside a 16-bit one
     matmul_bytes, pass_bytes, score_bytes   weights of bytes against the card's memory bandwidth (kernels reach 80 %)
+    eager_bytes         the same of what eager torch makes of gated models, all of whose kernels are counted
     fused               what a compiled step still costs of its passes and of issuing, beside the counts of stack_work
     link, bus, socket, network   share of a link's rate that collectives reach: inside a host by its own link, by PCIe,
                         from socket to socket (NCCL's graph/topo.h has 10 to 16 GB/s beside 32 of PCIe), between hosts
@@ -66,7 +67,8 @@ class Constants:
     alpha_s             seconds of one message of a collective
     kernel_s            seconds of one kernel that shrink with nothing: its issuing, its start and its last wave
     unhidden            share of overlapped tensor- and context-parallel communication that still costs time
-    contended           the same of overlapped data-parallel communication
+    contended           the same of overlapped gradients; of overlapped gathers, of the seconds their bytes take inside
+                        a host: one that waits for a slow network takes neither memory nor multiprocessors meanwhile
     straggle            share of a step that every doubling of the cards adds: all wait for the slowest
     cards               efficiency of a card beside the average, by name
     others              the same for seconds of all that is no matmul or attention: what calibration may set
@@ -81,6 +83,7 @@ class Constants:
     narrow: float = 1.5
     matmul_bytes: float = 1.0
     pass_bytes: float = 1.25
+    eager_bytes: float = 1.25
     score_bytes: float = 1.25
     fused: float = 0.9
     link: float = 0.7
@@ -142,7 +145,9 @@ def seconds(run: Setup, amounts: Work, card: Rated, constants: Constants) -> flo
     if amounts.gather_bytes:
         group = _group(run, card, c, run.sharing)
         gathered = amounts.gather_bytes / (between(run, c, 1) if run.software == "DeepSpeed" and run.link else group)
-        both = np.minimum(busy, gathered) * (c.contended if run.overlap_dp or run.software == "DeepSpeed" else 1.0)
+        both = np.minimum(busy, gathered) * (c.contended if run.software == "DeepSpeed" else 1.0)
+        if run.overlap_dp:
+            both = np.minimum(busy, amounts.gather_bytes / _inside(run, card, c, 2)) * c.contended
         busy = np.maximum(busy, gathered) + both
     slow = float(busy.max())
     pipeline = m * slow + (float(busy.sum()) - slow) / run.interleave
@@ -178,7 +183,8 @@ def prices(run: Setup, card: Rated, c: Constants) -> npt.NDArray[Any]:
     messages = c.unhidden if run.interleave > 1 and run.overlap_dp else 1.0  # sent while other chunks are computed
     found = np.array([
         1 / rate, 1 / (rate * c.narrow), c.matmul / (rate * fused) if run.flash else 1 / rate,
-        c.matmul_bytes / memory, passes, c.score_bytes / memory, hidden_tp / tp, hidden_tp * c.alpha_s, messages / pp,
+        c.matmul_bytes / memory, passes, c.eager_bytes / memory, c.score_bytes / memory, hidden_tp / tp,
+        c.unhidden / tp, hidden_tp * c.alpha_s, messages / pp,
         c.unhidden / cp, max(1 / _inside(run, card, c, run.ep), _abroad(run) / between(run, c, 1)),
         c.kernel_s * (c.fused if run.compiled else 1.0),
     ])  # fmt: skip

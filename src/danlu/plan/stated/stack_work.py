@@ -18,8 +18,8 @@ from danlu.plan.stated.setup import Setup
 from danlu.plan.stated.stack_memory import attention_params, dense_layers, expert_params, mlp_params, stage_params
 
 AMOUNTS = (
-    "matmul_flop", "narrow_flop", "attention_flop", "matmul_bytes", "pass_bytes", "score_bytes", "tp_bytes",
-    "tp_messages", "pp_bytes", "cp_bytes", "ep_bytes", "kernels",
+    "matmul_flop", "narrow_flop", "attention_flop", "matmul_bytes", "pass_bytes", "eager_bytes", "score_bytes",
+    "tp_bytes", "tp_beside", "tp_messages", "pp_bytes", "cp_bytes", "ep_bytes", "kernels",
 )  # fmt: skip
 
 Floats = npt.NDArray[Any]
@@ -58,7 +58,7 @@ def once(run: Setup, held: float) -> tuple[float, float, float]:
     """(dp_bytes, gather_bytes, adam_bytes) of a card that holds `held` parameters after tensor and expert cuts.
 
     Where states are shared by a few ranks only, their gathers stay among these, and what each of them keeps of the
-    gradients is summed over the others.
+    gradients is summed over the others. Stage 2 keeps no whole gradient from one micro-batch to the next.
     """
     ranks, near = run.dp * run.cp, run.sharing
     share = (ranks - 1) / ranks
@@ -72,6 +72,8 @@ def once(run: Setup, held: float) -> tuple[float, float, float]:
     elif run.zero == 0 or near < ranks or (run.zero == 1 and "DeepSpeed" in run.software):
         # DeepSpeed's first stage sums whole gradients before each rank drops what is not its own, then gathers.
         dp = held * share * (2 * gradient + (weight if run.zero and near == ranks else 0.0))
+    elif run.zero == 2 and run.pp == 1:
+        dp, gather = held * share * weight, held * share * gradient
     else:
         dp = held * share * (gradient + weight)
     return dp, gather, held * (34.0 if run.bytes_each == 2 else 28.0) / (near if run.zero else 1)
@@ -142,10 +144,16 @@ def _layered(run: Setup, flop: float, matmul: float, passes: Sequence[float], **
     ways, redone = np.array([1.0, 2.0 + again]), float(_remade(run))
     found["narrow_flop" if run.precision == "fp8" else "matmul_flop"] = flop * ways
     found["matmul_bytes"] = matmul * ways
-    found["pass_bytes"] = np.array([passes[0], passes[1] + redone * passes[0]]) * run.bytes_each
+    made = "pass_bytes" if run.fused or not run.gated else "eager_bytes"
+    found[made] = np.array([passes[0], passes[1] + redone * passes[0]]) * run.bytes_each
     # A sum over tensor-parallel cards each way; made again with its half, by torchtitan's choice its gathering alone.
     each = np.array([1.0, 1.0 + again]) if t > 1 else np.zeros(2)
-    found["tp_bytes"] = each * 2 * (t - 1) / t * _rows(run) * run.hidden * run.bytes_each
+    summed = 2 * (t - 1) / t * _rows(run) * run.hidden * run.bytes_each
+    found["tp_bytes"] = each * summed
+    if run.overlap_back and t > 1:
+        # Of a backward that splits sequences, the input gathered again and its gradient's sum run beside matmuls.
+        found["tp_bytes"] = np.array([1.0, again + 0.5 * run.seq_parallel]) * summed
+        found["tp_beside"] = np.array([0.0, summed])
     found["tp_messages"] = each * (t - 1)
     issued = _kernels(run) / 2
     found["kernels"] = np.array([issued, (2 + redone) * issued])

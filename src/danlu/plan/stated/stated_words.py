@@ -57,6 +57,12 @@ def flag(name: str, text: str) -> bool:
     return FLAGS.get(plain, False)
 
 
+def overlap(text: str) -> tuple[bool, bool]:
+    """Whether tensor-parallel messages of both passes, and whether only those of the backward, run beside matmuls."""
+    back = _plain(text) == "backward"
+    return (not back and flag("overlap_tp", text)), back
+
+
 def _one_of(name: str, text: str, words: dict[str, tuple[str, ...]], default: str) -> str:
     """The key one of whose words the text begins with."""
     plain = _plain(text)

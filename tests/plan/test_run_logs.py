@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from provoke import provoke
 
 from danlu.cli import app
 from danlu.cli.plan_check import rated
+from danlu.errors import BadRows
 from danlu.plan.stated import run_logs, stack_time
 from danlu.plan.stated.setup import Setup, completed
 from danlu.plan.stated.stack_work import work
@@ -61,6 +65,29 @@ def test_torchtitan_and_danlu_logs_give_seconds():
     assert found.tokens_s == 5762 and found.peak == pytest.approx(40.58 * 2**30)
     ours = "\n".join(json.dumps({"step": i, "loss": 1.0, "seconds": 0.5, "t": i}) for i in range(9))
     assert run_logs.read(ours, "steps.jsonl").seconds == 0.5
+
+
+number = st.text("0123456789.,naif-", max_size=6)
+odd = st.sampled_from(["0", "-1", "NaN", "Infinity", "1e999", "[]", "2"])
+texts = st.lists(st.one_of(
+    st.text(max_size=20), st.builds("elapsed time per iteration (ms): {}".format, number),
+    st.builds("step: 3  memory: {}GiB(1%)  tps: {}".format, number, number),
+    st.builds('{{"seconds": {}}}'.format, odd),
+), max_size=8).map("\n".join)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(texts)
+def test_any_log_has_steps_of_this_world_or_is_refused(text):
+    try:
+        found = run_logs.read(text, "log")
+    except BadRows:
+        return
+    assert found.steps > 0 and all(0 < each < math.inf for each in (found.seconds, found.tokens_s) if each is not None)
+
+
+def test_the_first_step_of_few_is_not_a_steps_time():
+    assert run_logs.read(megatron(13.75, steps=2), "log").seconds == pytest.approx(13.75)
 
 
 @pytest.mark.parametrize("text", ["", "hello\n", '{"step": 1}\n', "[1, 2]"])

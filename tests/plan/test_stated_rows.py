@@ -82,7 +82,10 @@ def roofline(run):
 
 
 @pytest.mark.parametrize("wrong", [{"precision": "int7"}, {"recompute": "sometimes"}, {"compiled": "perhaps"},
-                                   {"layers": "many"}, {"value": "-1"}])  # fmt: skip
+                                   {"layers": "many"}, {"value": "-1"}, {"value": "inf"}, {"layers": "0"},
+                                   {"layers": "1e400"}, {"layers": "99999999999999999999"}, {"hidden": "-1"},
+                                   {"global_batch": "0"}, {"heads": "8.5"}, {"cards_per_host": "0"},
+                                   {"link_gbps_per_card": "-1"}])  # fmt: skip
 def test_a_word_nobody_uses_is_refused_with_its_line(folder, wrong):
     whole = {"card": "H100", "card_count": 8, "layers": 32, "hidden": 4096, "heads": 32, "vocab": 32000, "seq": 4096,
              "global_batch": 8}  # fmt: skip

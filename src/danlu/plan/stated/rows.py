@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from danlu.plan.stated.mixed import MixedStage, stages
 from danlu.plan.stated.setup import Experts, Latent, Setup
 from danlu.plan.stated.stack_work import model_flop
 
+MOST = 10**12  # of any count; far above every run
 TIMES = ("iter_s", "tflops_card", "tokens_s_card", "mfu")
 NEEDED = ("source", "row", "card", "card_count", "layers", "hidden", "heads", "vocab", "seq", "global_batch", "measure",
           "value")  # fmt: skip
@@ -91,7 +93,7 @@ def _named(where: str) -> Iterator[None]:
     """Anything a line can get wrong, as BadRows with its place."""
     try:
         yield
-    except (ValueError, ZeroDivisionError, KeyError, TypeError) as error:
+    except (ValueError, ArithmeticError, KeyError, TypeError) as error:
         raise BadRows("a run cannot be read", where=where, why=f"{type(error).__name__}: {error}",
                       fix="bench/truth/README.md says what each column holds") from error  # fmt: skip
 
@@ -107,7 +109,7 @@ def _row(source: str, line: dict[str, str]) -> Row | None:
         return None
     setup, measure = _setup(line, note), line["measure"]
     value = float(line["value"])
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise ValueError(f"{measure} is {value}")
     name = line["row"]
     if measure == "mem_bytes":
@@ -139,7 +141,10 @@ def _seconds(measure: str, value: float, setup: Setup, note: dict[str, str]) -> 
 
 def _setup(line: dict[str, str], note: dict[str, str]) -> Setup:
     def count(name: str, default: int) -> int:
-        return int(float(line[name])) if line.get(name) else default
+        value = float(line.get(name) or default)
+        if not min(default, 1) <= value <= MOST or value % 1:
+            raise ValueError(f"{name} is {line[name]}; it is a whole number from {min(default, 1)} to {MOST:,}")
+        return int(value)
 
     cards = count("card_count", 1)
     hosts = min(cards, count("cards_per_host", 8))
@@ -147,6 +152,8 @@ def _setup(line: dict[str, str], note: dict[str, str]) -> Setup:
     dp = count("dp", max(1, cards // (tp * pp * cp)) if tp and pp else 1)
     stages = re.match(r"[\d/]+", note.get("stage_items", ""))
     items = tuple(map(int, stages[0].split("/"))) if stages else ()
+    if gbps and not 0 < float(gbps) < math.inf:
+        raise ValueError(f"link_gbps_per_card is {gbps}")
     if tp and pp and tp * pp * dp * cp != cards:
         raise ValueError(f"tp * pp * dp * cp is {tp * pp * dp * cp}, card_count {cards}")
     if items and len(items) != pp:

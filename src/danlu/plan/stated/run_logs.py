@@ -7,6 +7,7 @@ Lines that are read (docs/formats.md, "run logs"): Megatron-LM's list of argumen
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,12 @@ from statistics import median
 
 from danlu.errors import BadRows
 
-WARM = 3  # steps that are left out, where there are more than twice as many: kernels are chosen, caches fill
+WARM = 3  # steps that are left out, of few the first one: kernels are chosen, caches fill
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
-MEGATRON = re.compile(r"elapsed time per iteration \(ms\): *([0-9.]+)")
+MEGATRON = re.compile(r"elapsed time per iteration \(ms\): *([0-9]+(?:\.[0-9]+)?)")
 ARGUMENT = re.compile(r"^(?:\[[^\]]*\]:?\s*|\d+:\s*)*\s*([a-z_0-9]+) \.{2,} *(.*?)\s*$")
-ALLOCATED = re.compile(r"max allocated: *([0-9.]+)")
-TITAN = re.compile(r"step: *\d+ .*?memory: *([0-9.]+)GiB.*?tps: *([0-9,.]+)")
+ALLOCATED = re.compile(r"max allocated: *([0-9]+(?:\.[0-9]+)?)")
+TITAN = re.compile(r"step: *\d+ .*?memory: *([0-9]+(?:\.[0-9]+)?)GiB.*?tps: *([0-9][0-9,]*(?:\.[0-9]+)?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,11 @@ def read(text: str, where: str) -> Measured:
 
 
 def _steady(values: Sequence[float]) -> float:
-    return median(values[WARM:] if len(values) > 2 * WARM else values)
+    return median(values[WARM:] if len(values) > 2 * WARM else values[1:] or values)
 
 
 def _megatron(lines: Sequence[str]) -> Measured | None:
-    times = [float(found[1]) / 1e3 for line in lines if (found := MEGATRON.search(line))]
+    times = [float(found[1]) / 1e3 for line in lines if (found := MEGATRON.search(line)) and float(found[1]) > 0]
     if not times:
         return None
     arguments = {found[1]: found[2] for line in lines if (found := ARGUMENT.match(line))}
@@ -68,7 +69,8 @@ def _megatron(lines: Sequence[str]) -> Measured | None:
 
 
 def _titan(lines: Sequence[str]) -> Measured | None:
-    found = [(float(hit[2].replace(",", "")), float(hit[1])) for line in lines if (hit := TITAN.search(line))]
+    told = [(float(hit[2].replace(",", "")), float(hit[1])) for line in lines if (hit := TITAN.search(line))]
+    found = [(tps, gib) for tps, gib in told if tps > 0]
     if not found:
         return None
     return Measured(len(found), tokens_s=_steady([tps for tps, _ in found]), peak=max(gib for _, gib in found) * 2**30)
@@ -78,7 +80,8 @@ def _danlu(lines: Sequence[str]) -> Measured | None:
     times = []
     for line in lines:
         try:
-            times.append(float(json.loads(line)["seconds"]))
+            if 0 < (seconds := float(json.loads(line)["seconds"])) < math.inf:
+                times.append(seconds)
         except (ValueError, KeyError, TypeError):
             return None
     return Measured(len(times), seconds=_steady(times)) if times else None

@@ -6,6 +6,7 @@ import codecs
 import json
 from collections.abc import Iterator
 from io import BytesIO
+from typing import Any
 
 from danlu.data.sources import Item, Refused, Source, unpacked
 
@@ -37,11 +38,18 @@ def _item(key: str, line: bytes) -> Item | Refused:
         row = _DECODER.decode(line.decode("utf-8-sig", "surrogateescape"))
     except (ValueError, RecursionError) as error:
         return Refused(key, "no_json", f"the line is no JSON: {error}")
-    text = next((row[name] for name in TEXT if isinstance(row.get(name), str)), None) if isinstance(row, dict) else None
+    text = _text(row) if isinstance(row, dict) else None
     if text is None:
         return Refused(key, "no_text", f"the object has no text in any of: {', '.join(TEXT)}")
     meta = {"url": _whole(row["url"]).decode()} if isinstance(row.get("url"), str) else {}
     return Item(key, BytesIO(_raw(text)), meta)
+
+
+def _text(row: dict[str, Any]) -> str | None:
+    for name in TEXT:
+        if isinstance(found := row.get(name), str):
+            return found
+    return None
 
 
 def _raw(text: str) -> bytes:

@@ -8,6 +8,7 @@
 #include <string>
 #include <unordered_map>
 
+#include "bpe/pairs.h"
 #include "bpe/words.h"
 
 namespace {
@@ -21,73 +22,13 @@ struct Counted {
     int64_t first = 0, size = 0, count = 0;  // place and bytes in the pool
 };
 
-struct Pair {
-    uint64_t key = ~uint64_t(0);
-    int64_t count = 0;
-    int32_t lists = 0;  // that were made of its places
-};
-
-// Pairs by their two tokens; an open table that doubles.
-struct Pairs {
-    std::vector<Pair> slots = std::vector<Pair>(1 << 12);
-    uint64_t used = 0;
-
-    Pair& at(uint64_t key) {
-        if (2 * used > slots.size()) {
-            std::vector<Pair> old(2 * slots.size());
-            old.swap(slots);
-            for (const Pair& each : old)
-                if (each.key != ~uint64_t(0)) place(each.key) = each;
-        }
-        Pair& found = place(key);
-        if (found.key != key) found.key = key, used++;
-        return found;
-    }
-
-   private:
-    Pair& place(uint64_t key) {
-        const uint64_t mask = slots.size() - 1;
-        uint64_t s = bpe_mixed(key * kBase) & mask;
-        while (slots[s].key != key && slots[s].key != ~uint64_t(0)) s = (s + 1) & mask;
-        return slots[s];
-    }
-};
-
-// A pair of tokens, and the list of its places: `size` of them in Learner::places.
-struct Candidate {
-    int64_t count;
-    uint64_t key;
-    int64_t first;
-    int32_t size;
-    bool operator<(const Candidate& other) const { return count != other.count ? count < other.count : key > other.key; }
-};
-
-inline uint64_t key_of(int32_t left, int32_t right) { return uint64_t(uint32_t(left)) << 32 | uint32_t(right); }
-
-// What the merge under way has done to the pairs of the joined token with the tokens on one side of it.
-struct Side {
-    struct Neighbour {
-        int64_t count = 0;  // of the words where it stands there
-        int32_t places = 0;
-    };
-    std::vector<Neighbour> of;  // by token
-    std::vector<int32_t> met;   // tokens with places
-    std::vector<std::pair<int32_t, int32_t>> found;  // token, place where the new pair begins
-
-    void add(int32_t token, int32_t place, int64_t count) {
-        if (of[token].places++ == 0) met.push_back(token);
-        of[token].count += count;
-        found.emplace_back(token, place);
-    }
-};
-
 // All words as tokens. A token is written at its first byte and at its last one, so that its neighbours are found from both
 // sides, and joining touches four places.
 struct Learner {
     std::vector<int32_t> tokens;
+    std::vector<int32_t> owner;   // the word at each place; beside the tokens it would push them out of the cache
     std::vector<int32_t> sizes;   // bytes of each token
     std::vector<int64_t> counts;  // of each word in the texts
-    std::vector<int32_t> owner;   // the word at each place
     std::vector<int32_t> starts;  // where each word begins
     std::vector<std::string> spelled;
     std::unordered_map<std::string, int32_t> named;
@@ -99,12 +40,12 @@ struct Learner {
 
     // Join the pair that begins at `at`, if it still does.
     void join(int32_t at) {
-        const int32_t first = sizes[left], last = sizes[right], second = at + first, end = second + last;
-        if (tokens[at] != left || tokens[second] != right) return;
+        int32_t *const first = &tokens[at], *const second = first + sizes[left], *const end = second + sizes[right];
+        if (*first != left || *second != right) return;
         const int64_t count = counts[owner[at]];
-        const int32_t ahead = tokens[at - 1], next = tokens[end];
-        tokens[second - 1] = tokens[second] = kInside;
-        tokens[at] = tokens[end - 1] = joined;
+        const int32_t ahead = first[-1], next = *end;
+        second[-1] = *second = kInside;
+        *first = end[-1] = joined;
         if (ahead >= 0) before.add(ahead, at - sizes[ahead], count);
         if (next >= 0) behind.add(next, at, count);
     }
@@ -123,35 +64,38 @@ struct Learner {
         }
     }
 
-    // The pairs of the joined token and each neighbour on that side have come, those of what it stands for have gone.
-    void count_side(Side& side, bool is_before) {
-        for (const int32_t token : side.met) {
-            const int64_t count = side.of[token].count;
-            pairs.at(is_before ? key_of(token, left) : key_of(right, token)).count -= count;
-            pairs.at(is_before ? key_of(token, joined) : key_of(joined, token)).count += count;
-        }
-    }
-
     // Where the joined token was known before, it may stand on both sides of itself: that is one pair, and one list.
     void gather_twins() {
         if (!before.of[joined].places || !behind.of[joined].places) return;
         for (const auto& [token, place] : behind.found)
             if (token == joined) before.add(joined, place, 0);
+        before.of[joined].count += behind.of[joined].count;
         behind.of[joined] = {};
         pairs.at(key_of(joined, joined)).lists++;  // its places do not rise
     }
 
+    // What the joined token stands for has gone from each neighbour's side.
+    void count_gone() {
+        for (const int32_t token : before.met) pairs.at(key_of(token, left)).count -= before.of[token].count;
+        for (const int32_t token : behind.met) pairs.at(key_of(right, token)).count -= behind.of[token].count;
+    }
+
+    // The pairs of the joined token and each neighbour on that side have come.
     void queue_side(Side& side, bool is_before) {
         int64_t first = int64_t(places.size());
         for (const int32_t token : side.met) {
             const uint64_t key = is_before ? key_of(token, joined) : key_of(joined, token);
+            Side::Neighbour& own = side.of[token];
+            if (!own.places) continue;
             Pair& pair = pairs.at(key);
-            const int32_t size = side.of[token].places;
-            side.of[token] = {};
-            if (!size || pair.count <= 0) continue;
+            pair.count += own.count;
+            if (pair.count <= 0) {
+                own.places = 0;
+                continue;
+            }
             pair.lists++;
-            queue.push({pair.count, key, first, size});
-            side.of[token].count = first, side.of[token].places = size, first += size;
+            queue.push({pair.count, key, first, own.places});
+            own.count = first, first += own.places;
         }
         places.resize(first);
         for (const auto& [token, place] : side.found)
@@ -171,10 +115,11 @@ struct Learner {
     }
 
     void add_word(const uint8_t* bytes, int64_t size, int64_t count, const int32_t* byte_ids) {
+        const int32_t word = int32_t(counts.size());
         starts.push_back(int32_t(tokens.size()));
         for (int64_t i = 0; i < size; i++) tokens.push_back(byte_ids[bytes[i]]);
         tokens.push_back(kEdge);
-        owner.resize(tokens.size(), int32_t(counts.size()));
+        owner.resize(tokens.size(), word);
         counts.push_back(count);
     }
 
@@ -196,6 +141,7 @@ struct Learner {
             queue.push({pair.count, key, first, all[k].places});
             all[k].count = first, first += all[k].places;
         }
+        places.reserve(4 * first);  // memory that is not touched costs nothing
         places.resize(first);
         each_pair([&](Side::Neighbour& pair, int64_t i) { places[pair.count++] = int32_t(i); });
     }
@@ -215,7 +161,7 @@ struct Learner {
             left = int32_t(top.key >> 32), right = int32_t(top.key), joined = token_of();
             merges[3 * made] = left, merges[3 * made + 1] = right, merges[3 * made + 2] = joined, made++;
             join_all(top);
-            count_side(before, true), count_side(behind, false);
+            count_gone();
             gather_twins();
             queue_side(before, true), queue_side(behind, false);
         }
@@ -294,6 +240,7 @@ DANLU_API int64_t danlu_bpe_learn(const danlu_bpe_counts* counts, const int32_t*
         learner.spelled[byte_ids[byte]] = std::string(1, char(byte));
         learner.named[learner.spelled[byte_ids[byte]]] = byte_ids[byte];
     }
+    learner.tokens.reserve(counts->pool.size() + counts->known + 1), learner.owner.reserve(learner.tokens.capacity());
     learner.tokens.push_back(kEdge), learner.owner.push_back(0);
     for (const Counted& each : counts->words)
         if (each.count) learner.add_word(counts->pool.data() + each.first, each.size, each.count, byte_ids);

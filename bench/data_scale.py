@@ -26,6 +26,7 @@ from danlu.data.prep import prep
 
 BIG = 320_000_000  # bytes that one and two workers prepare, most of what this machine has: 20 s of work for one process
 STAGES = ("read", "clean", "vocab", "encode")
+TEXT = ("read", "clean")
 WORKERS = (0, 1, 2)  # 0: the process that asks does all, which is what data.workers: 1 runs
 # What an alone process does when a line comes: the passes that cleaning spends its time in, over the same texts.
 ALONE = """
@@ -58,10 +59,11 @@ def two_processes(home: Path, rounds: int, size: int) -> tuple[dict[str, Any], l
     """Wall time of `data.workers: 1` over that of `data.workers: 2`, the rounds in turn, on this machine's own files.
 
     scale_2_workers  of files to tokens: one process that does all without parts, over two that make parts
-    scale_2_parts    the same, over one worker that makes parts; scale_2_clean  of cleaning alone, both in parts
+    scale_2_parts    the same, over one worker that makes parts; scale_2_clean  of files to clean text, both in parts
     scale_limit      of two processes that share nothing; scale_others  cores that other processes used meanwhile
     scale_by_cpu     the most that prep could reach by CPU time, of what its workers do and what is left to one process
-    scale_s.STAGE.N  seconds of each stage with N workers; 0: without parts
+    scale_s.STAGE.N  seconds of each stage with N workers; 0: without parts. Parts are cleaned as they are read: `read`
+                     has both, and `clean` compares documents
     """
     seconds: dict[tuple[str, int], list[float]] = {(stage, n): [] for stage in (*STAGES, "prep") for n in WORKERS}
     limits: list[float] = []
@@ -82,7 +84,7 @@ def two_processes(home: Path, rounds: int, size: int) -> tuple[dict[str, Any], l
     values = {
         "scale_2_workers": medians["prep", 0] / medians["prep", 2],
         "scale_2_parts": medians["prep", 1] / medians["prep", 2],
-        "scale_2_clean": medians["clean", 1] / medians["clean", 2],
+        "scale_2_clean": sum(medians[each, 1] for each in TEXT) / sum(medians[each, 2] for each in TEXT),
         "scale_limit": statistics.median(limits),
         "scale_by_cpu": statistics.median(shares),
         "scale_others": (busy - busy_0 - own + own_0) / (wall - wall_0),

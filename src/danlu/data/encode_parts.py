@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from danlu import atomic
-from danlu.data import bpe, parts
+from danlu.data import bpe, bytelevel, parts
 from danlu.data.encode import HeldByName, Piece, joined, pieces
 from danlu.data.encoder import Encoder
 from danlu.data.ingest import Tell
@@ -63,6 +65,13 @@ def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
 def is_done(folder: Path, number: int) -> bool:
     """See parts.Kind."""
     return (parts.place(folder, number) / FILE).exists()
+
+
+def make_ready() -> None:
+    """Make what is the same for every tokenizer; what is missing is missed when it is needed."""
+    bytelevel.classes()
+    with suppress(ImportError):
+        importlib.import_module("tokenizers")
 
 
 @functools.lru_cache(1)

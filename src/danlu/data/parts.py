@@ -25,6 +25,7 @@ from danlu import atomic
 from danlu.data.document import Document, from_record
 from danlu.data.ingest import Tell
 from danlu.errors import PartFailed
+from danlu.ready import ready
 from danlu.store import manifest
 from danlu.store.homes import home_of
 from danlu.store.packs import Store
@@ -59,13 +60,13 @@ def prepare(home: Path, kind: str, store: Path, record: Mapping[str, Any]) -> Pa
     return begin(home, kind, len(ranges), {"store": str(store.resolve()), "ranges": ranges, **record})
 
 
-def most_bytes(size: float, done: float = 0) -> int:
-    """Of the next part of a job over so many bytes, when the parts before have `done` of them.
+def most_bytes(size: float, done: float = 0, least: int = LEAST_BYTES) -> int:
+    """Of the next part of a job over so many bytes, when the parts before have `done` of them; `least` at least.
 
     Large parts first, since every part costs some work of its own, and small ones last (guided self-scheduling:
     Polychronopoulos and Kuck 1987).
     """
-    return int(min(PART_BYTES, max(LEAST_BYTES, (size - done) / LEFT)))
+    return int(min(PART_BYTES, max(least, (size - done) / LEFT)))
 
 
 def cut(weight: Callable[[int, int], float], most: Callable[[float], int]) -> list[tuple[int, int]]:
@@ -212,13 +213,26 @@ def serve() -> None:
     """
     answers, before = sys.stdout, None
     with ThreadPoolExecutor(1, "finish") as disk:
-        for line in sys.stdin:
+        for line in _orders(sys.stdin):
             number, folder = line.rstrip("\n").split(" ", 1)
             with redirect_stdout(sys.stderr):  # what a step prints is no answer
                 finish = _computed(Path(json.loads(folder)), int(number))
             if before is not None:
                 before.result()  # at most one part waits: the memory of two is enough
             before = disk.submit(_finished, finish, number, answers)
+
+
+def _orders(lines: TextIO) -> Iterator[str]:
+    """The lines. The first time that none waits, after one, what encoding needs is made ready: 80 ms.
+
+    That is at the end of reading or while the vocabulary is learned, when there is nothing else to do.
+    """
+    is_ready = False
+    for line in lines:
+        yield line
+        if not is_ready and not ready([lines], 0):
+            importlib.import_module(KINDS["encode"]).make_ready()
+            is_ready = True
 
 
 def _finished(finish: Finish, number: str, answers: TextIO) -> None:

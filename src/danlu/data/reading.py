@@ -25,6 +25,7 @@ from danlu.store.packs import Writer
 READ = "read.json"  # of a job whose parts are the whole store: the folders of those
 FIRST = 4.0  # times their size that files are taken to hold until one part is read, should there be archives
 LEAST = 1 / 64  # times it that they hold in any case
+SMALLEST = 1 << 20  # bytes of text of a part near the limit: one is read twice, and a worker may wait for another one
 SPARE = 1 / 16  # of what is left; to fall short costs a wait for all workers
 
 
@@ -50,7 +51,7 @@ def fill(home: Path, execute: parts.Run, steps: Sequence[Spec], writer: Writer, 
             funnel.join(found)
             taken += asked.done()
             used.append(each)
-            tell(f"{funnel.docs_kept:,} documents, {funnel.bytes_in / 1e6:.1f} MB", asked.share(funnel))
+            tell(_counts(funnel), asked.share(funnel))
         if asked.count == before:
             break
     if over:
@@ -59,6 +60,7 @@ def fill(home: Path, execute: parts.Run, steps: Sequence[Spec], writer: Writer, 
         used += parts.run(last, execute, _silent)
         funnel.join(_funnel(used[-1]))
         taken += asked.done()
+        tell(_counts(funnel), 1.0)
     writer.take([pack for each in used for pack in parts.told(each / read_parts.RAW)[1]])
     if _differ(used):
         atomic.write(folder / READ, json.dumps([str(each.relative_to(home)) for each in used]).encode())
@@ -110,7 +112,7 @@ class _Asked:
                 return
             left = min(left - ratio * waiting, ratio * self._left)
             number = self.count
-            self._take(parts.most_bytes(left) / ratio)
+            self._take(parts.most_bytes(left, least=SMALLEST) / ratio)
             yield number
 
     def close(self) -> None:
@@ -163,6 +165,10 @@ class _Asked:
 
 def _text(sources: Sequence[Source]) -> str:
     return json.dumps([[each.key, each.path, each.size, each.modified_ns] for each in sources])
+
+
+def _counts(funnel: Funnel) -> str:
+    return f"{funnel.docs_kept:,} documents, {funnel.bytes_in / 1e6:.1f} MB, read and cleaned"
 
 
 def _funnel(part: Path) -> Funnel:

@@ -35,6 +35,13 @@ def test_four_of_five_left_out_runs_end_inside_their_interval():
     assert 0.75 <= inside <= 0.9 and width < 0.2
 
 
+def test_runs_nothing_was_fitted_to_end_inside_the_interval_beside_them():
+    cold = [row for path in sorted((TRUTH / "cold").glob("*.csv")) for row in rows.read(path)]
+    errors, known = score.residuals(score.score(cold, rated)), stack_forecast.residuals()
+    inside = [abs(each.error) <= half_width(each.shares, known) for each in errors]
+    assert len(inside) > 80 and sum(inside) >= 0.8 * len(inside)
+
+
 @pytest.mark.parametrize("source", ["fms_fsdp"])
 def test_the_kept_errors_are_those_of_a_source_that_was_left_out(source):
     every = ROWS + [row for path in sorted((TRUTH / "more").glob("*.csv")) for row in rows.read(path)]

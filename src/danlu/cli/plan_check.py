@@ -106,7 +106,7 @@ def seen(args: argparse.Namespace) -> str:
     """What the constants of time were fitted to, in words."""
     if args.folds:
         return f"fitted to {args.folds - 1} of {args.folds} parts of all runs (a fixed shuffle), scored on the rest"
-    base = "fitted to all of bench/truth, or as --fit or --constants says"
+    base = "fitted to bench/truth and its folder more, or as --fit or --constants says"
     if args.leave_one_source_out:
         base = "fitted to the other sources"
     return base + (f"; two a card set by {args.calibrate} of its runs, not scored" if args.calibrate else "")

@@ -31,7 +31,7 @@ TERMS = {
 REST = ("pipeline bubble", "data parallelism and optimizer", "waiting for the slowest card")
 NAMES = (*TERMS, *REST)
 NEAR = 0.25  # of all seconds: rows whose terms differ by so much count 1/e of those that do not differ
-WIDER = 0.75  # how much an interval grows with the distance of the nearest rows; both chosen so that LEVEL is met
+WIDER = 2.0  # how much an interval grows with the distance of the nearest rows: LEVEL of bench/truth/cold end in it
 LEVEL = 0.8
 
 

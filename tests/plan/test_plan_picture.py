@@ -33,6 +33,27 @@ def test_a_timeline_has_every_micro_batch_once_and_nothing_at_once(fleet, batch)
         assert last == pytest.approx(each.seconds, rel=0.12)  # the forecast is an upper bound where messages block
 
 
+@pytest.mark.parametrize(("fleet", "batch"), [("4xA100-80", 16), ("6xRTX-4090+5xV100", 24)])
+def test_a_zero_bubble_timeline_puts_weights_off_and_does_all_of_them(fleet, batch):
+    plan = large.search(SMALL, shorthand(fleet), batch=batch, seq=2048).plan
+    for each in plan.replicas:
+        for at, (stage, drawn) in enumerate(zip(each.stages, timeline.bars(plan, each), strict=True)):
+            one = timeline.parts_of(plan, each, stage)
+            took = {kind: sum(bar.stop - bar.start for bar in drawn if bar.kind == kind) for kind in
+                    ("forward", "backward", "weight", "message")}  # fmt: skip
+            assert sum(took.values()) == pytest.approx(each.micro_batches * stage.time_s)
+            halves = sum(bar.kind == "weight" for bar in drawn)
+            assert took["weight"] == pytest.approx(halves * one.weight) and halves <= each.micro_batches
+            assert at or not halves  # nobody waits for the first stage's gradients
+            kept = [(bar.kind == "forward") - (bar.kind == "backward") for bar in drawn]
+            assert max(sum(kept[: n + 1]) for n in range(len(kept))) <= len(each.stages)
+            ends = sorted((bar.start, bar.stop) for bar in drawn)
+            assert all(b[0] >= a[1] - 1e-12 for a, b in zip(ends, ends[1:], strict=False))
+        last = max(bar.stop for drawn in timeline.bars(plan, each) for bar in drawn)
+        assert 0.85 < last / timeline.formula(each, each.micro_batches) < 1.15
+        assert timeline.formula(each, each.micro_batches) == pytest.approx(each.seconds)
+
+
 def test_a_picture_is_whole_xml_and_the_page_loads_nothing(tmp_path):
     plan = large.search(SMALL, shorthand("6xRTX-4090+5xV100"), batch=24, seq=2048).plan
     for at, each in enumerate(plan.replicas):

@@ -1,7 +1,7 @@
 """A step of a plan over a large fleet as a picture: stages over time, memory bars beside them. SVG and HTML, one file.
 
 Hand-written SVG: a stage's micro-batches are one path per colour, so that 34 stages of 100 micro-batches stay small.
-The order is 1F1B's from each stage's own seconds; what the forecast has beyond it (zero-bubble halves) is said.
+The order is the plan's, played from each stage's own seconds; what the forecast has beyond it is said.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from danlu.cli.output import size, span
 from danlu.plan.groups import interleaved
 from danlu.plan.groups.grouped import GroupedPlan, Replicas
-from danlu.plan.groups.timeline import Bar, bars
+from danlu.plan.groups.timeline import Bar, bars, formula
 
-COLOURS = {"forward": "#2f6f9f", "backward": "#e08e45", "message": "#7a9e7e", "once": "#8064a2", "bubble": "#e6eaee"}
+COLOURS = {"forward": "#2f6f9f", "backward": "#e08e45", "weight": "#c9584c", "message": "#7a9e7e", "once": "#8064a2",
+           "bubble": "#e6eaee"}  # fmt: skip
 INK, FAINT, FULL = "#1f2933", "#9aa5b1", "#b23a48"
 LEFT, WIDE, MEMORY, RIGHT = 170, 900, 150, 110
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;color:#1f2933;max-width:1400px;margin:2em auto;padding:0 1em}
@@ -36,7 +37,8 @@ class Row:
 def svg(plan: GroupedPlan, which: int = 0) -> str:
     """One kind of pipeline of the plan as an <svg> that stands alone."""
     each = plan.replicas[which]
-    return _drawn(rows(plan, each), _title(plan, each), _note(plan, each))
+    lines = rows(plan, each)
+    return _drawn(lines, _title(plan, each), _note(plan, each, max(bar.stop for line in lines for bar in line.bars)))
 
 
 def page(plan: GroupedPlan, told: str, heading: str) -> str:
@@ -72,15 +74,17 @@ def shown_of(each: Replicas) -> int:
     return min(each.micro_batches, most if each.chunks == 1 else most - most % len(each.stages))
 
 
-def _note(plan: GroupedPlan, each: Replicas) -> str:
-    """What the picture is not."""
+def _note(plan: GroupedPlan, each: Replicas, end: float) -> str:
+    """What the picture is not; `end` seconds of what is drawn."""
     said = []
     if shown_of(each) < each.micro_batches:
         said.append(f"drawn with {shown_of(each)} of {each.micro_batches} micro-batches")
     if each.chunks > 1:
         said.append(f"interleaved 1F1B, {each.chunks} chunks of layers a stage")
     elif plan.schedule != "1f1b":
-        said.append(f"drawn as 1F1B; under {plan.schedule} weight gradients fill part of the bubble")
+        forecast = formula(each, shown_of(each))
+        said.append(f"{plan.schedule}: gradients of weights are put off to where a stage would wait; so played "
+                    f"{span(end)}, by the forecast's formula {span(forecast)}")  # fmt: skip
     return "; ".join(["time since the step began", *said])
 
 
@@ -112,7 +116,7 @@ def _drawn(lines: Sequence[Row], title: str, note: str) -> str:
 def _paths(drawn: Sequence[Bar], y: float, tall: float, scale: float) -> list[str]:
     """One path per kind of work; a hairline stays between neighbours where there is room for it."""
     found = []
-    for kind in ("forward", "backward", "message", "once"):
+    for kind in ("forward", "backward", "weight", "message", "once"):
         pieces = []
         for bar in drawn:
             if bar.kind == kind:
@@ -138,7 +142,8 @@ def _memory_head(top: float) -> str:
 
 def _legend() -> list[str]:
     found, x = [], LEFT
-    names = {"forward": "forward", "backward": "backward (with recomputation)", "message": "messages",
+    names = {"forward": "forward", "backward": "backward (with recomputation)",
+             "weight": "put-off gradients of weights", "message": "messages",
              "once": "gradients, optimizer", "bubble": "bubble: nothing to do"}  # fmt: skip
     for kind, text in names.items():
         found.append(f'<rect x="{x}" y="10" width="14" height="14" fill="{COLOURS[kind]}"/>'

@@ -1,8 +1,9 @@
-"""When each stage of a pipeline does what: 1F1B played from the stages' own seconds, for a picture."""
+"""When each stage of a pipeline does what: its order played from the stages' own seconds, for a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +11,19 @@ import numpy as np
 from danlu.plan.groups.grouped import GroupedPlan, GroupStage, Replicas
 from danlu.plan.groups.stage_ways import rated
 from danlu.plan.groups.unit_cost import KINDS, Stack, setup_of
+from danlu.plan.order import listed, rules
+from danlu.plan.simulate import StageCost
 from danlu.plan.stated.stack_time import prices, published
 from danlu.plan.stated.stack_work import unit
+
+RULES = 12  # orders tried
+WORDS = {"F": "forward", "B": "backward", "I": "backward", "W": "weight"}
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Something a stage does: "forward", "backward", "message" or "once" (gradients, optimizer); seconds."""
+    """Something a stage does: "forward", "backward", "weight" (the put-off half of one), "message" or "once"
+    (gradients, optimizer); seconds."""
 
     kind: str
     start: float
@@ -25,45 +32,54 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Seconds of a stage: of one micro-batch each way, of messages to the next and the one before, once a step."""
+    """Seconds of a stage: of one micro-batch each way, of messages to the next and the one before, once a step; and of
+    what a zero-bubble order puts off of a backward."""
 
     forward: float
     backward: float
     ahead: float
     back: float
     once: float
+    weight: float = 0.0
+
+    def seconds(self, letter: str) -> float:
+        """Of a forward F, a backward B, or its halves: I for the inputs, W for the weights."""
+        return {"F": self.forward, "B": self.backward, "I": self.backward - self.weight, "W": self.weight}[letter]
 
 
 def bars(plan: GroupedPlan, each: Replicas) -> list[list[Bar]]:
-    """Per stage, in time: every micro-batch there and back under 1F1B, and what is done once.
+    """Per stage, in time: every micro-batch there and back under the plan's order, and what is done once.
 
     A message blocks its sender, as the forecast has it. Cost: stages * micro-batches.
     """
     parts = [parts_of(plan, each, stage) for stage in each.stages]
-    count, many = len(parts), each.micro_batches
-    orders = [_order(many, min(many, count - at)) for at in range(count)]
+    count = len(parts)
+    orders = letters(parts, each.micro_batches, halves=plan.schedule != "1f1b")
     done: dict[tuple[str, int, int], float] = {}
-    clock, at = [0.0] * count, [0] * count
+    clock, did = [0.0] * count, [dict.fromkeys(WORDS, 0) for _ in parts]
     found: list[list[Bar]] = [[] for _ in parts]
     moved = True
     while moved:
         moved = False
-        for stage in range(count):
-            while at[stage] < len(orders[stage]):
-                kind, number = orders[stage][at[stage]]
-                needs = _needs(kind, number, stage, count)
+        for stage, mine in enumerate(parts):
+            while (at := sum(did[stage].values())) < len(orders[stage]):
+                letter = orders[stage][at]
+                way = "F" if letter == "F" else "B"
+                number = did[stage]["F"] if letter == "F" else did[stage]["B"] + did[stage]["I"]
+                needs = None if letter == "W" else _needs(way, number, stage, count)
                 if needs is not None and needs not in done:
                     break
                 begin = max(clock[stage], done[needs] if needs else 0.0)
-                mine = parts[stage]
-                stop = begin + (mine.forward if kind == "forward" else mine.backward)
-                found[stage].append(Bar(kind, begin, stop))
-                message = mine.ahead if kind == "forward" else mine.back
+                stop = begin + mine.seconds(letter)
+                found[stage].append(Bar(WORDS[letter], begin, stop))
+                message = {"F": mine.ahead, "W": 0.0}.get(letter, mine.back)
                 if message:
                     found[stage].append(Bar("message", stop, stop + message))
                     stop += message
-                done[kind, number, stage] = clock[stage] = stop
-                at[stage] += 1
+                if letter != "W":
+                    done[way, number, stage] = stop
+                clock[stage] = stop
+                did[stage][letter] += 1
                 moved = True
     for stage, mine in enumerate(parts):
         found[stage].append(Bar("once", clock[stage], clock[stage] + mine.once))
@@ -77,7 +93,9 @@ def parts_of(plan: GroupedPlan, each: Replicas, stage: GroupStage) -> Parts:
     ahead, back = stage.ahead_s * (stage.stop < len(plan.model.units)), stage.back_s * (stage.start > 0)
     busy = max(0.0, stage.time_s - ahead - back)
     share = forward / (forward + backward)
-    return Parts(busy * share, busy * (1 - share), ahead, back, stage.step_s)
+    # A stage delays the first micro-batch by its seconds less that half, on the way there and on the way back.
+    weight = min(busy * (1 - share), (stage.time_s - stage.fill_s) / 2) if each.chunks == 1 else 0.0
+    return Parts(busy * share, busy * (1 - share), ahead, back, stage.step_s, weight)
 
 
 def chunk_of(plan: GroupedPlan, stage: GroupStage, layers: int, *, last: bool, once: float) -> Parts:
@@ -99,18 +117,29 @@ def _seconds(plan: GroupedPlan, stage: GroupStage, counts: Mapping[str, int]) ->
     return float(both[0]), float(both[1])
 
 
-def _order(many: int, ahead: int) -> list[tuple[str, int]]:
-    """1F1B: `ahead` forwards, then one backward and one forward in turn, then the backwards that are left."""
-    found = [("forward", number) for number in range(ahead)]
-    for number in range(many):
-        found.append(("backward", number))
-        if number + ahead < many:
-            found.append(("forward", number + ahead))
-    return found
+def letters(parts: Sequence[Parts], many: int, *, halves: bool) -> tuple[str, ...]:
+    """What each stage does in turn: F forward, B backward, or its halves, I for the inputs and W for the weights.
+
+    Without halves 1F1B. With them the shortest of some orders that danlu train's own rules make of such stages
+    (order.py), in which no stage keeps more micro-batches than there are stages (ZB-H1, arXiv 2401.10241).
+    """
+    count = len(parts)
+    if not halves:
+        ahead = [min(many, count - at) for at in range(count)]
+        return tuple("F" * n + "BF" * (many - n) + "B" * n for n in ahead)
+    costs = [StageCost(each.forward + each.ahead, each.backward + each.back, weight_s=each.weight) for each in parts]
+    tried = itertools.islice(rules(costs, {}, 0, many, [count] * count), RULES)
+    return min(listed(costs, {}, 0, many, rule) for rule in tried)[1]
 
 
-def _needs(kind: str, number: int, stage: int, count: int) -> tuple[str, int, int] | None:
+def formula(each: Replicas, many: int) -> float:
+    """Seconds that the forecast has for so many micro-batches: pipelines.py."""
+    stages = each.stages
+    return max(many * stage.time_s - stage.fill_s + stage.step_s for stage in stages) + sum(s.fill_s for s in stages)
+
+
+def _needs(way: str, number: int, stage: int, count: int) -> tuple[str, int, int] | None:
     """What must be done before: the same micro-batch on the stage before, or behind on the way back."""
-    if kind == "forward":
-        return ("forward", number, stage - 1) if stage else None
-    return ("backward", number, stage + 1) if stage < count - 1 else ("forward", number, stage)
+    if way == "F":
+        return ("F", number, stage - 1) if stage else None
+    return ("B", number, stage + 1) if stage < count - 1 else ("F", number, stage)

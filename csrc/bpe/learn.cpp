@@ -58,7 +58,10 @@ struct Learner {
     void join_all(const Candidate& top) {
         const bool whole = pairs.at(top.key).lists > 1;
         for (int64_t i = top.first; i < top.first + top.size; i++) {
-            if (i + int64_t(kAhead) < top.first + top.size) __builtin_prefetch(&tokens[places[i + kAhead]]);
+            if (i + int64_t(kAhead) < top.first + top.size) {
+                const int32_t soon = places[i + kAhead];
+                __builtin_prefetch(&tokens[soon]), __builtin_prefetch(&owner[soon]);
+            }
             if (whole) join_word(owner[places[i]]);
             else join(places[i]);
         }
@@ -76,27 +79,25 @@ struct Learner {
 
     // What the joined token stands for has gone from each neighbour's side.
     void count_gone() {
-        for (const int32_t token : before.met) pairs.at(key_of(token, left)).count -= before.of[token].count;
-        for (const int32_t token : behind.met) pairs.at(key_of(right, token)).count -= behind.of[token].count;
+        const auto of_left = [&](int32_t token) { return key_of(token, left); };
+        const auto of_right = [&](int32_t token) { return key_of(right, token); };
+        pairs.each(before.met, of_left, [&](Pair& pair, int32_t token) { pair.count -= before.of[token].count; });
+        pairs.each(behind.met, of_right, [&](Pair& pair, int32_t token) { pair.count -= behind.of[token].count; });
     }
 
     // The pairs of the joined token and each neighbour on that side have come.
     void queue_side(Side& side, bool is_before) {
         int64_t first = int64_t(places.size());
-        for (const int32_t token : side.met) {
-            const uint64_t key = is_before ? key_of(token, joined) : key_of(joined, token);
+        const auto key = [&](int32_t token) { return is_before ? key_of(token, joined) : key_of(joined, token); };
+        pairs.each(side.met, key, [&](Pair& pair, int32_t token) {
             Side::Neighbour& own = side.of[token];
-            if (!own.places) continue;
-            Pair& pair = pairs.at(key);
             pair.count += own.count;
-            if (pair.count <= 0) {
-                own.places = 0;
-                continue;
-            }
+            if (pair.count <= 0) own.places = 0;
+            if (!own.places) return;
             pair.lists++;
-            queue.push({pair.count, key, first, own.places});
+            queue.push({pair.count, pair.key, first, own.places});
             own.count = first, first += own.places;
-        }
+        });
         places.resize(first);
         for (const auto& [token, place] : side.found)
             if (side.of[token].places) places[side.of[token].count++] = place;

@@ -30,10 +30,21 @@ struct Pairs {
         return found;
     }
 
+    // Do work(pair, token) for the pair of each token, whose key is key(token); the table is fetched meanwhile.
+    template <class Key, class Work>
+    void each(const std::vector<int32_t>& tokens, Key key, Work work) {
+        constexpr size_t kSoon = 8;
+        for (size_t i = 0; i < tokens.size(); i++) {
+            if (i + kSoon < tokens.size()) __builtin_prefetch(&slots[first(key(tokens[i + kSoon]))]);
+            work(at(key(tokens[i])), tokens[i]);
+        }
+    }
+
    private:
+    uint64_t first(uint64_t key) const { return bpe_mixed(key * kBase) & (slots.size() - 1); }
     Pair& place(uint64_t key) {
         const uint64_t mask = slots.size() - 1;
-        uint64_t s = bpe_mixed(key * kBase) & mask;
+        uint64_t s = first(key);
         while (slots[s].key != key && slots[s].key != ~uint64_t(0)) s = (s + 1) & mask;
         return slots[s];
     }

@@ -53,7 +53,9 @@ def measure(rounds: int, dense: bool = True) -> dict[str, Any]:
                 spec, cards = wiring.spec_of(run), wiring.fleet_of(run, lambda text: None)
                 cases += [rows.Case(fleet, name, run, plan) for name, plan in plans(spec, cards, model)
                           if (kind_of(name) == "") == dense]  # fmt: skip
-        keys, errors = rows.compared("real_run" if dense else "real_run_other", cases, rounds)
+        keys, errors = rows.compared("real_run", cases, rounds)
+    if not dense:
+        keys["real_run_other_quiet"] = keys.pop("real_run_quiet")
     worst = dict[str, float]()
     for name, error in errors.items():
         key = f"real_run_error{kind_of(name)}"

@@ -30,7 +30,7 @@ def complete(plan: GroupedPlan) -> None:
         assert [stage.start for stage in each.stages] == ends[:-1] and ends[-1] == units
         assert all(stage.stop > stage.start for stage in each.stages)
         for stage in each.stages:
-            assert stage.bytes < plan.fleet.groups[stage.group].mem_bytes
+            assert stage.bytes < stage.peak < plan.fleet.groups[stage.group].mem_bytes
         assert each.seconds <= plan.seconds
     assert all(n <= group.count for n, group in zip(plan.used, plan.fleet.groups, strict=True))
     over = sum(each.sequences for each in plan.replicas) - plan.batch

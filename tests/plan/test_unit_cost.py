@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.cli.plan_check import rated
+from danlu.fleet.groups import shorthand
 from danlu.nouns import ModelSpec
+from danlu.plan import presets
+from danlu.plan.groups import large
 from danlu.plan.groups.unit_cost import (
     ATTN,
     EMBED,
@@ -99,3 +102,17 @@ def test_sharding_over_more_cards_never_needs_more(ranks, zero):
 def test_no_way_gives_an_empty_table():
     table = unit_table(LLAMA, rated("A100-80"), [], seq=4096)
     assert table.forward_s.shape[0] == 0 and table.sent_s.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("model", "fleet"), [("llama-3-8b", "16xH100"), ("qwen3-8b", "8xB200"), ("llama-2-13b", "16xMI300X")]
+)
+def test_a_card_of_a_plan_has_the_peak_of_the_same_run_stated(model, fleet):
+    """What is printed is what the model of published runs would have such a run allocate, with what lives briefly."""
+    spec, card = presets.preset(model), rated(fleet.partition("x")[2])
+    plan = large.search(spec, shorthand(fleet), batch=64, seq=4096, schedule="1f1b").plan
+    ((stage,),) = (each.stages for each in plan.replicas)
+    run = replace(setup_of(spec, card, stage.way, 4096, Stack()), pp=1, dp=plan.pipelines, zero=1, global_batch=64,
+                  cards=plan.pipelines * stage.cards)  # fmt: skip
+    assert stage.peak == pytest.approx(stack_memory.allocated(run).total, rel=0.01)
+    assert stage.bytes < 0.99 * stage.peak

@@ -199,7 +199,7 @@ def figures(
         "cards": fleet.cards, "used": {group.card: n for group, n in zip(plan.fleet.groups, plan.used, strict=True)},
         "dominant": best.dominant, "kwh_per_step": best.kwh, "price_per_step": best.price,
         "co2_kg_per_step": None if best.kwh is None else best.kwh * kg_per_kwh,
-        "mem_bytes_most": max(stage.bytes for each in plan.replicas for stage in each.stages),
+        "mem_bytes_most": max(stage.peak for each in plan.replicas for stage in each.stages),
         **{f"share.{name.replace(' ', '_')}": value for name, value in best.shares.items()},
         **{f"cards.{name}": value for name, value in plan.terms.items()},
         "alternatives": [[each.plan.name, each.seconds, sum(each.plan.used)] for each in chosen.others],

@@ -64,7 +64,7 @@ def rows(plan: GroupedPlan, each: Replicas) -> list[Row]:
         group = plan.fleet.groups[stage.group]
         body = sum(unit.startswith("layers.") for unit in plan.model.units[stage.start : stage.stop]) / per
         label = f"{number}: {stage.cards} x {group.card}, {body:g} layers"
-        found.append(Row(label, drawn, stage.bytes, group.mem_bytes))
+        found.append(Row(label, drawn, stage.peak, group.mem_bytes))
     return found
 
 

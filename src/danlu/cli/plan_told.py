@@ -80,10 +80,10 @@ def stages(plan: GroupedPlan) -> str:
         body = sum(unit.startswith("layers.") for unit in plan.model.units[stage.start : stage.stop]) / per
         busy = first.micro_batches * stage.time_s / plan.seconds
         rows.append([number, group.card, f"{stage.tp}", f"{body:g}", stage.recompute, stage.way.words or "-",
-                     size(stage.bytes), f"{stage.bytes / group.mem_bytes:.0%}", f"{busy:.0%}"])  # fmt: skip
+                     size(stage.peak), f"{stage.peak / group.mem_bytes:.0%}", f"{busy:.0%}"])  # fmt: skip
     shown = rows if len(rows) <= ROWS else [*rows[: ROWS // 2], *rows[-ROWS // 2 :]]
     gap = "" if len(rows) <= ROWS else f" (first and last {ROWS // 2} of {len(rows)})"
-    fullest = max(stage.bytes / plan.fleet.groups[stage.group].mem_bytes for r in plan.replicas for stage in r.stages)
+    fullest = max(stage.peak / plan.fleet.groups[stage.group].mem_bytes for r in plan.replicas for stage in r.stages)
     head = ["stage", "card", "tensor-parallel", "layers", "recompute", "besides", "memory a card", "of it", "busy"]
     return (f"stages of the first kind{gap}\n" + table(head, shown)
             + f"\nfullest card of the plan: {fullest:.0%} of its memory")  # fmt: skip

@@ -15,7 +15,7 @@ from danlu.plan.groups.grouped import GroupedPlan, GroupStage, Replicas
 from danlu.plan.groups.interleaved import played
 from danlu.plan.groups.pipelines import Pipeline, Span, messages, pipeline
 from danlu.plan.groups.pricing import MOST_STAGES, Space, space
-from danlu.plan.groups.stage_ways import Floats, StageWays, micro_batch_sizes, stage_ways
+from danlu.plan.groups.stage_ways import Floats, StageWays, micro_batch_sizes, moment_of, stage_ways
 from danlu.plan.groups.unit_cost import Stack
 from danlu.plan.stated.stack_time import Constants
 
@@ -98,8 +98,8 @@ def finished(ask: Ask, chosen: Sequence[tuple[Pipeline, int]], kind: str) -> Gro
     parts = []
     for (each, _), batches in zip(real, shares, strict=True):
         for count, micro_batches in batches:
-            parts.append(Replicas(count, _stages(each), each.micro_batch, micro_batches, each.seconds(micro_batches),
-                                  each.ways.chunks))  # fmt: skip
+            parts.append(Replicas(count, _stages(each, ask.fleet), each.micro_batch, micro_batches,
+                                  each.seconds(micro_batches), each.ways.chunks))  # fmt: skip
     plain = ORDERS[ask.schedule].plain
     dtype = (ask.stack or Stack()).precision
     return played(GroupedPlan(kind, ask.spec, ask.fleet, ask.batch, ask.seq, plain, _merged(parts), 0.0, dtype))
@@ -154,13 +154,14 @@ def again(each: Pipeline, ways: StageWays, groups: int) -> Pipeline | None:
     return pipeline(ways, spans, groups)
 
 
-def _stages(each: Pipeline) -> tuple[GroupStage, ...]:
-    ways = each.ways
+def _stages(each: Pipeline, fleet: GroupedFleet) -> tuple[GroupStage, ...]:
+    ways, last = each.ways, len(each.stages) - 1
     ahead, back = messages(ways, [span.way for span in each.stages])
     return tuple(
         GroupStage(int(ways.group[span.way]), ways.ways[span.way], ways.unit(span.start), ways.unit(span.stop),
                    float(each.time[i]), float(each.after[i] - each.time[i] + each.fills[i]), float(each.fills[i]),
-                   int(each.bytes[i]), float(ahead[i]), float(back[i]))
+                   int(each.bytes[i]), float(ahead[i]), float(back[i]),
+                   moment_of(fleet.groups[int(ways.group[span.way])], float(ways.room[span.way, int(i == last)])))
         for i, span in enumerate(each.stages)
     )  # fmt: skip
 

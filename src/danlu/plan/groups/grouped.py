@@ -23,6 +23,7 @@ class GroupStage:
     fill_s     by which it delays the first micro-batch
     bytes      that each card needs
     ahead_s, back_s  of a message to the next stage, the first one after the last, and to the one before
+    moment     bytes that live for a moment beside them: logits, gradients of an MLP, a layer made anew
     """
 
     group: int
@@ -35,6 +36,12 @@ class GroupStage:
     bytes: int
     ahead_s: float
     back_s: float
+    moment: int = 0
+
+    @property
+    def peak(self) -> int:
+        """Most bytes that each card has allocated at once."""
+        return self.bytes + self.moment
 
     @property
     def tp(self) -> int:

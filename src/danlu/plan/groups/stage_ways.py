@@ -245,6 +245,11 @@ def _room(group: Group, ways: Sequence[Way], table: UnitTable) -> Floats:
     return np.asarray(USABLE * group.mem_bytes - CONTEXT_BYTES - np.stack([body, head], axis=1))
 
 
+def moment_of(group: Group, room: float) -> int:
+    """Bytes that live for a moment on a card whose room they leave."""
+    return max(0, int(USABLE * group.mem_bytes - CONTEXT_BYTES - room))
+
+
 def _telling(replicas: tuple[int, int], inside: int) -> set[int]:
     """Numbers of replicas among which one has the least seconds once a step.
 

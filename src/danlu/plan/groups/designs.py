@@ -101,10 +101,9 @@ def _priced(
         for each in spaces:
             part = each.only([at])
             columns.add(worth(part, prices, guess, bottlenecks(part, guess)))
-    spaces = [one for each in spaces for one in each.each]
     if len(ask.fleet.groups) > 1 and not known:
-        for each in spaces:
-            columns.add(worth(each, prices, guess, bottlenecks(each, guess)))
+        for one in [one for each in spaces for one in each.each]:
+            columns.add(worth(one, prices, guess, bottlenecks(one, guess)))
     if not columns.pipelines:
         return None
     seconds = seconds_for(columns, ask.batch, guess)

@@ -193,11 +193,15 @@ def seconds_for(columns: Columns, batch: float, guess: float) -> float:
 
 
 def grow(columns: Columns, spaces: Sequence[Space], batch: float, guess: float, turns: int) -> float:
-    """Add pipelines until no better one is found or `turns` are over; the seconds their relaxation needs."""
+    """Add pipelines until no better one is found or `turns` are over; the seconds their relaxation needs.
+
+    Messages are taken for cheap and for dear in turn (Space.each).
+    """
     seconds = seconds_for(columns, batch, guess)
-    for _ in range(turns):
+    for turn in range(turns):
         prices = relaxed(columns, seconds).prices
-        new = sum(columns.add(worth(each, prices, seconds, bottlenecks(each, seconds))) for each in spaces)
+        looked = [each.each[turn % len(each.each)] for each in spaces]
+        new = sum(columns.add(worth(each, prices, seconds, bottlenecks(each, seconds))) for each in looked)
         better = seconds_for(columns, batch, seconds)
         if not new or better > seconds * 0.9995:
             return better

@@ -135,6 +135,25 @@ def mixed(rng: np.random.Generator, size: int) -> Iterator[str]:
     yield "\n".join(lines) + "\n"
 
 
+@functools.cache
+def _thai() -> Drawn:
+    rng = np.random.default_rng(0xE01)  # one language for every seed
+    letters = np.arange(0xE01, 0xE3A)
+    shares = 1 / np.arange(3, len(letters) + 3)
+    drawn = rng.choice(letters, (WORDS, 9), p=shares / shares.sum())
+    words = tuple("".join(map(chr, row[:n])) for row, n in zip(drawn.tolist(), rng.integers(2, 10, WORDS), strict=True))
+    ranks = 1 / (np.arange(WORDS) + 2.7)
+    return Drawn(words, np.cumsum(ranks / ranks.sum()))
+
+
+def thai(rng: np.random.Generator, size: int) -> Iterator[str]:
+    """Thai: made-up words in rows, a blank between phrases alone: the longest words that a tokenizer meets."""
+    lines = []
+    for _ in range(max(1, size // 1500)):
+        lines.append(" ".join("".join(_thai().some(rng, int(rng.integers(4, 12)))) for _ in range(20)))
+    yield "\n".join(lines) + "\n"
+
+
 def pages(rng: np.random.Generator, size: int) -> Iterator[str]:
     """HTML as it is on the wire: tags, attributes, links, few words between them."""
     parts = ["<!DOCTYPE html>\n<html><head><title>" + _said(rng, 4) + "</title></head>\n<body>"]
@@ -163,7 +182,7 @@ KINDS: dict[str, tuple[Make, int]] = {
     "English prose": (prose, 4_000), "source code": (code, 3_000), "JSON lines": (records, 5_000),
     "chat": (chat, 4_000), "Chinese": (chinese, 5_000), "random Chinese": (uniform, 5_000),
     "Chinese and English": (mixed, 4_000), "HTML pages": (pages, 6_000), "very short": (tiny, 4_000),
-    "one long": (one, 0),
+    "one long": (one, 0), "Thai": (thai, 5_000),
 }  # fmt: skip
 
 

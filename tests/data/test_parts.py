@@ -75,7 +75,7 @@ def test_a_killed_prep_goes_on_with_the_parts_that_are_left(tmp_path):
     argv = [sys.executable, "-c", code, str(text), str(out), str(Path(__file__).parent)]
     with subprocess.Popen(argv, env=env) as child:
         deadline = time.monotonic() + 60
-        while not list(out.glob("store/reading/*/*/raw/manifest.json")):
+        while not any('"done": true' in each.read_text() for each in out.glob("store/reading/*/*/raw/manifest.json")):
             assert time.monotonic() < deadline and child.poll() is None
             time.sleep(0.005)
         child.send_signal(signal.SIGKILL)

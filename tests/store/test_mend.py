@@ -165,6 +165,16 @@ def test_a_manifest_that_is_gone_is_made_from_the_packs(whole, tmp_path, text):
         assert writer.cursor == {} and not writer.done
 
 
+def test_a_writer_removes_no_pack_of_a_store_that_lost_its_manifest(whole, tmp_path):
+    """To it they look like packs that a killed writer has not committed."""
+    folder = copied(whole[0], tmp_path / "store")
+    (folder / manifest.NAME).unlink()
+    with pytest.raises(DamagedPack) as caught:
+        Writer(folder)
+    assert "5 packs are" in caught.value.why and f"danlu store mend {folder}" in caught.value.fix
+    assert len(list(folder.glob("*.pack"))) == 5 and mend(folder) and records(folder) == whole[1]
+
+
 def test_which_packs_count_is_seen_from_their_names():
     two = lambda name: 1  # noqa: E731  # a merge of two ranges
     young, ranges = ["000000.pack", "000001.pack"], ["000002.m000.pack", "000002.m001.pack"]

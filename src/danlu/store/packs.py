@@ -189,6 +189,7 @@ class Writer:
         self._lock = self.home.lock("lock")
         try:
             self._manifest = manifest.load(self.home)
+            self._begun = self.home.read(MANIFEST) is not None
             self._sweep()
         except BaseException:
             self._lock.close()
@@ -220,6 +221,7 @@ class Writer:
 
         On the same disk they are the same bytes under another name. Call it before the first `add`. Raises DiskFull.
         """
+        self._begin()
         number = manifest.load(self.home).next
         self._taken = tuple(f"{number + i:06d}.pack" for i in range(len(packs)))
         for name, each in zip(self._taken, packs, strict=True):
@@ -242,6 +244,7 @@ class Writer:
 
     def _commit(self, records: Arena, cursor: dict[str, Any], done: bool) -> None:
         taken, self._taken = self._taken, ()
+        self._begin()
         number = manifest.load(self.home).next + len(taken)
         names: tuple[str, ...] = ()
         if len(records):
@@ -262,8 +265,8 @@ class Writer:
         merging = self.home.lock("merge.lock")
         try:
             self._pending.clear()
-            self._manifest = Manifest()
-            self.home.remove(MANIFEST)
+            self._manifest, self._begun = Manifest(), True
+            manifest.put(self.home, self._manifest)
             for name in self.home.names():
                 if name.endswith((".pack", ".part")):
                     self.home.remove(name)
@@ -282,8 +285,17 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _begin(self) -> None:
+        """A manifest before the first pack: packs without one are then of a store that has lost it."""
+        if not self._begun:
+            manifest.change(self.home, lambda now: now)
+            self._begun = True
+
     def _sweep(self) -> None:
         """Remove packs that a killed writer finished but did not commit, and drafts; a merge sweeps its own."""
-        for name in self.home.names():
+        names = self.home.names()
+        if not self._begun and (packs := sum(name.endswith(".pack") for name in names)):
+            raise pack.damaged(f"{self.home.where}/{MANIFEST}", f"it is not there, and {packs} packs are")
+        for name in names:
             if OWN.fullmatch(name) and name not in self._manifest.packs:
                 self.home.remove(name)

@@ -153,12 +153,14 @@ def test_what_is_cleaned_as_it_is_read_is_what_one_process_cleans(tmp_path, monk
     assert not list((tmp_path / "parts" / "store").glob("parts/*")), "all was cleaned as it was read"
 
 
-def test_of_two_documents_with_one_name_only_the_later_one_is_cleaned(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fewest", [1, 16])  # 16: a long file among few is not cleaned by the one who reads it
+def test_of_two_documents_with_one_name_only_the_later_one_is_cleaned(tmp_path, monkeypatch, fewest):
     text = fill(tmp_path / "text", 20)
     lines = (f"Line {number} of a file with two pieces, of {number % 7}.\n" for number in range(2500))
     (text / "long").write_text("".join(lines))
     (text / "long#1").write_text((text / "3.txt").read_text())  # the name of the other one's second piece
     monkeypatch.setattr(parts, "PART_BYTES", 3000)
+    monkeypatch.setattr(reading, "FEWEST", fewest)
     made = whole(text, tmp_path / "parts", 10**8, here)
     assert seen(made, tmp_path / "parts") == seen(whole(text, tmp_path / "one", 10**8, None), tmp_path / "one")
     assert list((tmp_path / "parts" / "store").glob("parts/*")), "it was cleaned by ranges of hashes"

@@ -26,14 +26,17 @@ READ = "read.json"  # of a job whose parts are the whole store: the folders of t
 FIRST = 4.0  # times their size that files are taken to hold until one part is read, should there be archives
 LEAST = 1 / 64  # times it that they hold in any case
 SMALLEST = 1 << 20  # bytes of text of a part near the limit: one is read twice, and a worker may wait for another one
+FEWEST = 16  # files that all text must be worth, to be cleaned as it is read: a file is read by one worker
 SPARE = 1 / 16  # of what is left; to fall short costs a wait for all workers
 
 
 def fill(home: Path, execute: parts.Run, steps: Sequence[Spec], writer: Writer, sources: Sequence[Source],
          funnel: Funnel, want: Want, tell: Tell) -> int:  # fmt: skip
     """See ingest.Read; jobs stand in `home`. steps: that clean what is read. Raises PartFailed."""
-    record = {"source": want.fingerprint, "share": want.share, "steps": clean_parts.rows(steps),
-              "compares": clean_parts.compared(steps)}  # fmt: skip
+    sizes = [min(each.size, want.share) for each in sources]
+    cleans = max(sizes, default=0) <= max(parts.PART_BYTES, min(sum(sizes), want.limit) / FEWEST)
+    record = {"source": want.fingerprint, "share": want.share, "steps": clean_parts.rows(steps) if cleans else None,
+              "compares": clean_parts.compared(steps) if cleans else []}  # fmt: skip
     folder = parts.begin(home, "read", 0, {**record, "limit": None})
     asked = _Asked(folder, sources, want)
     used: list[Path] = []
@@ -62,7 +65,7 @@ def fill(home: Path, execute: parts.Run, steps: Sequence[Spec], writer: Writer, 
         taken += asked.done()
         tell(_counts(funnel), 1.0)
     writer.take([pack for each in used for pack in parts.told(each / read_parts.RAW)[1]])
-    if _differ(used):
+    if cleans and _differ(used):
         atomic.write(folder / READ, json.dumps([str(each.relative_to(home)) for each in used]).encode())
     return taken
 

@@ -131,6 +131,14 @@ def small() -> tuple[dict[str, Any], list[tuple[Any, ...]], Any]:
 ODD = (math.nan, math.inf, -math.inf, 10**400, 1e300, -1, 0, 0.5, None, "x", [])
 
 
+@pytest.mark.parametrize("group", [1e300, 0.5, 1.0, 10**400])
+def test_a_group_that_is_no_whole_number_is_refused(group):
+    found = copy.deepcopy(small()[0])
+    found["bounds"][0]["tables"][0]["group"][0] = group
+    with provoke("DL-DATA-030"):
+        verify.checked(found)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_no_number_of_a_certificate_can_be_changed_to_prove_what_is_not_so(data):

@@ -138,7 +138,7 @@ def _table(text: dict[str, Any], units: list[str]) -> Table:
     text = text | {"after": np.array(text["step"]) + np.array(text["time"]) - np.array(text["fill"])}
     for name in ("group", "cards", "hops", "time", "fill", "step", "after", "held", "kept"):
         each = np.array(text[name], dtype=float)
-        if not (each >= (name == "cards")).all():
+        if not (each >= (name == "cards")).all() or (name == "group" and np.array(text[name]).dtype.kind != "i"):
             raise _unproved(f"a figure of {name} is {each.min()}")
         found[name] = each if name in ("group", "cards", "hops") else np.pad(
             np.cumsum(each.reshape(ways, len(text["kinds"]))[:, at], axis=1), ((0, 0), (1, 0)))  # fmt: skip

@@ -55,7 +55,7 @@ def test_no_integer_programme_packs_pipelines_under_the_bound_nor_much_better_th
     ask, plan = found.ask, found.plan
     tables = {size: ask.ways(size, plan.pipelines, every=True) for size in {each.micro_batch for each in found.columns}}
     columns = Columns(ask.there)
-    moved = (again(old, tables[old.micro_batch], len(ask.fleet.groups)) for old in found.columns)
+    moved = again([(old, tables[old.micro_batch]) for old in found.columns], len(ask.fleet.groups))
     columns.add(each for each in moved if each is not None and fits(each))
     if not columns.pipelines:
         return

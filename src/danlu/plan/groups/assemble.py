@@ -91,9 +91,9 @@ def finished(ask: Ask, chosen: Sequence[tuple[Pipeline, int]], kind: str) -> Gro
     kinds = {(each.micro_batch, each.ways.chunks) for each, _ in chosen}
     apart = bool(np.count_nonzero(sum(each.cards for each, _ in chosen)) > 1)
     tables = {(size, n): ask.ways(size, pipelines, every=True, chunks=n, apart=apart) for size, n in kinds}
-    moved = [(again(each, tables[each.micro_batch, each.ways.chunks], len(ask.fleet.groups)), count)
-             for each, count in chosen]  # fmt: skip
-    real = [(each or chosen[i][0], count) for i, (each, count) in enumerate(moved)]
+    moving = [(each, tables[each.micro_batch, each.ways.chunks]) for each, _ in chosen]
+    moved = again(moving, len(ask.fleet.groups))
+    real = [(new or each, count) for new, (each, count) in zip(moved, chosen, strict=True)]
     shares = shared(real, ask.batch)
     parts = []
     for (each, _), batches in zip(real, shares, strict=True):
@@ -142,16 +142,19 @@ def shared(chosen: Sequence[tuple[Pipeline, int]], batch: int) -> list[list[tupl
     return [[(count, n) for n, count in each.items()] for each in found]
 
 
-def again(each: Pipeline, ways: StageWays, groups: int) -> Pipeline | None:
-    """The same stages with the costs of another table, one cut anywhere; None where that one lacks a way."""
-    old = each.ways
-    index = {(int(g), way): i for i, (g, way) in enumerate(zip(ways.group, ways.ways, strict=True))}
-    found = [index.get((int(old.group[span.way]), old.ways[span.way])) for span in each.stages]
-    if None in found:
-        return None
-    spans = [Span(way, old.unit(s.start), old.unit(s.stop)) for way, s in zip(found, each.stages, strict=True)
-             if way is not None]  # fmt: skip
-    return pipeline(ways, spans, groups)
+def again(moving: Iterable[tuple[Pipeline, StageWays]], groups: int) -> list[Pipeline | None]:
+    """The same stages with the costs of another table each, one cut anywhere; None where that one lacks a way."""
+    rows: dict[tuple[int, int], list[int | None]] = {}
+    found: list[Pipeline | None] = []
+    for each, ways in moving:
+        old, key = each.ways, (id(each.ways), id(ways))
+        if key not in rows:
+            index = {way: row for row, way in enumerate(zip(ways.group.tolist(), ways.ways, strict=True))}
+            rows[key] = [index.get(way) for way in zip(old.group.tolist(), old.ways, strict=True)]
+        spans = [Span(row, old.unit(span.start), old.unit(span.stop)) for span in each.stages
+                 if (row := rows[key][span.way]) is not None]  # fmt: skip
+        found.append(pipeline(ways, spans, groups) if len(spans) == len(each.stages) else None)
+    return found
 
 
 def _stages(each: Pipeline, fleet: GroupedFleet) -> tuple[GroupStage, ...]:

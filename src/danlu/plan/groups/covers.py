@@ -9,7 +9,9 @@ memory allow. Cost: bottlenecks * stages * ways * units, about 5 ns each in the 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,8 @@ import numpy as np
 from danlu import native
 from danlu.plan.groups.pipelines import Span
 from danlu.plan.groups.stage_ways import Floats, Ints, StageWays
+
+FEWEST = 4  # bottlenecks that are worth a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,10 @@ class Tried:
     many: Floats
     weight: Floats
     budget: Floats
+
+    def part(self, rows: slice) -> Tried:
+        """Some of the bottlenecks."""
+        return Tried(self.price, self.limit[rows], self.many[rows], self.weight[rows], self.budget[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +167,17 @@ def _given(ways: StageWays, memory: Ints, tried: Tried) -> tuple[_In, list[Any]]
 
 
 def _natively(library: ctypes.CDLL, ways: StageWays, memory: Ints, tried: Tried) -> Covers:
-    given, held = _given(ways, memory, tried)
+    """Bottlenecks know nothing of each other: every core that this process may use takes some."""
     least = np.empty((len(tried.limit), len(memory) + 1, ways.units + 1))
-    status = library.danlu_covers(ctypes.byref(given), ctypes.c_void_p(least.ctypes.data))
-    assert status == 0 and held, f"danlu_covers answered {status}"
+    cores = len(os.sched_getaffinity(0))
+    step = max(FEWEST, -(-len(least) // (4 * cores)))
+
+    def some(first: int) -> None:
+        given, held = _given(ways, memory, tried.part(slice(first, first + step)))
+        status = library.danlu_covers(ctypes.byref(given), ctypes.c_void_p(least[first:].ctypes.data))
+        assert status == 0 and held, f"danlu_covers answered {status}"
+
+    firsts = range(0, len(least), step)
+    with ThreadPoolExecutor(min(cores, len(firsts))) as pool:
+        list(pool.map(some, firsts) if cores > 1 else map(some, firsts))
     return Covers(ways, memory, tried, least)

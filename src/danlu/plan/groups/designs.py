@@ -117,8 +117,8 @@ def _priced(
 
 def _moved(known: Sequence[Pipeline], spaces: Sequence[Space]) -> list[Pipeline]:
     """Known pipelines by the costs of these spaces, where they fit their memory."""
-    by_size = {each.ways.micro_batch: each for each in spaces}
-    moved = [again(each, by_size[each.micro_batch].ways, by_size[each.micro_batch].groups) for each in known]
+    by_size = {each.ways.micro_batch: each.ways for each in spaces}
+    moved = again([(each, by_size[each.micro_batch]) for each in known], spaces[0].groups)
     return [each for each in moved if each is not None and each.fits]
 
 

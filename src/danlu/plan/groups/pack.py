@@ -1,7 +1,8 @@
 """How many of which pipelines a fleet runs: whole numbers of them, within the cards of each group.
 
 Pipelines on one group alone are an unbounded knapsack in that group's cards, solved exactly. Those over several groups
-are few; they start from the relaxed solution and are exchanged one for another until no exchange gains.
+are few; they start from the relaxed solution, from none, and in small fleets from the best two, and are exchanged one
+for another until no exchange gains.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from danlu.plan.groups.stage_ways import Floats, Ints
 
 WHOLE = 6_000  # of larger knapsacks, what lies beyond is filled with the pipeline that does most per card
 EXCHANGES = 60
+FEW = 64  # cards of a fleet where packings begin from the best two mixed pipelines, too: one of them may be half of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,10 @@ def pack(value: Floats, use: Ints, there: Ints) -> Packing:
         amounts = np.zeros(len(value))
         amounts[useful] = most(value[useful], use[:, useful].astype(float), there.astype(float)).amounts
         start = np.floor(amounts[mixed] + 1e-9).astype(np.int64)
-    found = max((_exchanged(value[mixed], use[:, mixed], there, sacks, first) for first in _starts(start)),
+    starts = [start, np.zeros_like(start)] if start.any() else [start]
+    if len(mixed) and there.sum() <= FEW:
+        starts.append(_best_two(value[mixed], use[:, mixed], there, sacks))
+    found = max((_exchanged(value[mixed], use[:, mixed], there, sacks, first) for first in starts),
                 key=lambda each: each[0])  # fmt: skip
     counts = np.zeros(len(value), dtype=np.int64)
     counts[mixed] = found[1]
@@ -132,8 +137,14 @@ def pack(value: Floats, use: Ints, there: Ints) -> Packing:
     return Packing(counts, float(counts @ value))
 
 
-def _starts(floor: Ints) -> list[Ints]:
-    return [floor, np.zeros_like(floor)] if floor.any() else [floor]
+def _best_two(value: Floats, use: Ints, there: Ints, sacks: Sequence[Knapsack]) -> Ints:
+    """The two mixed pipelines, alike or not, that together with what the rest holds do most."""
+    left = there[:, None, None] - use[:, :, None] - use[:, None]
+    then = value[:, None] + value + sum(sack.value(each) for sack, each in zip(sacks, left, strict=True))
+    counts = np.zeros(len(value), dtype=np.int64)
+    if np.isfinite(then).any():
+        np.add.at(counts, list(divmod(int(np.argmax(then)), len(value))), 1)
+    return counts
 
 
 def _exchanged(

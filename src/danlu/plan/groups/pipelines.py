@@ -123,7 +123,8 @@ def messages(ways: StageWays, way: Sequence[int] | Ints) -> tuple[Floats, Floats
     """(stages,) seconds of a message to the next stage, and to the one before, of a pipeline of these ways: by the two
     groups that it joins. Between chunks the last stage sends to the first."""
     group = ways.group[way]
-    return ways.hops[way, np.roll(group, -1)], ways.hops[way, np.roll(group, 1)]
+    after, before = np.concatenate([group[1:], group[:1]]), np.concatenate([group[-1:], group[:-1]])
+    return ways.hops[way, after], ways.hops[way, before]
 
 
 def pipeline(ways: StageWays, stages: Sequence[Span], groups: int) -> Pipeline:

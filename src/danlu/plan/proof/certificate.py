@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +21,19 @@ from danlu.plan.groups.assemble import Ask, again
 from danlu.plan.groups.chunks import ORDERS
 from danlu.plan.groups.grouped import GroupedPlan, GroupStage
 from danlu.plan.groups.large import Found
+from danlu.plan.groups.pipelines import Pipeline
 from danlu.plan.groups.pricing import DEEPEST, MOST_STAGES
 from danlu.plan.groups.stage_ways import StageWays
 from danlu.plan.groups.unit_cost import KINDS
-from danlu.plan.proof.bound import HUGE, Bound, bound
+from danlu.plan.proof.bound import HUGE, Bound, bound, fluid
 
 VERSION = 4
 RANGES = 8  # of numbers of pipelines
 PROVED = 0.995  # of the plan's seconds: a bound so near is not mended
 NEAR = 0.985  # a bound so near is mended as long as it gains
 GAIN = 0.002  # by halving a range
+NEARLY = 0.9  # of what a pipeline costs
+NONE, IDLE = 0.0005, 2  # halves that gain so little so often in a row are what holds the bound down
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,8 @@ def prove_gap(found: Found) -> Proved:
     """The bound of a search's plan, range by range of numbers of pipelines: the range with the least bound is halved.
 
     So few pipelines do not share the optimizer's states of many, and many do not sum gradients inside a host, where
-    links are fast, as few do. Ends where halves are of no use: PROVED of the plan's seconds, NEAR it without GAIN, one
-    number of pipelines, or RANGES.
+    links are fast, as few do. Ends where halves are of no use: PROVED of the plan's seconds, NEAR it without GAIN, IDLE
+    times no better than the whole, one number of pipelines, or RANGES.
     Raises BadValue for a search whose stages may be in chunks: the bound speaks of stages in one piece.
     """
     ask, plan = found.ask, found.plan
@@ -65,27 +69,39 @@ def prove_gap(found: Found) -> Proved:
         raise BadValue(f"no bound is proved of --schedule {ask.schedule}", why="the proof speaks of stages in one "
                        "piece, not in chunks of layers", fix="--schedule zb-h1")  # fmt: skip
     stages = MOST_STAGES if all(len(each.stages) <= MOST_STAGES for each in plan.replicas) else DEEPEST
-    bounds = [_bound(found, 1, min(ask.fleet.cards, ask.batch), stages)]
+    bounds = [_bound(found, found.columns, 1, min(ask.fleet.cards, ask.batch), stages)]
+    near = [each for each in found.columns if _is_near(each, bounds[0])]
+    idle = 0
     while len(bounds) < RANGES:
         worst = min(bounds, key=lambda each: each.seconds)
         if worst.fewest == worst.most or worst.seconds >= PROVED * plan.seconds:
             break
         middle = math.isqrt(worst.fewest * worst.most)
-        halves = [_bound(found, *ends, stages) for ends in ((worst.fewest, middle), (middle + 1, worst.most))]
-        if min(each.seconds for each in halves) <= 0:
+        halves = [_bound(found, near, *ends, stages) for ends in ((worst.fewest, middle), (middle + 1, worst.most))]
+        half = min(each.seconds for each in halves)
+        if half <= 0:
             break
         bounds = [each for each in bounds if each is not worst] + halves
         gained = min(each.seconds for each in bounds) - worst.seconds
         if worst.seconds + gained >= NEAR * plan.seconds and gained < GAIN * plan.seconds:
             break
+        idle = idle + 1 if half - worst.seconds < NONE * plan.seconds else 0
+        if idle == IDLE:
+            break
     return Proved(ask, plan, tuple(sorted(bounds, key=lambda each: each.fewest)), stages)
 
 
-def _bound(found: Found, fewest: int, most: int, stages: int) -> Bound:
+def _is_near(each: Pipeline, whole: Bound) -> bool:
+    """Whether a pipeline does nearly what it costs; others would not change the prices of a range."""
+    return fluid(each, whole.seconds) - whole.place >= NEARLY * float(whole.prices @ each.cards)
+
+
+def _bound(found: Found, known: Sequence[Pipeline], fewest: int, most: int, stages: int) -> Bound:
+    """No plan of so many pipelines beats it; `known` pipelines to begin from."""
     ask = found.ask
     spaces = [each.apart for each in ask.spaces(fewest, most, stages)]
     tables = {each.ways.micro_batch: each.ways for each in spaces}
-    moved = [again(each, tables[each.micro_batch], len(ask.fleet.groups)) for each in found.columns]
+    moved = again([(each, tables[each.micro_batch]) for each in known], len(ask.fleet.groups))
     columns = [each for each in moved if each is not None]
     return bound(spaces, columns, ask.there, ask.batch, found.plan.seconds, fewest, most)
 

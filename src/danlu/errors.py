@@ -400,12 +400,6 @@ class RankLost(Broken):
     code = "DL-RUN-012"
 
 
-class NotFinite(Broken):
-    """The loss or the gradient is no number any more."""
-
-    code = "DL-RUN-013"
-
-
 class Bug(Broken):
     """A fault of danlu itself: an exception that nothing foresaw. Its traceback is in a file, to be reported."""
 
@@ -440,6 +434,12 @@ class NotRunnable(BadConfig):
     """A plan that `danlu train` cannot execute yet: selective recomputation, an element type without kernels."""
 
     code = "DL-CFG-085"
+
+
+class NotFinite(BadConfig):
+    """The loss or the gradient is no number any more: the run's rates do not suit its model."""
+
+    code = "DL-CFG-086"
 
 
 class NoFloat8(BadEnvironment):

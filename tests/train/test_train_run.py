@@ -145,7 +145,7 @@ def test_a_rank_that_always_dies_ends_the_job_with_its_log(tmp_path):
 
 def test_a_loss_that_is_no_number_keeps_the_last_snapshot(tmp_path):
     job = a_job(tmp_path, lr=1e30, clip=1e30, warmup=0, save_every=1)
-    with provoke("DL-RUN-013") as caught:
+    with provoke("DL-CFG-086") as caught:
         train(job)
     assert "on host local, card card" in caught.error.where and " of " in caught.error.what
     last = checkpoint.latest(job.checkpoints)

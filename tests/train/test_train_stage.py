@@ -213,7 +213,7 @@ def test_a_loss_that_is_no_number_stops_the_step_and_changes_no_weight():
         stage.optimizer.slots["layers.1.mlp.up.weight"].of(stage.optimizer.flat)[0, 0] = torch.nan
     before = stage.optimizer.flat.clone()
     stage.reset()
-    with provoke("DL-RUN-013") as caught:
+    with provoke("DL-CFG-086") as caught:
         stage.run(program(instructions(a_plan)[0]), line, 5, batches(job(a_plan))(0), 1e-2, 1.0, lambda: None)
     assert "step 5" in str(caught.error)
     assert torch.equal(stage.optimizer.flat, before) or torch.allclose(stage.optimizer.flat, before, equal_nan=True)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from provoke import provoke
@@ -101,6 +102,38 @@ def test_the_cache_answers_is_bounded_and_mends_itself(where, tmp_path, monkeypa
     again = Cache(tmp_path / "cache", 20 * 4100)
     same(Store(where, cache=again), truth)
     assert again.misses > 0
+
+
+def test_drafts_of_killed_processes_are_swept_from_the_cache_and_those_under_way_stay(tmp_path):
+    """A process that is killed while it keeps a block leaves a draft, which counts against no bound."""
+    code = """
+import os, signal, sys
+from pathlib import Path
+from danlu.store.cache import Cache
+Path.replace = lambda self, target: os.kill(os.getpid(), signal.SIGKILL)  # the moment between written and named
+Cache(Path(sys.argv[1])).read("far", 1000, 0, 1000, lambda start, stop: b"x" * (stop - start))
+"""
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
+    (left,) = tmp_path.iterdir()
+    Cache(tmp_path)
+    assert left.exists()
+    os.utime(left, (0, 0))
+    Cache(tmp_path)
+    assert not left.exists()
+
+
+def test_a_cache_opens_while_others_make_room_in_its_folder(tmp_path):
+    def keep(cache: Cache, numbers: range) -> None:
+        for number in numbers:
+            cache.read(f"far {number}", 10, 0, 10, lambda start, stop: b"x" * (stop - start))
+
+    crowd = Cache(tmp_path, 100 * 14)
+    keep(crowd, range(100))
+    with ThreadPoolExecutor() as pool:
+        busy = pool.submit(keep, crowd, range(100, 1500))
+        while not busy.done():
+            Cache(tmp_path)
+        busy.result()
 
 
 def test_bad_addresses_say_what_to_do(monkeypatch):

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
 BLOCK = 256 << 10  # bytes fetched and kept at a time: an object store's answer takes 10 ms and more, this part of it 2
 MOST = 10 << 30
 END = ".block"
+DRAFT_S = 60.0  # a draft is written in milliseconds; one that is older was left by a killed process
 
 Fetch = Callable[[int, int], bytes]  # bytes start .. stop - 1 of the far file
 
@@ -30,8 +33,7 @@ class Cache:
     def __init__(self, folder: Path, most_bytes: int = MOST) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._most = folder, most_bytes
-        kept = sorted((each for each in os.scandir(folder) if each.name.endswith(END)), key=lambda e: e.stat().st_mtime)
-        self._sizes = OrderedDict((each.name, each.stat().st_size) for each in kept)
+        self._sizes = OrderedDict(_kept(folder))
         self._total, self._lock = sum(self._sizes.values()), threading.Lock()
         self.hits = self.misses = 0
 
@@ -82,6 +84,19 @@ class Cache:
                 old, size = self._sizes.popitem(last=False)
                 self._total -= size
                 (self._folder / old).unlink(missing_ok=True)
+
+
+def _kept(folder: Path) -> list[tuple[str, int]]:
+    """Names and sizes of the blocks in a folder, the oldest first; old drafts are removed."""
+    found = list[tuple[float, str, int]]()
+    for each in os.scandir(folder):
+        with suppress(FileNotFoundError):  # another process makes room at the same time
+            known = each.stat()
+            if each.name.endswith(END):
+                found.append((known.st_mtime, each.name, known.st_size))
+            elif END in each.name and time.time() - known.st_mtime > DRAFT_S:
+                os.unlink(each.path)
+    return [(name, size) for _, name, size in sorted(found)]
 
 
 def _name(file: str, number: int) -> str:

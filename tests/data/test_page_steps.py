@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from provoke import provoke
 
@@ -120,6 +122,22 @@ def test_what_a_test_set_says_is_not_learned(tmp_path):
     left, funnel = through(steps, inside, short, f"前文{''.join(han[9:30])}后文", "".join(han[9:21]))
     assert [each.key for each in left] == ["b", "d"]
     assert funnel.examples["decontaminate"][0] == "a: 13 words in a row stand in a test set, limit 12"
+
+
+few_words = st.text("ab", min_size=15, max_size=60)
+
+
+@settings(max_examples=40)
+@given(st.lists(few_words, min_size=1, max_size=3), few_words, st.integers(5, 9))
+def test_words_that_stand_apart_in_a_test_set_make_no_run(tests, words, length):
+    """Of two words every run of five is soon somewhere; what counts is the whole run."""
+    known = {test[at : at + length] for test in tests for at in range(len(test) - length + 1)}
+    stands = any(words[at : at + length] in known for at in range(len(words) - length + 1))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "tests.jsonl"
+        file.write_text(json.dumps([" ".join(test) for test in tests]))
+        left, _ = through([{"decontaminate": {"tests": str(file), "words": length}}], " ".join(words))
+    assert bool(left) != stands
 
 
 def test_sources_are_mixed_by_weight_and_copies_are_held_out_together():

@@ -198,6 +198,22 @@ class RopeScaling:
 
 
 @dataclass(frozen=True, slots=True)
+class Latent:
+    """Ranks and widths of latent attention (DeepSeek-V2, arXiv 2405.04434): what replaces q, k and v.
+
+    q_rank, kv_rank  numbers of a token from which its queries, its keys and values are made; q_rank 0: not queries
+    head, rope   width of a head's query and key without positions, and with them
+    value        width of a head's value
+    """
+
+    q_rank: int
+    kv_rank: int
+    head: int
+    rope: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """The numbers of a decoder; no tensors.
 
@@ -209,6 +225,12 @@ class ModelSpec:
     experts     0 for a dense MLP, else the number of experts of which `experts_used` run per token
     norm_topk   the weights of the experts that run are scaled to sum to one
     shared_ffn  width of the expert that every token goes through, behind a sigmoid gate; 0 for none
+
+    What only a planner knows, and `danlu train` does not run:
+    unwindowed  layers that attend to all tokens in spite of `window`
+    gated       False for an MLP of two matrices, as GPT's
+    latent      of latent attention, whose `head_dim` is a value's
+    dense_layers, dense_ffn  the first layers of a mixture that have one MLP instead, and its width
     """
 
     family: str
@@ -233,11 +255,17 @@ class ModelSpec:
     recipe: tuple[str, ...] = ("attn", "mlp")
     norm_topk: bool = True
     shared_ffn: int = 0
+    unwindowed: int = 0
+    gated: bool = True
+    latent: Latent | None = None
+    dense_layers: int = 0
+    dense_ffn: int = 0
 
     @property
     def units(self) -> tuple[str, ...]:
         """Names of all units in order: embed, every sub-layer of every layer, head."""
-        body = (f"layers.{i}.{part}" for i in range(self.layers) for part in self.recipe)
+        body = (f"layers.{i}.{'dense' if i < self.dense_layers and part in recipe.MLPS else part}"
+                for i in range(self.layers) for part in self.recipe)  # fmt: skip
         return ("embed", *body, "head")
 
     def unit_params(self, unit: str) -> int:

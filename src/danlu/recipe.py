@@ -11,8 +11,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from danlu.nouns import ModelSpec
+    from danlu.nouns import Latent, ModelSpec
 
+MLPS = ("mlp", "moe")  # kinds that the first layers of a mixture have "dense" in place of
 ATTENDS = ("attn", "lfa")  # kinds with attention: they rotate positions and keep keys and values
 # Where a token goes hangs on these few numbers: of an 8-bit run's sub-layers the only products that are not in 8 bits.
 WIDE = ("router.weight", "shared_gate.weight")
@@ -103,6 +104,8 @@ def _head(spec: ModelSpec) -> tuple[Weight, ...]:
 
 def _attn(spec: ModelSpec) -> tuple[Weight, ...]:
     """q, k, v by their heads, o by the heads it takes in."""
+    if spec.latent is not None:
+        return _latent(spec, spec.latent)
     width, size = spec.hidden, spec.head_dim
     found = [_norm(width)]
     for name, counts in (("q", "heads"), ("k", "kv_heads"), ("v", "kv_heads")):
@@ -116,6 +119,19 @@ def _attn(spec: ModelSpec) -> tuple[Weight, ...]:
     if spec.qk_norm:
         found += [_norm(size, "q_norm"), _norm(size, "k_norm")]
     return tuple(found)
+
+
+def _latent(spec: ModelSpec, ranks: Latent) -> tuple[Weight, ...]:
+    """Latent attention: down to a few numbers, a norm, up to heads; a key's positions are the same for all heads."""
+    width, heads, q_size = spec.hidden, spec.heads, ranks.head + ranks.rope
+    queries = [Weight("q.weight", (heads * q_size, width), 0, "heads", q_size)]
+    if ranks.q_rank:
+        queries = [Weight("q_down.weight", (ranks.q_rank, width)), _norm(ranks.q_rank, "q_norm"),
+                   Weight("q_up.weight", (heads * q_size, ranks.q_rank), 0, "heads", q_size)]  # fmt: skip
+    size = ranks.head + ranks.value
+    return (_norm(width), *queries, Weight("kv_down.weight", (ranks.kv_rank + ranks.rope, width)),
+            _norm(ranks.kv_rank, "kv_norm"), Weight("kv_up.weight", (heads * size, ranks.kv_rank), 0, "heads", size),
+            Weight("o.weight", (width, heads * ranks.value), 1, "heads", ranks.value))  # fmt: skip
 
 
 def _lfa(spec: ModelSpec) -> tuple[Weight, ...]:
@@ -141,7 +157,11 @@ def _gated(prefix: str, width: int, ffn: int, counts: str) -> tuple[Weight, ...]
 
 
 def _mlp(spec: ModelSpec) -> tuple[Weight, ...]:
-    return (_norm(spec.hidden), *_gated("", spec.hidden, spec.ffn, "ffn"))
+    return (_norm(spec.hidden), *_gated("", spec.hidden, spec.ffn, "ffn")[not spec.gated :])
+
+
+def _dense(spec: ModelSpec) -> tuple[Weight, ...]:
+    return (_norm(spec.hidden), *_gated("", spec.hidden, spec.dense_ffn, "ffn"))
 
 
 def _moe(spec: ModelSpec) -> tuple[Weight, ...]:
@@ -156,5 +176,5 @@ def _moe(spec: ModelSpec) -> tuple[Weight, ...]:
 
 
 KINDS: dict[str, Callable[[ModelSpec], tuple[Weight, ...]]] = {
-    "embed": _embed, "head": _head, "attn": _attn, "lfa": _lfa, "mlp": _mlp, "moe": _moe,
+    "embed": _embed, "head": _head, "attn": _attn, "lfa": _lfa, "mlp": _mlp, "moe": _moe, "dense": _dense,
 }  # fmt: skip

@@ -93,10 +93,24 @@ def test_megatrons_arguments_say_all_of_the_model():
         ("qwen2.5-7b", ("--add-qkv-bias", "--norm-epsilon 1e-06", "--vocab-size 152064")),
         ("mistral-7b", ("--norm-epsilon 1e-05",)),
         ("mixtral-8x7b", ("--moe-ffn-hidden-size 14336", "--moe-token-dispatcher-type alltoall")),
+        (
+            "deepseek-v2-lite-16b",
+            (
+                "--kv-lora-rank 512",
+                "--qk-pos-emb-head-dim 64",
+                "--ffn-hidden-size 10944",
+                "--moe-layer-freq '([0]*1+[1]*3)'",
+                "--moe-shared-expert-intermediate-size 2816",
+            ),
+        ),
+        ("gemma-2-27b", ("--window-size 4095,0", "--window-attn-skip-freq 2")),
+        ("gpt3-175b", ("--ffn-hidden-size 49152", "--position-embedding-type learned_absolute", "LayerNorm")),
     ):
         spec = replace(presets.preset(name), layers=4)
+        spec = replace(spec, unwindowed=min(spec.unwindowed, 2))
         script = emit.megatron(grouped(spec, each, (4,)), spec).files["megatron.sh"]
-        assert all(word in script for word in words) and "--moe-router-pre-softmax" not in script
+        assert all(word in script for word in words)
+        assert ("--moe-router-pre-softmax" in script) == (name == "deepseek-v2-lite-16b")
     spec = replace(MIXTURE, norm_topk=False, shared_ffn=20480, window=4096, out_bias=True,
                    rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192))  # fmt: skip
     found = emit.megatron(grouped(spec, each, (4,)), spec)

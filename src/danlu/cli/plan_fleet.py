@@ -118,11 +118,11 @@ def model_of(words: str) -> Read:
     """The model of a folder, a config.json or a preset. Raises BadModel, UnsupportedModel."""
     from danlu import families
     from danlu.plan import stand_ins
-    from danlu.plan.presets import preset
+    from danlu.plan.presets import known
 
     path, fix = Path(words), "give a folder, its config.json or the name of a model"
     if not path.exists():
-        return stand_ins.Read(preset(words))
+        return known(words)
     try:
         folder = path.is_dir()
         config = families.read(path) if folder else json.loads(path.read_bytes())

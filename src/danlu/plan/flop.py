@@ -31,6 +31,21 @@ def unit_flop(spec: ModelSpec, unit: str, micro_batch: int, seq: int) -> float:
     raise KeyError(unit)
 
 
+def seen(spec: ModelSpec, seq: int) -> float:
+    """Keys that a query of a sequence looks at, the mean over positions and layers, under a causal mask."""
+    if spec.window is None or spec.window >= seq:
+        return seq / 2
+    far = spec.unwindowed / spec.layers
+    return far * seq / 2 + (1 - far) * spec.window * (1 - spec.window / (2 * seq))
+
+
+def score_width(spec: ModelSpec) -> float:
+    """Numbers of all heads over which a query and a key are multiplied, and a score with a value: the mean of both."""
+    if spec.latent is not None:
+        return spec.heads * (spec.latent.head + spec.latent.rope + spec.latent.value) / 2
+    return float(spec.heads * spec.head_dim)
+
+
 def attention_pairs(seq: int, window: int | None) -> float:
     """Query-key pairs of one head of one sequence under a causal mask."""
     span = min(seq, window or seq)

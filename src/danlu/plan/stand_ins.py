@@ -1,9 +1,9 @@
 """Decoders that danlu plans but does not run: their config.json as the numbers of a model with the same costs.
 
-The cost of training hangs on few numbers: layers, widths, heads, experts, vocabulary. A decoder of attention and MLPs
-that differs from ours in its norm, positions, activation or biases therefore stands as a Llama, or a mixture, of as
-many parameters and products; `notes` say what is not its own. What costs otherwise (latent attention, states instead
-of attention, layers unlike each other) is refused by name.
+The cost of training hangs on few numbers: layers, widths, heads, experts, vocabulary, windows, the ranks of latent
+attention. A decoder of attention and MLPs that differs from ours in its norm, positions, activation or biases therefore
+stands as a Llama, or a mixture, of as many parameters and products; `notes` say what is not its own. What costs
+otherwise (states instead of attention, layers unlike each other but for dense ones first) is refused by name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from danlu import families, plugins
 from danlu.errors import BadModel, UnknownPlugin, UnsupportedModel
-from danlu.nouns import ModelSpec
+from danlu.nouns import Latent, ModelSpec
 
 # What model families call the same number; the first that a config has is read.
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -29,7 +29,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 GATED = frozenset(
     "llama mistral qwen2 qwen3 aquila baichuan chatglm cohere cohere2 exaone exaone4 gemma gemma2 "
-    "gemma3_text glm glm4 granite helium internlm internlm2 internlm3 minicpm ministral olmo olmo2 olmo3 phi3 "
+    "gemma3_text glm glm4 granite helium internlm internlm2 internlm3 minicpm minicpm3 ministral olmo olmo2 olmo3 phi3 "
     "qwen2_5_vl qwen2_5_vl_text qwen2_vl qwen2_vl_text qwen3_vl_text seed_oss smollm3 stablelm yi".split()
 )
 PLAIN = frozenset(  # an MLP of two matrices
@@ -37,7 +37,13 @@ PLAIN = frozenset(  # an MLP of two matrices
     "xglm".split()
 )
 EXPERTS = {  # where the number of experts and their width stand
+    "deepseek_v2": ("n_routed_experts", "moe_intermediate_size"),
+    "deepseek_v3": ("n_routed_experts", "moe_intermediate_size"),
+    "dots1": ("n_routed_experts", "moe_intermediate_size"),
+    "ernie4_5_moe": ("moe_num_experts", "moe_intermediate_size"),
+    "glm4_moe": ("n_routed_experts", "moe_intermediate_size"),
     "gpt_oss": ("num_local_experts", "intermediate_size"), "granitemoe": ("num_local_experts", "intermediate_size"),
+    "kimi_k2": ("n_routed_experts", "moe_intermediate_size"),
     "mixtral": ("num_local_experts", "intermediate_size"), "olmoe": ("num_experts", "intermediate_size"),
     "phimoe": ("num_local_experts", "intermediate_size"), "qwen2_moe": ("num_experts", "moe_intermediate_size"),
     "qwen3_moe": ("num_experts", "moe_intermediate_size"),
@@ -52,6 +58,15 @@ DEFAULTS: Mapping[str, Mapping[str, int]] = {  # what transformers assumes and p
     "gemma": {"head_dim": 256, "vocab_size": 256_000},
     "gpt_oss": {"head_dim": 64},
 }
+WINDOWS: Mapping[str, tuple[int, int]] = {  # where the config is silent: tokens; one layer of so many attends to all
+    "cohere2": (4096, 4), "exaone4": (4096, 4), "gemma2": (4096, 2), "gemma3_text": (4096, 6), "gpt_oss": (128, 2),
+    "olmo3": (4096, 4),
+}  # fmt: skip
+MOST = 1 << 40  # of any count: products of two stay whole numbers everywhere
+RANKS = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")  # Latent's, in order
+DENSE = ("first_k_dense_replace", "moe_layer_start_index")
+SHARED = ("n_shared_experts", "moe_num_shared_experts")
+USED = ("num_experts_per_tok", "experts_per_token", "moe_k")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +113,13 @@ def _ours() -> tuple[str, ...]:
 
 def _refuse(kind: str, config: Mapping[str, Any]) -> None:
     """Raise UnsupportedModel for what no row of attention and MLPs of one kind costs."""
-    apart = [name for name in ("first_k_dense_replace", "mlp_only_layers") if config.get(name)]
-    apart += [name for name in ("interleave_moe_layer_step", "moe_layer_frequency", "decoder_sparse_step")
+    apart = [name for name in ("mlp_only_layers",) if config.get(name)]
+    apart += [name for name in ("interleave_moe_layer_step", "moe_layer_frequency", "moe_layer_freq",
+                                "moe_layer_interval", "decoder_sparse_step")
               if config.get(name) not in (None, 1)]  # fmt: skip
     states = next((name for name in config if name.startswith(("ssm_", "mamba_", "state_size"))), kind)
     for there, what in (
-        ("kv_lora_rank" in config, "kv_lora_rank: latent attention, whose keys and values are made from a few numbers"),
+        ("index_topk" in config, "index_topk: attention to chosen tokens alone"),
         (bool(config.get("is_encoder_decoder")), "is_encoder_decoder: two stacks of layers"),
         (states != kind or "rwkv" in kind, f"{states}: states instead of attention"),
         (bool(apart), f"{' and '.join(apart)}: dense layers between those with experts"),
@@ -125,40 +141,89 @@ def _stand_in(kind: str, config: Mapping[str, Any], lacks: str) -> Read:
     one_key = config.get("multi_query") and not config.get("new_decoder_architecture")
     if one_key and "num_key_value_heads" not in said:
         said["num_key_value_heads"] = 1
-    notes = [f"danlu train does not run {kind}{f' ({lacks})' if lacks else ''}: planned as a Llama of the same layers, "
-             "widths and heads"]  # fmt: skip
-    if kind in PLAIN:
-        if "intermediate_size" not in said and isinstance(said.get("hidden_size"), int):
-            said["intermediate_size"] = 4 * said["hidden_size"]
-        if isinstance(wide := said.get("intermediate_size"), int):
-            said["intermediate_size"] = round(wide * 2 / 3)
-            notes.append(f"an MLP of two matrices of width {wide} stands as a gated one of {round(wide * 2 / 3)}: as "
-                         "many parameters and products")  # fmt: skip
-    window = config.get("sliding_window")
-    longest = said.get("max_position_embeddings")
-    shorter = isinstance(window, int) and 0 < window < (longest if isinstance(longest, int) else window + 1)
-    if shorter and config.get("use_sliding_window", True):
-        notes.append(f"attention in windows of {window} tokens stands as attention to all: dearer at longer sequences")
-    like = {"model_type": "llama", "tie_word_embeddings": config.get("tie_word_embeddings", kind in TIED), **said}
+    like = "a mixture" if kind in EXPERTS else "a Llama" if kind in GATED else "a GPT-2"
+    same = "layers, widths, heads" + " and ranks of latent attention" * (config.get("kv_lora_rank") is not None)
+    notes = [f"danlu train does not run {kind}{f' ({lacks})' if lacks else ''}: planned as {like} of the same {same}"]
+    if kind in PLAIN and "intermediate_size" not in said and isinstance(said.get("hidden_size"), int):
+        said["intermediate_size"] = 4 * said["hidden_size"]
+    ranks = _ranks(config)
+    if ranks is not None:
+        said["head_dim"] = ranks.value
+    numbers = {"model_type": "llama", "tie_word_embeddings": config.get("tie_word_embeddings", kind in TIED), **said}
     if kind in EXPERTS:
         count, width = EXPERTS[kind]
-        like |= {
+        numbers |= {
             "model_type": "qwen3_moe",
             "num_experts": config.get(count),
             "moe_intermediate_size": config.get(width),
         }
-        if used := config.get("num_experts_per_tok", config.get("experts_per_token")):
-            like["num_experts_per_tok"] = used
+        if "norm_topk_prob" in config:
+            numbers["norm_topk_prob"] = config["norm_topk_prob"]
+        if used := next((config[each] for each in USED if config.get(each)), None):
+            numbers["num_experts_per_tok"] = used
     try:
-        spec = families.spec(like)
+        spec = families.spec(numbers)
     except BadModel as error:
         raise _renamed(error, called | dict(zip(("num_experts", "moe_intermediate_size"), EXPERTS.get(kind, ()),
                                                 strict=False))) from error  # fmt: skip
-    shared = config.get("shared_expert_intermediate_size") or 0
-    if not isinstance(shared, int) or shared < 0:
-        raise BadModel(f"shared_expert_intermediate_size is {shared!r}", why="it must be a whole number",
-                       fix="correct shared_expert_intermediate_size in config.json")  # fmt: skip
-    return Read(replace(spec, family=kind, qk_norm=False, shared_ffn=shared), tuple(notes))
+    window, unwindowed = _windows(kind, config, spec.layers)
+    if unwindowed:
+        notes.append(f"{unwindowed} of {spec.layers} layers attend to all tokens, the others to {window}: every layer "
+                     "costs their mean")  # fmt: skip
+    shared, dense, wide = _beside_experts(config, spec)
+    spec = replace(spec, family=kind, qk_norm=False, gated=kind not in PLAIN, latent=ranks, window=window,
+                   unwindowed=unwindowed, shared_ffn=shared, dense_layers=dense, dense_ffn=wide)  # fmt: skip
+    if more := config.get("num_nextn_predict_layers"):
+        notes.append(f"num_nextn_predict_layers: {more} more layer and head that predict a later token are not planned")
+    return Read(spec, tuple(notes))
+
+
+def _ranks(config: Mapping[str, Any]) -> Latent | None:
+    """The numbers of latent attention; None where there is none. Raises BadModel."""
+    if config.get("kv_lora_rank") is None:
+        return None
+    return Latent(*(_whole(config, name, 0 if name == "q_lora_rank" else 1) for name in RANKS))
+
+
+def _windows(kind: str, config: Mapping[str, Any], layers: int) -> tuple[int | None, int]:
+    """(tokens of a window, layers without one); (None, 0) for attention to all. Raises BadModel."""
+    usual = WINDOWS.get(kind, (None, 0))
+    window = config.get("sliding_window", usual[0])
+    if not window or not config.get("use_sliding_window", not kind.startswith("qwen")):
+        return None, 0
+    window = _whole({"sliding_window": window}, "sliding_window", 1)
+    kinds, every = config.get("layer_types"), config.get("sliding_window_pattern", usual[1])
+    if isinstance(kinds, list) and kinds:
+        whole = sum(each == "full_attention" for each in kinds[:layers])
+    elif isinstance(every, str) and every:  # "LLLG": local and global
+        whole = sum(every[at % len(every)] == "G" for at in range(layers))
+    elif kind.startswith("qwen"):
+        whole = min(layers, _whole(config, "max_window_layers", 0))
+    else:
+        whole = layers // _whole({"sliding_window_pattern": every}, "sliding_window_pattern", 1) if every else 0
+    return (None, 0) if whole >= layers else (window, whole)
+
+
+def _beside_experts(config: Mapping[str, Any], spec: ModelSpec) -> tuple[int, int, int]:
+    """Width of the expert that every token passes, dense layers before the mixtures, their width. Raises BadModel."""
+    if not spec.experts:
+        return 0, 0, 0
+    shared = _whole(config, "shared_expert_intermediate_size", 0)
+    count = next((_whole(config, each, 0) for each in SHARED if each in config), 0)
+    dense = next((_whole(config, each, 0) for each in DENSE if each in config), 0)
+    if dense >= spec.layers:
+        raise BadModel(f"{dense} dense layers of {spec.layers}", why="none is left with experts",
+                       fix=f"correct {next(each for each in DENSE if each in config)} in config.json")  # fmt: skip
+    return shared or count * spec.ffn, dense, _whole(config, "intermediate_size", 1) if dense else 0
+
+
+def _whole(config: Mapping[str, Any], name: str, least: int) -> int:
+    """A count of config.json, 0 where there is none. Raises BadModel."""
+    value = config.get(name) or 0
+    if not isinstance(value, int) or not least <= value < MOST:
+        raise BadModel(f"{name} is {config.get(name)!r:.40}", why=f"it must be a whole number, {least} or more",
+                       fix=f"correct {name} in config.json")  # fmt: skip
+    return int(value)
 
 
 def _renamed(error: BadModel, called: Mapping[str, str]) -> BadModel:

@@ -26,7 +26,7 @@ def danlu(plan: GroupedPlan, spec: ModelSpec, fleet: Fleet, seats: Sequence[Sequ
     Raises BadValue for a model that danlu does not run, and for sequences cut where heads cannot be.
     """
     if not runs(spec):
-        raise BadValue(f"danlu train runs no {spec.family}", why="it is planned as a Llama of the same numbers",
+        raise BadValue(f"danlu train runs no {spec.family}", why="it is planned by its numbers alone",
                        fix="leave --emit danlu out")  # fmt: skip
     left = [list(names) for names in seats]
     cannot = _cut_otherwise(plan)

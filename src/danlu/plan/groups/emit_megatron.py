@@ -13,6 +13,8 @@ from danlu.plan.groups.grouped import GroupedPlan, Replicas
 from danlu.plan.stand_ins import runs
 
 BITS = {"bf16": ["--bf16"], "fp16": ["--fp16"], "fp32": [], "fp8": ["--bf16", "--fp8-format hybrid"]}
+LLAMA = ["--swiglu", "--normalization RMSNorm", "--position-embedding-type rope", "--disable-bias-linear"]
+EXACT = ("gpt2",)  # models that danlu does not run and Megatron-LM's options say whole
 ROPE = (1.0, 4.0, 8192)  # low, high and original length of Llama 3.1's rotary scaling, which it has no options for
 
 
@@ -78,16 +80,16 @@ def _model(spec: ModelSpec, cannot: list[str]) -> list[str]:
     if "lfa" in spec.recipe:
         raise BadValue("Megatron-LM has no local filter", why=f"attention of this {spec.family} sees its input through "
                        "two convolutions", fix="--emit danlu, which has it")  # fmt: skip
-    if not runs(spec):
-        cannot.append(f"norm, positions, activation and biases of {spec.family}: written are a Llama's, with an MLP of "
-                      "as many parameters")  # fmt: skip
+    if not runs(spec) and spec.family not in EXACT:
+        lost, like = ("positions, activation", "Llama") if spec.gated else ("positions", "GPT-2")
+        lost += ", routing" * bool(spec.experts)
+        cannot.append(f"norm, {lost} and biases of {spec.family}: written are a {like}'s")
     said = [
-        f"--num-layers {spec.layers}", f"--hidden-size {spec.hidden}", f"--ffn-hidden-size {spec.ffn}",
-        f"--num-attention-heads {spec.heads}", "--group-query-attention", f"--num-query-groups {spec.kv_heads}",
-        f"--kv-channels {spec.head_dim}", "--swiglu", "--normalization RMSNorm", f"--norm-epsilon {spec.norm_eps:g}",
-        "--position-embedding-type rope", f"--rotary-base {spec.rope_theta:.0f}", "--disable-bias-linear",
-        *["--untie-embeddings-and-output-weights"] * (not spec.tied), *["--qk-layernorm"] * spec.qk_norm,
-        *["--add-qkv-bias"] * spec.qkv_bias, *([f"--window-size {spec.window - 1},0"] if spec.window else []),
+        f"--num-layers {spec.layers}", f"--hidden-size {spec.hidden}",
+        f"--ffn-hidden-size {spec.dense_ffn or spec.ffn}", f"--num-attention-heads {spec.heads}", *_attention(spec),
+        *(LLAMA if spec.gated else ["--normalization LayerNorm", "--position-embedding-type learned_absolute"]),
+        *[f"--norm-epsilon {spec.norm_eps:g}", f"--rotary-base {spec.rope_theta:.0f}"] * spec.gated,
+        *["--untie-embeddings-and-output-weights"] * (not spec.tied),
     ]  # fmt: skip
     if spec.out_bias:
         cannot.append("a bias of attention's output: Megatron-LM has it with those of the MLP only")
@@ -97,11 +99,29 @@ def _model(spec: ModelSpec, cannot: list[str]) -> list[str]:
             cannot.append(f"rotary scaling from {rope.original} tokens, factors {rope.low:g} and {rope.high:g}: "
                           f"Megatron-LM's are {ROPE[2]}, {ROPE[0]:g} and {ROPE[1]:g}")  # fmt: skip
     if spec.experts:
-        said += [f"--num-experts {spec.experts}", f"--moe-ffn-hidden-size {spec.ffn}",
+        dense = f"--moe-layer-freq '([0]*{spec.dense_layers}+[1]*{spec.layers - spec.dense_layers})'"
+        said += [f"--num-experts {spec.experts}", *[dense] * bool(spec.dense_layers),
+                 f"--moe-ffn-hidden-size {spec.ffn}",
                  f"--moe-router-topk {spec.experts_used}", *["--moe-router-pre-softmax"] * (not spec.norm_topk),
                  "--moe-grouped-gemm", "--moe-token-dispatcher-type alltoall"]  # fmt: skip
     if spec.shared_ffn:
-        said.append(f"--moe-shared-expert-intermediate-size {spec.shared_ffn} --moe-shared-expert-gate")
+        said.append(f"--moe-shared-expert-intermediate-size {spec.shared_ffn}"
+                    + " --moe-shared-expert-gate" * runs(spec))  # fmt: skip
+    return said
+
+
+def _attention(spec: ModelSpec) -> list[str]:
+    """Heads, or the ranks of latent attention; windows."""
+    if (mla := spec.latent) is not None:
+        return ["--multi-latent-attention", *[f"--q-lora-rank {mla.q_rank}"] * bool(mla.q_rank),
+                f"--kv-lora-rank {mla.kv_rank}", f"--qk-head-dim {mla.head}", f"--qk-pos-emb-head-dim {mla.rope}",
+                f"--v-head-dim {mla.value}", "--qk-layernorm"]  # fmt: skip
+    said = ["--group-query-attention", f"--num-query-groups {spec.kv_heads}", f"--kv-channels {spec.head_dim}",
+            *["--qk-layernorm"] * spec.qk_norm, *["--add-qkv-bias"] * (spec.qkv_bias and spec.gated)]  # fmt: skip
+    if spec.window:
+        said.append(f"--window-size {spec.window - 1},0")
+    if spec.unwindowed:
+        said.append(f"--window-attn-skip-freq {spec.layers // spec.unwindowed}")
     return said
 
 

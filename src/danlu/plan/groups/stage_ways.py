@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.nouns import Group, GroupedFleet, ModelSpec
+from danlu.plan import flop
 from danlu.plan.groups import zero as sharded
-from danlu.plan.groups.unit_cost import ATTN, HEAD, KINDS, MLP, Stack, UnitTable, Way, state_bytes, unit_table
+from danlu.plan.groups.unit_cost import ATTN, DENSE, HEAD, KINDS, MLP, Stack, UnitTable, Way, state_bytes, unit_table
 from danlu.plan.groups.way_choices import MOST_CARDS, choices
 from danlu.plan.stated.stack_memory import CONTEXT_BYTES
 from danlu.plan.stated.stack_time import Constants, Rated, published
@@ -191,7 +192,7 @@ def _figures(
     sent = np.einsum("wkp,wpd->dwk", both, each)
     kept = table.kept_bytes.copy()
     for at in [at for at, way in enumerate(ways) if way.spill]:
-        for kind in (ATTN, MLP):
+        for kind in (ATTN, MLP, DENSE):
             kept[at, kind], seconds = sharded.spilled(group, float(kept[at, kind]), USABLE * group.mem_bytes)
             sent[:, at, kind] += seconds
     forward, backward = (np.maximum(own, moved) + hidden * np.minimum(own, moved)
@@ -240,7 +241,7 @@ def _room(group: Group, ways: Sequence[Way], table: UnitTable) -> Floats:
     # Of spilled activations those of one layer leave while the next one makes its own.
     leaving = np.array([sharded.LAYERS * way.spill for way in ways]) * table.kept_bytes[:, [ATTN, MLP]].sum(axis=1)
     layers = sharded.LAYERS * table.params[:, [ATTN, MLP]].sum(axis=1)
-    body = moment[:, [ATTN, MLP]].max(axis=1) + passing * layers + leaving
+    body = moment[:, [ATTN, MLP, DENSE]].max(axis=1) + passing * layers + leaving
     head = np.maximum(body, moment[:, HEAD] + passing * np.maximum(layers, table.params[:, HEAD]))
     return np.asarray(USABLE * group.mem_bytes - CONTEXT_BYTES - np.stack([body, head], axis=1))
 
@@ -265,8 +266,8 @@ def _weight_gradient(spec: ModelSpec, table: UnitTable, seq: int) -> Floats:
     No more than half of a backward: a head's forward may be mostly its loss, which has no weights.
     """
     weights = 2.0 * spec.unit_params("layers.0.attn")
-    scores = 4.0 * spec.heads * spec.head_dim * min(seq, spec.window or seq) / 2
-    share = np.array([0.0, weights / (weights + scores), 1.0, 1.0])
+    scores = 4.0 * flop.score_width(spec) * flop.seen(spec, seq)
+    share = np.array([0.0, weights / (weights + scores), 1.0, 1.0, 1.0])
     return np.asarray(np.minimum(table.forward_s * share, table.backward_s / 2))
 
 

@@ -21,13 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from danlu.nouns import Group, ModelSpec
+from danlu.plan import flop
 from danlu.plan.stated import stack_memory
 from danlu.plan.stated.setup import Experts, Setup
 from danlu.plan.stated.stack_time import Constants, Rated, between, once_seconds, prices, published
 from danlu.plan.stated.stack_work import AMOUNTS, once, sent, unit
 
-KINDS = ("embed", "attn", "mlp", "head")
-EMBED, ATTN, MLP, HEAD = range(4)
+KINDS = ("embed", "attn", "mlp", "head", "dense")  # the last one: of a mixture's first layers, zeros where none is so
+EMBED, ATTN, MLP, HEAD, DENSE = range(5)
 Floats = npt.NDArray[Any]
 
 
@@ -97,11 +98,11 @@ class Stack:
 class UnitTable:
     """One row per way, one column per KINDS; every figure is of one card.
 
-    forward_s, backward_s  (ways, 4) seconds of one micro-batch; backward with what is computed again
-    params        (ways, 4) parameters the card holds of the unit
-    routed        (ways, 4) of them those of experts
-    kept_bytes    (ways, 4) one micro-batch in flight keeps for its backward
-    moment_bytes  (ways, 4) that live only while the unit runs backward
+    forward_s, backward_s  (ways, 5) seconds of one micro-batch; backward with what is computed again
+    params        (ways, 5) parameters the card holds of the unit
+    routed        (ways, 5) of them those of experts
+    kept_bytes    (ways, 5) one micro-batch in flight keeps for its backward
+    moment_bytes  (ways, 5) that live only while the unit runs backward
     sent_bytes    (ways,) to the next stage for one micro-batch, one way
     sent_s        (ways,) seconds of that to a stage of such cards, on the same host where both have room there
     away_s        (ways,) seconds of that over the network
@@ -129,7 +130,9 @@ def unit_table(
     """
     chosen, known = stack or Stack(), constants or published()
     runs = [setup_of(spec, card, way, seq, chosen) for way in ways]
-    each = np.array([[unit(run, kind) for kind in KINDS] for run in runs]).reshape(-1, len(KINDS), 2, len(AMOUNTS))
+    none = np.zeros((2, len(AMOUNTS)))
+    each = np.array([[unit(run, kind) if kind != "dense" or _dense(run) else none for kind in KINDS] for run in runs])
+    each = each.reshape(-1, len(KINDS), 2, len(AMOUNTS))
     price = np.array([prices(run, card, known) for run in runs]).reshape(-1, len(AMOUNTS))
     seconds = np.einsum("wkda,wa->wkd", each, price)
     moved = np.array([sent(run) for run in runs])
@@ -164,34 +167,44 @@ def step_seconds(
 
 def setup_of(spec: ModelSpec, card: Rated, way: Way, seq: int, stack: Stack) -> Setup:
     """The model as a run of two stages on such cards, each on a host of its own."""
-    experts = Experts(spec.experts, spec.experts_used, spec.ffn, spec.shared_ffn) if spec.experts else None
+    experts = (Experts(spec.experts, spec.experts_used, spec.ffn, spec.shared_ffn, spec.dense_layers)
+               if spec.experts else None)  # fmt: skip
+    seen = flop.seen(spec, seq)
     return Setup(
         card=card.name, cards=2 * way.cards, cards_per_host=stack.cards_per_host, link=stack.network,
-        layers=max(2, spec.layers), hidden=spec.hidden, heads=spec.heads, kv_heads=spec.kv_heads, ffn=spec.ffn,
-        gated=True, vocab=spec.vocab, seq=seq, global_batch=way.micro_batch, micro_batch=way.micro_batch, tp=way.tp,
-        pp=2, cp=way.cp, ep=way.ep, recompute=way.recompute, seq_parallel=stack.seq_parallel and way.tp > 1,
+        layers=max(2, spec.layers), hidden=spec.hidden, heads=spec.heads, kv_heads=spec.kv_heads,
+        ffn=spec.dense_ffn or spec.ffn, gated=spec.gated, vocab=spec.vocab, seq=seq, global_batch=way.micro_batch,
+        micro_batch=way.micro_batch, tp=way.tp, pp=2, cp=way.cp, ep=way.ep, recompute=way.recompute,
+        seq_parallel=stack.seq_parallel and way.tp > 1,
         zero=way.zero, precision=stack.precision, software=stack.software, compiled=stack.compiled,
         flash=stack.flash, overlap_dp=stack.overlap_dp, overlap_tp=stack.overlap_tp, experts=experts,
-        head_dim=spec.head_dim,
+        head_dim=spec.head_dim, latent=spec.latent, seen=0.0 if seen == seq / 2 else seen,
     )  # fmt: skip
 
 
 def _params(run: Setup) -> list[float]:
     table = run.padded_vocab * run.hidden
     mlp = stack_memory.mlp_params(run) + stack_memory.expert_params(run) / run.ep
-    return [each / run.tp for each in (table, stack_memory.attention_params(run), mlp, table)]
+    dense = stack_memory.mlp_params(run, True) * _dense(run)
+    return [each / run.tp for each in (table, stack_memory.attention_params(run), mlp, table, dense)]
 
 
 def _routed(run: Setup) -> list[float]:
-    return [0.0, 0.0, stack_memory.expert_params(run) / run.ep / run.tp, 0.0]
+    return [0.0, 0.0, stack_memory.expert_params(run) / run.ep / run.tp, 0.0, 0.0]
 
 
 def _kept(run: Setup) -> list[float]:
     attention, mlp = stack_memory.half_bytes(run)
     rows = run.seq * run.micro_batch / run.cp
-    return [0.0, attention, mlp, rows * run.hidden * run.bytes_each / (run.tp if run.seq_parallel else 1)]
+    head = rows * run.hidden * run.bytes_each / (run.tp if run.seq_parallel else 1)
+    return [0.0, attention, mlp, head, stack_memory.half_bytes(run, True)[1] * _dense(run)]
 
 
 def _moment(run: Setup) -> list[float]:
     mlp, head = stack_memory.moments(run)
-    return [0.0, mlp, mlp, head]
+    return [0.0, mlp, mlp, head, stack_memory.moments(replace(run, experts=None))[0] * _dense(run)]
+
+
+def _dense(run: Setup) -> bool:
+    """Whether the first layers have no experts where the others do."""
+    return run.experts is not None and run.experts.dense_layers > 0

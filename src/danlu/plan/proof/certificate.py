@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from danlu import recipe
 from danlu.errors import BadValue
 from danlu.nouns import ModelSpec
 from danlu.plan.groups.assemble import Ask, again
@@ -143,12 +144,15 @@ def as_dict(proved: Proved) -> dict[str, Any]:
 
 
 def _model(spec: ModelSpec) -> dict[str, Any]:
+    if spec.dense_layers:  # layers unlike each other are told as one of all their units
+        return {"layers": 1, "recipe": [recipe.kind_of(unit) for unit in spec.units[1:-1]]}
     return {"layers": spec.layers, "recipe": list(spec.recipe)}
 
 
 def _table(spec: ModelSpec, ways: StageWays) -> dict[str, Any]:
     """The ways at one micro-batch size; figures of units by their kinds."""
-    first = {kind: next(i for i, unit in enumerate(spec.units) if unit.rsplit(".", 1)[-1] == kind) for kind in KINDS}
+    kinds = [recipe.kind_of(unit) for unit in spec.units]
+    first = {kind: kinds.index(kind) for kind in KINDS if kind in kinds}
 
     def by_kind(sums: Any) -> list[list[float]]:
         return [[float(row[at + 1] - row[at]) for at in first.values()] for row in sums]

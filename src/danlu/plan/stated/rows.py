@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danlu.errors import BadRows
+from danlu.nouns import Latent
 from danlu.plan.stated import stated_words
 from danlu.plan.stated.mixed import MixedStage, stages
-from danlu.plan.stated.setup import Experts, Latent, Setup
+from danlu.plan.stated.setup import Experts, Setup
 from danlu.plan.stated.stack_work import model_flop
 
 MOST = 10**12  # of any count; far above every run

@@ -8,16 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-
-@dataclass(frozen=True, slots=True)
-class Latent:
-    """Ranks of latent attention (DeepSeek-V2, arXiv 2405.04434): what replaces q, k and v."""
-
-    q_rank: int
-    kv_rank: int
-    head: int
-    rope: int
-    value: int
+from danlu.nouns import Latent
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +36,7 @@ class Setup:
     kernels          norms, activations and rotary embeddings are one kernel each: Megatron's own where nothing is said
     reduce_bytes     of one number of a gradient as data-parallel cards send it; 0 for the software's habit
     zero_ranks       data-parallel ranks that share states, where these are not all: inside a host; 0 for all
+    seen             keys that a query of fused attention looks at on average, where that is not half of `seq`: windows
     overlap_tp       tensor-parallel messages of both passes are sent in parts beside their matmuls
     overlap_back     only those of the backward, beside gradients of weights: Megatron's habit since 2022 (arXiv
                      2205.05198, section 4.2.2)
@@ -90,6 +82,7 @@ class Setup:
     kernels: bool = False
     reduce_bytes: int = 0
     zero_ranks: int = 0
+    seen: float = 0.0
 
     @property
     def width(self) -> int:

@@ -77,9 +77,10 @@ def attention_params(setup: Setup) -> float:
     """Parameters in the matrices of one attention."""
     h = setup.hidden
     if (mla := setup.latent) is not None:
-        down = h * (mla.q_rank + mla.kv_rank + mla.rope)
-        up = mla.q_rank * setup.heads * (mla.head + mla.rope) + mla.kv_rank * setup.heads * (mla.head + mla.value)
-        return down + up + setup.heads * mla.value * h
+        queries = setup.heads * (mla.head + mla.rope)
+        made = mla.q_rank * (h + queries) if mla.q_rank else h * queries
+        keys = h * (mla.kv_rank + mla.rope) + mla.kv_rank * setup.heads * (mla.head + mla.value)
+        return float(made + keys + setup.heads * mla.value * h)
     return 2.0 * h * setup.width * (1.0 + setup.kv_heads / setup.heads)
 
 

@@ -120,8 +120,9 @@ def sent(run: Setup) -> float:
 def unit(run: Setup, kind: str, dense: bool = False) -> Floats:
     """(2, AMOUNTS) of one unit on one card for one micro-batch: forward, backward (with what it computes again).
 
-    kind   "embed", "attn", "mlp" or "head"; `dense`: an MLP without experts in a model that has some
+    kind   "embed", "attn", "mlp" or "head"; `dense`, or "dense": an MLP without experts in a model that has some
     """
+    kind, dense = ("mlp", True) if kind == "dense" else (kind, dense)
     if run.recompute == "mlp":  # its norm too, which is kept: too small to tell apart
         run = replace(run, recompute="full" if kind == "mlp" else "none")
     if kind == "attn":
@@ -165,10 +166,13 @@ def _attention(run: Setup) -> Floats:
     rows, h, t, n = _rows(run), run.hidden, run.tp, run.bytes_each
     params = attention_params(run)
     width = run.heads * (run.latent.head + run.latent.rope / 2) if run.latent else run.width
-    flop = 4 * rows * run.seq * width / t * (0.5 if run.flash else 1.0)
+    flop = 4 * rows * width / t * ((run.seen or run.seq / 2) if run.flash else run.seq)
     redone = run.recompute == "full" or (run.recompute == "selective" and not run.flash)
     once, back = (0.0, 0.0) if run.flash else (x * rows * run.heads * run.seq / t * n for x in _score_passes(run))
-    around = 2.0 * run.width * run.kv_heads / run.heads * n * rows * (run.cp - 1) / t
+    keys = 2.0 * run.width * run.kv_heads / run.heads  # and values
+    if (mla := run.latent) is not None:
+        keys = run.heads * (mla.head + mla.rope + mla.value)
+    around = keys * n * rows * (run.cp - 1) / t
     norms, rotated = _norm_passes(run), run.width * (1 + run.kv_heads / run.heads) / t
     turn = (0.0 if not run.gated else 2.0 if run.fused else 10.0) * rotated
     split = t if run.seq_parallel else 1

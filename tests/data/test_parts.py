@@ -153,6 +153,24 @@ def test_what_is_cleaned_as_it_is_read_is_what_one_process_cleans(tmp_path, monk
     assert not list((tmp_path / "parts" / "store").glob("parts/*")), "all was cleaned as it was read"
 
 
+def test_a_long_file_is_read_by_one_and_cleaned_by_all(tmp_path, monkeypatch):
+    text = fill(tmp_path / "text", 40)
+    lines = (f"Line {number} of a long file, {number % 97} and {number % 89}.\n" for number in range(6000))
+    (text / "long").write_text("".join(lines))
+    (text / "long.a").write_bytes(b"\0" * 99_000)  # one that has no text is of no account
+    monkeypatch.setattr(parts, "PART_BYTES", 3000)
+    jobs: list[tuple[str, int]] = []
+
+    def noted(folder: Path, numbers: Iterable[int], tell: Tell) -> Iterator[int]:
+        for number in here(folder, numbers, tell):
+            jobs.append((parts.job_of(folder)["does"], number))
+            yield number
+
+    made = whole(text, tmp_path / "parts", 10**8, noted)
+    assert seen(made, tmp_path / "parts") == seen(whole(text, tmp_path / "one", 10**8, None), tmp_path / "one")
+    assert ("clean", 3) in jobs and not list((tmp_path / "parts" / "store").glob("parts/*"))
+
+
 @pytest.mark.parametrize("fewest", [1, 16])  # 16: a long file among few is not cleaned by the one who reads it
 def test_of_two_documents_with_one_name_only_the_later_one_is_cleaned(tmp_path, monkeypatch, fewest):
     text = fill(tmp_path / "text", 20)

@@ -34,9 +34,13 @@ def compared(steps: Sequence[Spec]) -> list[str]:
 
 def run(raw: Path, home: Path, source: str, steps: Sequence[Spec], execute: parts.Run, tell: Tell) -> Before:
     """Do the first steps over the store `raw` in parts; the job stands in `home`. Raises PartFailed."""
+    return before(made(raw, home, source, steps, execute, tell), home, steps, execute, tell)
+
+
+def made(raw: Path, home: Path, source: str, steps: Sequence[Spec], execute: parts.Run, tell: Tell) -> list[Path]:
+    """The folders of those parts. Raises PartFailed."""
     record = {"source": source, "steps": rows(steps), "compares": compared(steps)}
-    folder = parts.prepare(home, "clean", raw, record)
-    return before(parts.run(folder, execute, tell), home, steps, execute, tell)
+    return parts.run(parts.prepare(home, "clean", raw, record), execute, tell)
 
 
 def before(folders: Sequence[Path], home: Path, steps: Sequence[Spec], execute: parts.Run, tell: Tell) -> Before:
@@ -67,7 +71,12 @@ def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
 
 def is_done(folder: Path, number: int) -> bool:
     """See parts.Kind."""
-    return parts.is_done_store(parts.place(folder, number) / "store")
+    return is_clean(parts.place(folder, number))
+
+
+def is_clean(place: Path) -> bool:
+    """Whether a part of any job has what cleaning leaves of it."""
+    return parts.is_done_store(place / "store")
 
 
 def _left(folders: Sequence[Path], compare: Callable[[Funnel], list[bytes]], funnel: Funnel) -> Iterator[Document]:

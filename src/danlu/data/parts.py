@@ -31,7 +31,7 @@ from danlu.store.homes import home_of
 from danlu.store.packs import Store
 
 JOB = "job.json"
-VERSION = 6
+VERSION = 7
 KINDS = {each: f"danlu.data.{each}_parts" for each in ("read", "clean", "compare", "encode")}
 PART_BYTES = 16 << 20  # of the store: a second or two of work; each part waits for the disk a few times
 DEEPEST = 40  # bits of a range: a store of 10^12 records still has one part for each

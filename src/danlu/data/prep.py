@@ -117,7 +117,7 @@ def _removing() -> Iterator[Remove]:
 
 def _parted(jobs: Path, some: Path, source: str, steps: Sequence[Spec], execute: parts.Run, raw: Path,
             tell: Tell) -> Before:  # fmt: skip
-    if folders := reading.cleaned(some, source, steps):
+    if folders := reading.cleaned(some, source, steps, execute, tell):
         return clean_parts.before(folders, some, steps, execute, tell)
     return clean_parts.run(raw, jobs, source, steps, execute, tell)
 

@@ -7,7 +7,7 @@ waits between the two. Which files a part has is for whoever asks for it to say 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,12 +34,13 @@ def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
         kept = opened.enter_context(Writer(place / "store", pack_bytes=PACK_BYTES))
         raw.clear()
         kept.clear()
-        reading, drops, made, left = Funnel(), Drops(), Marks(job["compares"]), 0
+        sources = [Source(*each) for each in json.loads((place / SOURCES).read_bytes())]
+        cleans = all(min(each.size, job["share"]) <= job["long"] for each in sources)
+        reading, drops, made, left = Funnel(), Drops(), Marks(job["compares"] if cleans else ()), 0
         keys: list[bytes] = []
-        documents = _read(place, job, raw, reading, keys)
-        left_over = documents if job["steps"] is None else made.through(pipeline(documents, job["steps"], drops))
-        for document in left_over:
-            if job["steps"] is None:  # few long files: they are cleaned by ranges of hashes, so that all have work
+        documents = _read(sources, job, raw, reading, keys)
+        for document in made.through(pipeline(documents, job["steps"], drops)) if cleans else documents:
+            if not cleans:
                 continue
             left += 1
             if kept.add(*to_record(document)):
@@ -48,11 +49,11 @@ def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
 
     def finish() -> None:
         with raw, kept:
-            if job["steps"] is not None:
+            made.save(place, keys)
+            if cleans:
                 funnel = Funnel(reading.docs_kept, reading.bytes_in, left)
                 with atomic.replacing(place / DROPPED) as funnel.log:
                     firsts = drops.into(funnel)
-                made.save(place, keys)
                 kept.commit({"funnel": funnel.as_dict(), "firsts": firsts}, done=True)
             raw.commit({"funnel": reading.as_dict()}, done=True)
 
@@ -64,10 +65,11 @@ def is_done(folder: Path, number: int) -> bool:
     return parts.is_done_store(parts.place(folder, number) / RAW)
 
 
-def _read(place: Path, job: parts.Job, raw: Writer, funnel: Funnel, keys: list[bytes]) -> Iterator[Document]:
+def _read(sources: Sequence[Source], job: parts.Job, raw: Writer, funnel: Funnel,
+          keys: list[bytes]) -> Iterator[Document]:  # fmt: skip
     """The documents of the part's files, each kept in `raw` and named in `keys`, as far as the job's limit goes."""
     limit = job["limit"]
-    for source in (Source(*each) for each in json.loads((place / SOURCES).read_bytes())):
+    for source in sources:
         for found in read(source, job["share"]):
             if count(raw, found, funnel):
                 raw.commit({}, wait=False)

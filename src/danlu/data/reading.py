@@ -2,7 +2,8 @@
 
 How much text a file holds is known only when it is read. So parts are asked for one by one, as long as the text found
 so far makes it likely that more are needed: large ones first and small ones last, since a part that goes over the
-limit is made again, up to it. Parts are cleaned as they are read; `cleaned` has what `fill` left for cleaning.
+limit is made again, up to it. Parts are cleaned as they are read, but for a long file: it is a part of its own, whose
+documents all workers clean by ranges of hashes. `cleaned` has what `fill` left for cleaning.
 """
 
 from __future__ import annotations
@@ -23,22 +24,23 @@ from danlu.data.read import Source
 from danlu.store.packs import Writer
 
 READ = "read.json"  # of a job whose parts are the whole store: the folders of those
+LONG = "long"  # the store of what was only read, beside the jobs
 FIRST = 4.0  # times their size that files are taken to hold until one part is read, should there be archives
 LEAST = 1 / 64  # times it that they hold in any case
 SMALLEST = 1 << 20  # bytes of text of a part near the limit: one is read twice, and a worker may wait for another one
-FEWEST = 16  # files that all text must be worth, to be cleaned as it is read: a file is read by one worker
+FEWEST = 16  # files that all text is worth: one worker reads a file, and would clean a longer one while others wait
 SPARE = 1 / 16  # of what is left; to fall short costs a wait for all workers
 
 
 def fill(home: Path, execute: parts.Run, steps: Sequence[Spec], writer: Writer, sources: Sequence[Source],
          funnel: Funnel, want: Want, tell: Tell) -> int:  # fmt: skip
     """See ingest.Read; jobs stand in `home`. steps: that clean what is read. Raises PartFailed."""
-    sizes = [min(each.size, want.share) for each in sources]
-    cleans = max(sizes, default=0) <= max(parts.PART_BYTES, min(sum(sizes), want.limit) / FEWEST)
-    record = {"source": want.fingerprint, "share": want.share, "steps": clean_parts.rows(steps) if cleans else None,
-              "compares": clean_parts.compared(steps) if cleans else []}  # fmt: skip
+    size = sum(min(each.size, want.share) for each in sources)
+    long = int(max(parts.PART_BYTES, min(size, want.limit) / FEWEST))
+    record = {"source": want.fingerprint, "share": want.share, "long": long, "steps": clean_parts.rows(steps),
+              "compares": clean_parts.compared(steps)}  # fmt: skip
     folder = parts.begin(home, "read", 0, {**record, "limit": None})
-    asked = _Asked(folder, sources, want)
+    asked = _Asked(folder, sources, want, long)
     used: list[Path] = []
     taken, over = 0, False
     while not over:
@@ -65,16 +67,30 @@ def fill(home: Path, execute: parts.Run, steps: Sequence[Spec], writer: Writer, 
         taken += asked.done()
         tell(_counts(funnel), 1.0)
     writer.take([pack for each in used for pack in parts.told(each / read_parts.RAW)[1]])
-    if cleans and _differ(used):
+    if _differ(used):
         atomic.write(folder / READ, json.dumps([str(each.relative_to(home)) for each in used]).encode())
     return taken
 
 
-def cleaned(home: Path, source: str, steps: Sequence[Spec]) -> list[Path]:
+def cleaned(home: Path, source: str, steps: Sequence[Spec], execute: parts.Run, tell: Tell) -> list[Path]:
     """The parts that hold all that was read, cleaned by the first of these steps; none where there are no such ones.
 
-    source  as `ingest` gives it
+    source   as `ingest` gives it
+    execute  cleans what was only read. Raises PartFailed, DiskFull
     """
+    used = _used(home, source, steps)
+    found = [each for each in used if clean_parts.is_clean(each)]
+    if packs := [pack for each in used if each not in found for pack in parts.told(each / read_parts.RAW)[1]]:
+        with Writer(home / LONG) as writer:
+            writer.clear()
+            writer.take(packs)
+            writer.commit({}, done=True)
+        found += clean_parts.made(home / LONG, home, source, steps, execute, tell)
+    return found
+
+
+def _used(home: Path, source: str, steps: Sequence[Spec]) -> list[Path]:
+    """The parts that READ names, of a job of this source and these steps."""
     for each in home.glob(f"*/{READ}"):
         job = parts.job_of(each.parent)
         made = [job["job"], job["source"], job["steps"], job["compares"]]
@@ -87,12 +103,14 @@ def cleaned(home: Path, source: str, steps: Sequence[Spec]) -> list[Path]:
 class _Asked:
     """Owns which sources are in which part: those asked for, of which some are `read`.
 
+    long   bytes above which a source is a part of its own
     stops  where each part ends in the sources; sizes: their bytes as far as `want.share` of each
     """
 
     folder: Path
     sources: Sequence[Source]
     want: Want
+    long: int
     stops: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     read: int = 0
@@ -145,6 +163,8 @@ class _Asked:
             stop += len(json.loads(file.read_bytes()))
             size = sum(map(self._size, self.sources[start:stop]))
         else:
+            if max(map(self._size, self.sources[start : start + 1]), default=0) > self.long:
+                most = 0
             while stop < len(self.sources) and (stop == start or size + self._size(self.sources[stop]) <= most):
                 size += self._size(self.sources[stop])
                 stop += 1

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -124,6 +125,20 @@ def test_a_second_call_does_nothing_and_a_changed_file_is_noticed(tmp_path):
     assert (first.tokens / "train.bin").stat().st_mtime_ns == stamp
     (text / "part0" / "0.txt").write_text(story(900, 20))
     assert run(text, tmp_path / "out").manifest["made_by"] != first.manifest["made_by"]
+
+
+def test_other_test_sets_at_the_same_place_clean_anew_and_missing_ones_are_refused_before_reading(tmp_path):
+    text, tests, out = fill(tmp_path / "text"), tmp_path / "tests", tmp_path / "out"
+    steps = [{"decontaminate": {"tests": [str(tests)]}}]
+    with provoke("DL-CFG-002"):
+        prep([text], out, vocab=400, limit_bytes=10**8, steps=steps)
+    assert not out.exists()
+    tests.mkdir()
+    counts = []
+    for number in (1, 2):
+        shutil.copy(text / f"part{number}" / f"{number}.txt", tests)
+        counts.append(prep([text], out, vocab=400, limit_bytes=10**8, steps=steps).dropped["decontaminate"])
+    assert counts[1] > counts[0] > 0
 
 
 def test_a_limit_takes_the_same_sample_every_time(tmp_path):

@@ -66,6 +66,19 @@ def pipeline(documents: Iterable[Document], steps: Sequence[Spec], funnel: Funne
     return iter(documents)
 
 
+def settled(steps: Sequence[Spec]) -> list[Spec]:
+    """The same steps, with all that the text they leave depends on: a step that reads files has `settled(options)`.
+
+    Raises UnknownPlugin, and BadValue for such options that cannot be meant, before any text is read.
+    """
+    found = list[Spec]()
+    for spec in steps:
+        name, options = _parsed(spec)
+        module = plugins.load("danlu.data.steps", name)
+        found.append({name: module.settled(options)} if hasattr(module, "settled") else spec)
+    return found
+
+
 def _parsed(spec: Spec) -> tuple[str, Any]:
     if isinstance(spec, str):
         return spec, None

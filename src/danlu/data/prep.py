@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from danlu.data import bpe, clean_parts, encode_parts, parts, reading
-from danlu.data.clean import STEPS, Before, Spec, clean
+from danlu.data.clean import STEPS, Before, Spec, clean, settled
 from danlu.data.document import Document, from_record, original
 from danlu.data.encode import LEAST_HELD, MANY, HeldByName, Piece, held_out, pieces, write
 from danlu.data.encoder import Encoder
@@ -89,6 +89,7 @@ def prep(text: Sequence[Path], out: Path, *, vocab: int, limit_bytes: int, steps
     Raises NoText, StoreInUse, DiskFull, MissingPackage, DamagedPack, UnknownPlugin, BadValue, PartFailed.
     """
     began = time.monotonic()
+    steps = settled(steps)
     jobs, some = out / "store" / "parts", out / "store" / "reading"
     with _removing() as remove:
         read = partial(reading.fill, some, execute, steps) if execute and reads else None

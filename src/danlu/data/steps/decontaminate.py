@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,19 @@ BATCH = 1 << 20  # characters hashed at once
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: neighbours do not cancel
 
 
+def settled(options: Any) -> dict[str, Any]:
+    """The options in full, with a digest of the test sets: other test sets make other text. Raises BadValue."""
+    paths, words = _meant(options)
+    digest = blake2b(digest_size=16)
+    for path in paths:
+        for file in _files(path):
+            digest.update(blake2b(_bytes(file)).digest())
+    return {"tests": [str(path.absolute()) for path in paths], "words": words, "digest": digest.hexdigest()}
+
+
 def configured(options: Any) -> Step:
     """`decontaminate: {tests: [mmlu.jsonl, folder], words: 13}`. Raises BadValue for a missing or empty test set."""
-    given = options if isinstance(options, dict) else {"tests": options}
-    words, tests = given.get("words", WORDS), given.get("tests")
-    paths = [Path(each).expanduser() for each in ([tests] if isinstance(tests, str) else tests or ())]
-    if set(given) - {"tests", "words"} or not isinstance(words, int) or words < minhash.SHINGLE or not paths:
-        raise BadValue("decontaminate needs test sets", why=f"it was given {options!r}; words: from {minhash.SHINGLE}",
-                       fix="decontaminate: {tests: [tests/], words: 13}")  # fmt: skip
+    paths, words = _meant(options)
     run = words - minhash.SHINGLE + 1
     texts = _shingles([text for path in paths for text in _texts(path)])
     known = _all([each for each in texts if len(each) >= run])  # a shorter text says too little to be found by
@@ -56,19 +62,45 @@ def configured(options: Any) -> Step:
     return step
 
 
+def _meant(options: Any) -> tuple[list[Path], int]:
+    """The test sets, and how many words are a run."""
+    given = options if isinstance(options, dict) else {"tests": options}
+    words, tests = given.get("words", WORDS), given.get("tests")
+    paths = [Path(each).expanduser() for each in ([tests] if isinstance(tests, str) else tests or ())]
+    if set(given) - {"tests", "words", "digest"} or not isinstance(words, int) or words < minhash.SHINGLE or not paths:
+        raise BadValue("decontaminate needs test sets", why=f"it was given {options!r}; words: from {minhash.SHINGLE}",
+                       fix="decontaminate: {tests: [tests/], words: 13}")  # fmt: skip
+    return paths, words
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, or those of a folder."""
+    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> BadValue:
+    return BadValue(f"cannot read the test set {file}", why=str(error), fix=f"check it: ls -l {file}")
+
+
 def _texts(path: Path) -> Iterator[str]:
     """Every text of a test set: a file's, a folder's, each string of a JSON line."""
-    try:
-        files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-        for file in files:
-            text = file.read_text(encoding="utf-8", errors="replace")
-            if file.suffix == ".jsonl":
-                for line in filter(str.strip, text.splitlines()):
-                    yield from _strings(json.loads(line))
-            else:
-                yield text
-    except (OSError, ValueError) as error:
-        raise BadValue(f"cannot read the test set {path}", why=str(error), fix=f"check it: ls -l {path}") from error
+    for file in _files(path):
+        text = _bytes(file).decode(errors="replace")
+        if file.suffix != ".jsonl":
+            yield text
+            continue
+        for line in filter(str.strip, text.splitlines()):
+            try:
+                yield from _strings(json.loads(line))
+            except ValueError as error:
+                raise _unreadable(file, error) from error
 
 
 def _strings(value: Any) -> Iterator[str]:

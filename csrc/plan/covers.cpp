@@ -91,34 +91,66 @@ void extend(const Stage& stage, const double* before, double* after, std::vector
     }
 }
 
+// The least that the units in front of each place can cost, were memory no shorter than behind one stage.
+struct Ahead {
+    std::vector<double> least, value;
+    std::vector<int32_t> queue, head, tail;
+
+    void fill(const Stage& stage) {
+        const int64_t ways = stage.in.ways, places = stage.in.places;
+        least.assign(places, kNever), value.resize(ways * places), queue.resize(ways * places);
+        head.assign(ways, 0), tail.assign(ways, 0);
+        least[0] = 0.0;
+        for (int64_t u = 1; u < places; u++) {
+            for (int64_t way = 0; way < ways; way++) {
+                int32_t *line = &queue[way * places], &first = head[way], &last = tail[way];
+                double *cost = &value[way * places], added = stage.in.weight[stage.at] * stage.fill(way)[u];
+                cost[u - 1] = least[u - 1] + stage.cost(way, u - 1);
+                if (u > 1) {
+                    while (last > first && cost[line[last - 1]] >= cost[u - 1]) last--;
+                    line[last++] = int32_t(u - 1);
+                }
+                while (first < last && stage.end(way, line[first]) < u) first++;
+                if (first < last) least[u] = std::min(least[u], cost[line[first]] + added);
+                if (stage.end(way, 0) >= u) least[u] = std::min(least[u], cost[0] + added);
+            }
+        }
+    }
+};
+
 }  // namespace
 
-DANLU_API int danlu_covers(const danlu_covers_in* in, double* least) {
+// `whole` (count, depth + 1) is least[.., 0]; of `least` (count, depth + 1, places) rows behind the last cover are left.
+DANLU_API int danlu_covers(const danlu_covers_in* in, double* least, double* whole) {
     if (in->ways < 1 || in->places < 2 || in->depth < 1 || in->count < 0) return DANLU_BAD_SIZE;
     try {
         const int64_t places = in->places, rows = in->depth + 1;
         std::vector<double> value(places), cheapest(places);
         std::vector<int32_t> queue(places);
-        std::fill(least, least + in->count * rows * places, kNever);
-        for (int64_t at = 0; at < in->count; at++) {
+        std::fill(whole, whole + in->count * rows, kNever);
+        Ahead ahead;
+        for (int64_t at = 0; at < in->count; at++, whole += rows) {
             const Reach far = reach(*in, at);
             double *row = least + at * rows * places, best = in->budget[at];
+            std::fill(row, row + places, kNever);
             row[places - 1] = 0.0;
             std::fill(cheapest.begin(), cheapest.end(), kNever);
-            for (int64_t place = 0; place < in->depth; place++, row += places) {
+            ahead.fill(Stage{*in, far, at, std::min<int64_t>(1, in->depth - 1)});
+            for (int64_t place = 0; place < std::min(in->depth, in->most[at]); place++, row += places) {
                 extend(Stage{*in, far, at, place}, row, row + places, value, queue);
                 best = std::min(best, row[places]);
-                // A cover that already costs more than a whole one only grows; and one that costs no less than a
-                // cover of the same units on fewer stages, which leaves those in front more memory, is of no use.
+                // A cover that with the least of what is in front costs more than a whole one is of no use; nor is one
+                // that costs no less than a cover of the same units on fewer stages, which leaves those more memory.
                 bool open = false;
                 for (int64_t s = 0; s < places; s++) {
-                    if (row[places + s] < cheapest[s]) {
+                    if (row[places + s] < cheapest[s] && (s == 0 || row[places + s] + ahead.least[s] < best)) {
                         cheapest[s] = row[places + s];
-                        open = open || (s > 0 && cheapest[s] < best);
+                        open = open || s > 0;
                     } else {
                         row[places + s] = kNever;
                     }
                 }
+                whole[place + 1] = row[places];
                 if (!open) break;
             }
         }

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.plan.groups.pack import knapsack, pack
+from danlu.plan.groups.pack import best_in_numpy, knapsack, pack
 
 items = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 7)), min_size=1, max_size=6)
 
@@ -28,6 +28,9 @@ def test_a_groups_knapsack_is_exact_and_its_counts_reach_it(found, cards):
     value, size = [v for v, _ in found], [s for _, s in found]
     sack = knapsack(np.array(value, dtype=float), np.array(size), np.arange(len(found)), cards)
     assert sack.value(np.arange(cards + 1)) == pytest.approx(least_known(value, size, cards))
+    size_, value_ = np.array(size)[sack.columns] // sack.unit, np.array(value, dtype=float)[sack.columns]
+    plain = np.maximum.accumulate(best_in_numpy(value_, size_, len(sack.best)))
+    assert sack.best == pytest.approx(plain)
     counts = sack.counts(cards)
     assert sum(n * size[i] for i, n in counts.items()) <= cards
     assert sum(n * value[i] for i, n in counts.items()) == pytest.approx(least_known(value, size, cards)[-1])
@@ -52,3 +55,5 @@ def test_a_packing_stays_within_the_cards_and_near_the_best(found, there):
     alone = max(v * min(t // u for t, u in zip(there, col, strict=True) if u)
                 for v, col in zip(value, use.T.tolist(), strict=True))  # fmt: skip
     assert alone - 1e-9 <= made.sequences <= best + 1e-9
+    assert not pack(value, use, np.array(there), made.sequences + 1).counts.any()
+    assert (pack(value, use, np.array(there), made.sequences).counts == made.counts).all()

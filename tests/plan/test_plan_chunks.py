@@ -63,7 +63,8 @@ def test_covers_of_chunks_are_those_of_numpy_and_cost_what_their_pipelines_do(la
     where = space(of_layers(fine, spec), 2, 4, fewest=4)
     ways = where.ways
     limit = np.geomspace(np.diff(ways.time).max() * 2, 1.0, limits)
-    tried = Tried(price * ways.cards * (1.0 + ways.group), limit, 0.5 / limit, 1.0 / limit, np.full(limits, np.inf))
+    tried = Tried(price * ways.cards * (1.0 + ways.group), limit, 0.5 / limit, 1.0 / limit, np.full(limits, np.inf),
+                  np.full(limits, 99))  # fmt: skip
     fast, plain = covers(ways, where.memory, tried), in_numpy(ways, where.memory, tried)
     assert np.allclose(fast.whole, plain.whole, rtol=1e-9)
     wanted = [(at, n) for at in range(limits) for n in range(1, 5) if np.isfinite(fast.whole[at, n])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from danlu.nouns import Group, GroupedFleet, ModelSpec
 from danlu.plan.groups.covers import Covers, Tried, covers, in_numpy
 from danlu.plan.groups.pipelines import Pipeline, Span, pipeline
 from danlu.plan.groups.pricing import Space, space
-from danlu.plan.groups.stage_ways import stage_ways
+from danlu.plan.groups.stage_ways import ends_in_numpy, memory_ends, stage_ways
 
 groups = st.builds(
     lambda flops, mem, network: Group("any", 64, flops * 1e13, mem << 30, 1e12, 2e11, network * 1e9, 4),
@@ -29,8 +30,9 @@ def case(fleet: GroupedFleet, layers: int, limits: int, price: float, schedule: 
     ways = where.ways
     limit = np.geomspace(np.diff(ways.time).max() if len(ways.ways) else 1.0, 1.0, limits)
     return where, Tried(
-        price * ways.cards * (1.0 + ways.group), limit, 0.5 / limit, 1.0 / limit, np.full(limits, np.inf)
-    )
+        price * ways.cards * (1.0 + ways.group), limit, 0.5 / limit, 1.0 / limit, np.full(limits, np.inf),
+        np.full(limits, 99)
+    )  # fmt: skip
 
 
 @pytest.mark.skipif(native.library() is None, reason="needs a C++ compiler")
@@ -40,6 +42,24 @@ def test_the_native_library_finds_what_numpy_finds(fleet, layers, limits, price,
     where, tried = case(fleet, layers, limits, price, schedule)
     fast, plain = covers(where.ways, where.memory, tried), in_numpy(where.ways, where.memory, tried)
     assert np.allclose(fast.whole, plain.whole, rtol=1e-9)
+    assert (memory_ends(where.ways, len(where.memory)) == where.memory).all()
+    assert (ends_in_numpy(where.ways, np.arange(1.0, 1 + len(where.memory))) == where.memory).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(fleets, st.integers(1, 9), st.floats(0.01, 2.0), st.floats(0.8, 1.5), st.integers(1, 6))
+def test_a_budget_leaves_out_only_covers_beyond_it(fleet, layers, price, times, most):
+    where, tried = case(fleet, layers, 4, price, "zb-h1")
+    every = covers(where.ways, where.memory, tried).whole[:, : most + 1]
+    if not every.size:
+        return
+    budget = np.minimum(times * every.min(axis=1), 1e9)
+    few = replace(tried, budget=budget, most=np.full(4, most))
+    for found in (covers(where.ways, where.memory, few), in_numpy(where.ways, where.memory, few)):
+        assert np.isinf(found.whole[:, most + 1 :]).all()
+        kept, within = found.whole[:, : most + 1], every < budget[:, None] * (1 - 1e-9)
+        assert np.allclose(kept[within], every[within], rtol=1e-9)
+        assert (np.isinf(kept) | np.isclose(kept, every, rtol=1e-9)).all()
 
 
 def cheapest(found: Covers, count: int, at: int) -> float:

@@ -13,7 +13,7 @@ from danlu.nouns import GroupedFleet, ModelSpec
 from danlu.plan.groups.chunks import ORDERS, depths, in_chunks, of_layers
 from danlu.plan.groups.grouped import GroupedPlan, GroupStage, Replicas
 from danlu.plan.groups.interleaved import played
-from danlu.plan.groups.pipelines import Pipeline, Span, messages, pipeline
+from danlu.plan.groups.pipelines import Pipeline, Span, messages, pipelines
 from danlu.plan.groups.pricing import MOST_STAGES, Space, space
 from danlu.plan.groups.stage_ways import Floats, StageWays, micro_batch_sizes, moment_of, stage_ways
 from danlu.plan.groups.unit_cost import Stack
@@ -116,8 +116,10 @@ def shared(chosen: Sequence[tuple[Pipeline, int]], batch: int) -> list[list[tupl
     high *= 1 + 1e-12
     if sum(count * each.sequences(low) for each, count in chosen) >= batch:
         high = low
-    for _ in range(80):
+    while high > low * (1 + 1e-14):
         middle = (low + high) / 2
+        if middle in (low, high):
+            break
         if sum(count * each.sequences(middle) for each, count in chosen) >= batch:
             high = middle
         else:
@@ -142,18 +144,22 @@ def shared(chosen: Sequence[tuple[Pipeline, int]], batch: int) -> list[list[tupl
     return [[(count, n) for n, count in each.items()] for each in found]
 
 
-def again(moving: Iterable[tuple[Pipeline, StageWays]], groups: int) -> list[Pipeline | None]:
+def again(moving: Sequence[tuple[Pipeline, StageWays]], groups: int) -> list[Pipeline | None]:
     """The same stages with the costs of another table each, one cut anywhere; None where that one lacks a way."""
-    rows: dict[tuple[int, int], list[int | None]] = {}
-    found: list[Pipeline | None] = []
-    for each, ways in moving:
-        old, key = each.ways, (id(each.ways), id(ways))
-        if key not in rows:
-            index = {way: row for row, way in enumerate(zip(ways.group.tolist(), ways.ways, strict=True))}
-            rows[key] = [index.get(way) for way in zip(old.group.tolist(), old.ways, strict=True)]
-        spans = [Span(row, old.unit(span.start), old.unit(span.stop)) for span in each.stages
-                 if (row := rows[key][span.way]) is not None]  # fmt: skip
-        found.append(pipeline(ways, spans, groups) if len(spans) == len(each.stages) else None)
+    found: list[Pipeline | None] = [None] * len(moving)
+    tables: dict[tuple[int, int], list[int]] = {}
+    for at, (each, ways) in enumerate(moving):
+        tables.setdefault((id(each.ways), id(ways)), []).append(at)
+    for alike in tables.values():
+        old, ways = moving[alike[0]][0].ways, moving[alike[0]][1]
+        index = {way: row for row, way in enumerate(zip(ways.group.tolist(), ways.ways, strict=True))}
+        row = [index.get(way) for way in zip(old.group.tolist(), old.ways, strict=True)]
+        unit = [old.unit(place) for place in range(old.units + 1)]
+        spans = {at: tuple([Span(new, unit[start], unit[stop]) for way, start, stop in moving[at][0].stages
+                            if (new := row[way]) is not None]) for at in alike}  # fmt: skip
+        able = [at for at in alike if len(spans[at]) == len(moving[at][0].stages)]
+        for at, made in zip(able, pipelines(ways, [spans[at] for at in able], groups), strict=True):
+            found[at] = made
     return found
 
 

@@ -33,6 +33,7 @@ class Tried:
     many    (bottlenecks,) micro-batches over which what a stage does after them is spread
     weight  (bottlenecks,) price of a second of fill
     budget  (bottlenecks,) covers that cost more are of no use
+    most    (bottlenecks,) stages of a cover
     """
 
     price: Floats
@@ -40,26 +41,28 @@ class Tried:
     many: Floats
     weight: Floats
     budget: Floats
+    most: Ints
 
     def part(self, rows: slice) -> Tried:
         """Some of the bottlenecks."""
-        return Tried(self.price, self.limit[rows], self.many[rows], self.weight[rows], self.budget[rows])
+        figures = self.limit, self.many, self.weight, self.budget, self.most
+        return Tried(self.price, *(each[rows] for each in figures))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
 class Covers:
-    """`least` (bottlenecks, stages + 1, units + 1): least costs; inf where there is none, none
-    within budget, or one as cheap on fewer stages."""
+    """Least costs; inf where there is none, or one as cheap on fewer stages, and maybe where none within budget ends.
+
+    least  (bottlenecks, stages + 1, units + 1) of the units behind each place; rows of more stages than the last
+           cover are not written
+    whole  (bottlenecks, stages + 1) of the whole model
+    """
 
     ways: StageWays
     memory: Ints
     tried: Tried
     least: Floats
-
-    @property
-    def whole(self) -> Floats:
-        """(bottlenecks, stages + 1) least cost of the whole model on so many stages."""
-        return np.asarray(self.least[:, :, 0])
+    whole: Floats
 
     def stages(self, wanted: Sequence[tuple[int, int]]) -> list[tuple[Span, ...]]:
         """The stages of the cheapest covers; `wanted` pairs of a bottleneck and a number of stages, rising."""
@@ -113,7 +116,8 @@ def load_ends(ways: StageWays, limit: Floats, many: Floats) -> tuple[Ints, Ints]
 def covers(ways: StageWays, memory: Ints, tried: Tried) -> Covers:
     """Least costs; `memory` as of stage_ways.memory_ends."""
     if not len(ways.ways) or not len(tried.limit):
-        return Covers(ways, memory, tried, np.full((len(tried.limit), len(memory) + 1, ways.units + 1), np.inf))
+        none = np.full((len(tried.limit), len(memory) + 1, ways.units + 1), np.inf)
+        return Covers(ways, memory, tried, none, none[:, :, 0])
     library = native.library()
     return in_numpy(ways, memory, tried) if library is None else _natively(library, ways, memory, tried)
 
@@ -125,7 +129,7 @@ def in_numpy(ways: StageWays, memory: Ints, tried: Tried) -> Covers:
     least = np.full((count, len(memory) + 1, places), np.inf)
     least[:, 0, -1] = 0.0
     best, cheapest = tried.budget.copy(), np.full((count, places), np.inf)
-    for place in range(len(memory)):
+    for place in range(min(len(memory), int(tried.most.max()))):
         end = np.minimum(inner if place else last, memory[place][None]) - np.arange(places)
         fill = weight * ways.fill[None]
         stage = tried.price + tried.weight[:, None] * ways.hop * (2.0 if place else 1.0)
@@ -134,6 +138,7 @@ def in_numpy(ways: StageWays, memory: Ints, tried: Tried) -> Covers:
             cost[:, :, 0] -= tried.weight[:, None] * ways.hop
             cost[end[:, :, :-long] < long] = np.inf
             least[:, place + 1, :-long] = np.minimum(least[:, place + 1, :-long], cost.min(axis=1))
+        least[place >= tried.most, place + 1] = np.inf
         best = np.minimum(best, least[:, place + 1, 0])
         # A cover that costs no less than one of the same units on fewer stages, which leaves those in front more
         # memory, is of no use; and one that already costs more than a whole one only grows.
@@ -142,7 +147,7 @@ def in_numpy(ways: StageWays, memory: Ints, tried: Tried) -> Covers:
         least[~(least[:, place + 1, 1:].min(axis=1) < best), place + 1, 1:] = np.inf
         if np.isinf(least[:, place + 1, 1:]).all():
             break
-    return Covers(ways, memory, tried, least)
+    return Covers(ways, memory, tried, least, least[:, :, 0])
 
 
 class _In(ctypes.Structure):
@@ -151,7 +156,7 @@ class _In(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("ways", "places", "depth", "count")),
         *((name, ctypes.c_void_p) for name in ("time", "fill", "after", "hop", "more", "price", "memory")),
-        *((name, ctypes.c_void_p) for name in ("limit", "many", "weight", "budget")),
+        *((name, ctypes.c_void_p) for name in ("limit", "many", "weight", "budget", "most")),
     ]  # fmt: skip
 
 
@@ -162,6 +167,7 @@ def _given(ways: StageWays, memory: Ints, tried: Tried) -> tuple[_In, list[Any]]
     held.append(np.ascontiguousarray(memory, dtype=np.int64))
     then = (tried.limit, tried.many, tried.weight, tried.budget)
     held += [np.ascontiguousarray(each, dtype=np.float64) for each in then]
+    held.append(np.ascontiguousarray(tried.most, dtype=np.int64))
     sizes = len(ways.ways), ways.units + 1, len(memory), len(tried.limit)
     return _In(*sizes, *(each.ctypes.data for each in held)), held
 
@@ -169,15 +175,17 @@ def _given(ways: StageWays, memory: Ints, tried: Tried) -> tuple[_In, list[Any]]
 def _natively(library: ctypes.CDLL, ways: StageWays, memory: Ints, tried: Tried) -> Covers:
     """Bottlenecks know nothing of each other: every core that this process may use takes some."""
     least = np.empty((len(tried.limit), len(memory) + 1, ways.units + 1))
+    whole = np.empty(least.shape[:2])
     cores = len(os.sched_getaffinity(0))
     step = max(FEWEST, -(-len(least) // (4 * cores)))
 
     def some(first: int) -> None:
         given, held = _given(ways, memory, tried.part(slice(first, first + step)))
-        status = library.danlu_covers(ctypes.byref(given), ctypes.c_void_p(least[first:].ctypes.data))
+        out = (ctypes.c_void_p(each[first:].ctypes.data) for each in (least, whole))
+        status = library.danlu_covers(ctypes.byref(given), *out)
         assert status == 0 and held, f"danlu_covers answered {status}"
 
     firsts = range(0, len(least), step)
     with ThreadPoolExecutor(min(cores, len(firsts))) as pool:
         list(pool.map(some, firsts) if cores > 1 else map(some, firsts))
-    return Covers(ways, memory, tried, least)
+    return Covers(ways, memory, tried, least, whole)

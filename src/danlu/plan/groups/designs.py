@@ -34,7 +34,7 @@ from danlu.plan.groups.stage_ways import Floats, Ints
 
 TURNS = 4  # of column generation
 WOVEN = 2  # of it when stages may be in chunks
-WIDER = 1.08  # from one tried bottleneck to the next, of stages in chunks or cut alike
+WIDER = 1.08  # from one tried bottleneck to the next, at guessed prices, and of stages in chunks or cut alike
 FINER = 24  # times below the best packing that are tried
 FEW = 4  # pipelines, or fewer, are made of counted cards where prices find none
 DESIGNS = 6  # numbers of replicas tried to share optimizer states over
@@ -100,10 +100,10 @@ def _priced(
     for at in range(0 if known else len(ask.fleet.groups)):
         for each in spaces:
             part = each.only([at])
-            columns.add(worth(part, prices, guess, bottlenecks(part, guess)))
+            columns.add(worth(part, prices, guess, bottlenecks(part, guess, WIDER)))
     if len(ask.fleet.groups) > 1 and not known:
-        for one in [one for each in spaces for one in each.each]:
-            columns.add(worth(one, prices, guess, bottlenecks(one, guess)))
+        for each in spaces:
+            columns.add(worth(each, prices, guess, bottlenecks(each, guess)))
     if not columns.pipelines:
         return None
     seconds = seconds_for(columns, ask.batch, guess)
@@ -149,7 +149,7 @@ def packed(ask: Ask, columns: Columns, seconds: float, kind: str) -> GroupedPlan
 
     def at(limit: float) -> Ints | None:
         value = columns.sequences(limit)
-        return _filled(pack(value, columns.cards(), there).counts, value, columns.least(), ask.batch)
+        return _filled(pack(value, columns.cards(), there, ask.batch).counts, value, columns.least(), ask.batch)
 
     low, high = seconds, seconds * 1.02
     while (counts := at(high)) is None:

@@ -7,6 +7,7 @@ for another until no exchange gains.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from danlu import native
 from danlu.plan.groups.linear import most
 from danlu.plan.groups.stage_ways import Floats, Ints
 
@@ -84,15 +86,34 @@ def knapsack(value: Floats, size: Ints, columns: Ints, cards: int) -> Knapsack:
     size = size // unit
     bulk = int(np.argmax(value / size))
     places = min(cards // unit, max(WHOLE, 2 * int(size.max())))
-    best = np.zeros(places + 1)
+    best = _best(value, size, places + 1)
+    return Knapsack(unit, np.maximum.accumulate(best), value, columns, size, bulk, float(value[bulk]))
+
+
+def _best(value: Floats, size: Ints, places: int) -> Floats:
+    """(places,) the most value of pieces of just so many cards together, any number of each, or of none."""
+    library = native.library()
+    if library is None:
+        return best_in_numpy(value, size, places)
+    best = np.zeros(places)
+    given = np.ascontiguousarray(value, dtype=np.float64), np.ascontiguousarray(size, dtype=np.int64)
+    values, sizes, out = (ctypes.c_void_p(each.ctypes.data) for each in (*given, best))
+    status = library.danlu_knapsack(values, sizes, ctypes.c_int64(len(size)), ctypes.c_int64(places), out)
+    assert status == 0 and given, f"danlu_knapsack answered {status}"
+    return best
+
+
+def best_in_numpy(value: Floats, size: Ints, places: int) -> Floats:
+    """The same without a compiler."""
+    best = np.zeros(places)
     for each, long in zip(value, size, strict=True):
         # As many as wanted of one pipeline: the best of every `long`-th place before, less what each costs in between.
-        rows = -(-(places + 1) // int(long))
+        rows = -(-places // int(long))
         table = np.full(rows * int(long), -np.inf)
-        table[: places + 1] = best
+        table[:places] = best
         steps = each * np.arange(rows)[:, None]
-        best = (np.maximum.accumulate(table.reshape(rows, int(long)) - steps, axis=0) + steps).ravel()[: places + 1]
-    return Knapsack(unit, np.maximum.accumulate(best), value, columns, size, bulk, float(value[bulk]))
+        best = (np.maximum.accumulate(table.reshape(rows, int(long)) - steps, axis=0) + steps).ravel()[:places]
+    return best
 
 
 def _undominated(value: Floats, size: Ints) -> Ints:
@@ -107,8 +128,8 @@ def _undominated(value: Floats, size: Ints) -> Ints:
     return np.asarray(order[value[order] >= copies.max(axis=1, initial=0.0)])
 
 
-def pack(value: Floats, use: Ints, there: Ints) -> Packing:
-    """As many sequences as whole pipelines can be found to get through.
+def pack(value: Floats, use: Ints, there: Ints, enough: float = 0.0) -> Packing:
+    """As many sequences as whole pipelines can be found to get through; no pipeline where those are not enough.
 
     value (columns,) sequences each gets through; use (groups, columns) cards each takes; there (groups,) cards
     """
@@ -130,6 +151,8 @@ def pack(value: Floats, use: Ints, there: Ints) -> Packing:
     found = max((_exchanged(value[mixed], use[:, mixed], there, sacks, first) for first in starts),
                 key=lambda each: each[0])  # fmt: skip
     counts = np.zeros(len(value), dtype=np.int64)
+    if found[0] < enough - 1e-6:
+        return Packing(counts, 0.0)
     counts[mixed] = found[1]
     for sack, cards in zip(sacks, there - use[:, mixed] @ found[1], strict=True):
         for column, count in sack.counts(int(cards)).items():

@@ -122,21 +122,38 @@ class Pipeline:
 def messages(ways: StageWays, way: Sequence[int] | Ints) -> tuple[Floats, Floats]:
     """(stages,) seconds of a message to the next stage, and to the one before, of a pipeline of these ways: by the two
     groups that it joins. Between chunks the last stage sends to the first."""
+    at = np.arange(len(way))
+    return _messages(ways, np.asarray(way), np.roll(at, -1), np.roll(at, 1))
+
+
+def _messages(ways: StageWays, way: Ints, after: Ints, before: Ints) -> tuple[Floats, Floats]:
     group = ways.group[way]
-    after, before = np.concatenate([group[1:], group[:1]]), np.concatenate([group[-1:], group[:-1]])
-    return ways.hops[way, after], ways.hops[way, before]
+    return ways.hops[way, group[after]], ways.hops[way, group[before]]
 
 
 def pipeline(ways: StageWays, stages: Sequence[Span], groups: int) -> Pipeline:
     """The pipeline of these stages, first to last; memory is not looked at."""
-    way = np.array([stage.way for stage in stages])
-    ahead, back = messages(ways, way)
-    start, stop = np.array([stage.start for stage in stages]), np.array([stage.stop for stage in stages])
+    return pipelines(ways, [tuple(stages)], groups)[0]
+
+
+def pipelines(ways: StageWays, each: Sequence[tuple[Span, ...]], groups: int) -> list[Pipeline]:
+    """The pipelines of these stages, looked at all at once."""
+    if not each:
+        return []
+    way, start, stop = np.array([span for stages in each for span in stages]).T
+    count = np.array([len(stages) for stages in each])
+    ends = np.cumsum(count)
+    firsts, of, at = ends - count, np.repeat(np.arange(len(each)), count), np.arange(ends[-1])
+    after, before = at + 1, at - 1
+    after[ends - 1], before[firsts] = firsts, ends - 1
+    ahead, back = _messages(ways, way, after, before)
     hops, more = ahead * (stop < ways.units) + back * (start > 0), (ways.chunks - 1) * (ahead + back)
     time = ways.time[way, stop] - ways.time[way, start] + hops + more
     fill = ways.fill[way, stop] - ways.fill[way, start] + hops
-    after = ways.after[way, stop] - ways.after[way, start] + more
-    flight = ways.in_flight(len(stages), np.arange(len(stages) - 1, -1, -1))
+    late = ways.after[way, stop] - ways.after[way, start] + more
+    flight = ways.in_flight(count[of], ends[of] - 1 - at)
     need = ways.held[way, stop] - ways.held[way, start] + flight * (ways.kept[way, stop] - ways.kept[way, start])
-    cards = np.bincount(ways.group[way], weights=ways.cards[way], minlength=groups).astype(np.int64)
-    return Pipeline(ways, tuple(stages), cards, time, fill, after, need)
+    cards = np.zeros((len(each), groups), dtype=np.int64)
+    np.add.at(cards, (of, ways.group[way]), ways.cards[way])
+    spans = zip(each, cards, firsts.tolist(), ends.tolist(), strict=True)
+    return [Pipeline(ways, stages, taken, time[a:b], fill[a:b], late[a:b], need[a:b]) for stages, taken, a, b in spans]

@@ -15,13 +15,14 @@ import numpy as np
 
 from danlu.plan.groups.covers import Tried, covers
 from danlu.plan.groups.linear import Optimum, most
-from danlu.plan.groups.pipelines import Pipeline, Span, pipeline
+from danlu.plan.groups.pipelines import Pipeline, Span, pipelines
 from danlu.plan.groups.stage_ways import Floats, Ints, StageWays, memory_ends
 
 MOST_STAGES = 64  # of one pipeline
 DEEPEST = 192  # of one pipeline where few hold all of a fleet
 STEP = 1.04  # from one tried bottleneck to the next
-LENIENT = 1.3  # pipelines that cost so much more than they do are kept while prices are guesses
+LENIENT = 1.5  # pipelines that cost so much more than they do are kept while prices are guesses
+NEAR = 1.05  # and later, for packings that prices cannot tell apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +83,17 @@ def singles(where: Space) -> list[Pipeline]:
     """Pipelines of one stage that hold the whole model: few, and without a fill, which prices cannot tell apart."""
     ways = where.ways
     able = np.flatnonzero(where.memory[0, :, 0] >= ways.units)
-    return [pipeline(ways, (Span(int(way), 0, ways.units),), where.groups) for way in able]
+    return pipelines(ways, [(Span(int(way), 0, ways.units),) for way in able], where.groups)
 
 
-def worth(where: Space, prices: Floats, seconds: float, tried: Floats) -> list[Pipeline]:
+def worth(
+    where: Space, prices: Floats, seconds: float, tried: Floats, lenient: float = LENIENT
+) -> list[Pipeline]:  # fmt: skip
     """For every number of stages the pipeline that is most worth its cards in a step of `seconds`.
 
     prices   (groups,) sequences a card must get through
     tried    bottlenecks
+    lenient  times what it does that a pipeline may cost
     """
     ways = where.ways
     if not len(tried):
@@ -98,14 +102,13 @@ def worth(where: Space, prices: Floats, seconds: float, tried: Floats) -> list[P
     weight = ways.micro_batch / tried
     most_done = ways.micro_batch * (1.0 + seconds / tried)
     price = prices[ways.group] * ways.cards
-    found = covers(ways, where.memory, Tried(price, tried, many, weight, LENIENT * most_done))
-    gain = np.where(np.arange(found.whole.shape[1]) <= 1.0 + (seconds / tried)[:, None],
-                    most_done[:, None] - found.whole, -np.inf)  # fmt: skip
+    stages = (1.0 + seconds / tried).astype(np.int64)  # each has a micro-batch
+    found = covers(ways, where.memory, Tried(price, tried, many, weight, lenient * most_done, stages))
+    gain = most_done[:, None] - found.whole
     best = np.argmax(gain, axis=0)
     first = 1 if ways.chunks == 1 else 2
     wanted = sorted((int(best[n]), n) for n in range(first, gain.shape[1]) if np.isfinite(gain[best[n], n]))
-    made = [pipeline(ways, stages, where.groups) for stages in found.stages(wanted)]
-    return [each for each in made if each.even]
+    return [each for each in pipelines(ways, found.stages(wanted), where.groups) if each.even]
 
 
 class Columns:
@@ -115,7 +118,7 @@ class Columns:
         self.there = there
         self.pipelines: list[Pipeline] = []
         self._known: set[tuple[int, tuple[Span, ...], int]] = set()
-        self._arrays: tuple[Floats, Floats, Floats, Floats, Ints, Ints, Ints] | None = None
+        self._arrays: tuple[Floats, Floats, Ints, Floats, Floats, Ints, Ints, Ints] | None = None
 
     def add(self, found: Iterable[Pipeline]) -> int:
         """Take in what is new and no larger than the fleet; how many that were."""
@@ -131,61 +134,67 @@ class Columns:
 
     def sequences(self, seconds: float) -> Floats:
         """(pipelines,) sequences each gets through in a step of so many seconds: Pipeline.sequences at once."""
-        time, after, fill, size, _, depth, turn = self._stacked()
-        left = (seconds - fill)[:, None] - after
-        count = np.floor((left / time).min(axis=1) + 1e-9) + 1.0
-        count -= ((count - 1.0)[:, None] * time + after).max(axis=1) + fill > seconds
+        time, after, first, fill, size, _, depth, turn = self._stacked()
+        left = np.repeat(seconds - fill, depth) - after
+        count = np.floor(np.minimum.reduceat(left / time, first) + 1e-9) + 1.0
+        busy = np.repeat(count - 1.0, depth) * time + after
+        count -= np.maximum.reduceat(busy, first) + fill > seconds
         count -= count % turn
-        return np.where((left.min(axis=1) < 0) | (count < depth), 0.0, count) * size
+        return np.where((np.minimum.reduceat(left, first) < 0) | (count < depth), 0.0, count) * size
 
     def fluid(self, seconds: float) -> Floats:
         """The same as if micro-batches came in parts, by pipelines of more stages than one, and what is done after them
         grew with them: what covers.py can tell of a pipeline."""
-        time, after, fill, size, _, depth, _ = self._stacked()
-        left = (seconds - fill) * ((1.0 - after / seconds) / time).min(axis=1)
+        time, after, first, fill, size, _, depth, _ = self._stacked()
+        left = (seconds - fill) * np.minimum.reduceat((1.0 - after / seconds) / time, first)
         done = np.where((left < 0) | (seconds < fill), 0.0, 1.0 + left) * size
         return np.where(depth > 1, done, self.sequences(seconds))
 
     def cards(self) -> Ints:
         """(groups, pipelines) cards each takes."""
-        return self._stacked()[4]
+        return self._stacked()[5]
 
     def least(self) -> Floats:
         """(pipelines,) fewest sequences each takes."""
-        _, _, _, size, _, depth, _ = self._stacked()
+        _, _, _, _, size, _, depth, _ = self._stacked()
         return np.asarray((depth - 1) * size + 1)
 
-    def _stacked(self) -> tuple[Floats, Floats, Floats, Floats, Ints, Ints, Ints]:
+    def _stacked(self) -> tuple[Floats, Floats, Ints, Floats, Floats, Ints, Ints, Ints]:
         if self._arrays is None:
-            depth = np.array([len(each.stages) for each in self.pipelines])
-            shape = len(self.pipelines), int(depth.max())
-            time, after = np.full(shape, 1e-30), np.zeros(shape)
-            for at, each in enumerate(self.pipelines):
-                time[at, : len(each.time)], after[at, : len(each.time)] = each.time, each.after
-            fill, size, turn = (
-                np.array([getattr(each, name) for each in self.pipelines]) for name in ("fill", "micro_batch", "turn")
-            )
-            self._arrays = time, after, fill, size, np.array([each.cards for each in self.pipelines]).T, depth, turn
+            each = self.pipelines
+            time, after, fills = (np.concatenate([getattr(one, name) for one in each])
+                                  for name in ("time", "after", "fills"))  # fmt: skip
+            depth = np.array([len(one.stages) for one in each])
+            first = np.cumsum(depth) - depth
+            size, turn = (np.array([getattr(one, name) for one in each]) for name in ("micro_batch", "turn"))
+            fill, cards = np.add.reduceat(fills, first), np.array([one.cards for one in each]).T
+            self._arrays = time, after, first, fill, size, cards, depth, turn
         return self._arrays
 
 
-def relaxed(columns: Columns, seconds: float) -> Optimum:
-    """The most sequences when a pipeline may be had in fractions, and the prices of cards."""
-    return most(columns.sequences(seconds), columns.cards().astype(float), columns.there)
+def relaxed(columns: Columns, seconds: float, basis: Ints | None = None) -> Optimum:
+    """The most sequences when a pipeline may be had in fractions, and the prices of cards; `basis` of another time."""
+    return most(columns.sequences(seconds), columns.cards().astype(float), columns.there, basis)
 
 
 def seconds_for(columns: Columns, batch: float, guess: float) -> float:
     """Seconds in which fractional pipelines get through a batch, to a thousandth."""
     low = high = guess
-    while relaxed(columns, high).value < batch:
-        low, high = high, high * 1.3
-        if high > 1e9 * guess:
-            return float("inf")
-    while low == high or relaxed(columns, low).value >= batch:
-        low = low / 1.3
+    best = relaxed(columns, guess)
+    if best.value < batch:
+        while best.value < batch:
+            low, high = high, high * 1.3
+            if high > 1e9 * guess:
+                return float("inf")
+            best = relaxed(columns, high, best.basis)
+    else:
+        while best.value >= batch:
+            low, high = low / 1.3, low
+            best = relaxed(columns, low, best.basis)
     while high / low > 1.0005:
         middle = (low * high) ** 0.5
-        if relaxed(columns, middle).value >= batch:
+        best = relaxed(columns, middle, best.basis)
+        if best.value >= batch:
             high = middle
         else:
             low = middle
@@ -195,15 +204,17 @@ def seconds_for(columns: Columns, batch: float, guess: float) -> float:
 def grow(columns: Columns, spaces: Sequence[Space], batch: float, guess: float, turns: int) -> float:
     """Add pipelines until no better one is found or `turns` are over; the seconds their relaxation needs.
 
-    Messages are taken for cheap and for dear in turn (Space.each).
+    Messages are taken for cheap and for dear in turn (Space.each). A micro-batch size none of whose pipelines is NEAR
+    the worth of its cards is looked at no more.
     """
-    seconds = seconds_for(columns, batch, guess)
+    seconds, open_ = seconds_for(columns, batch, guess), list(spaces)
     for turn in range(turns):
         prices = relaxed(columns, seconds).prices
-        looked = [each.each[turn % len(each.each)] for each in spaces]
-        new = sum(columns.add(worth(each, prices, seconds, bottlenecks(each, seconds))) for each in looked)
+        looked = [each.each[turn % len(each.each)] for each in open_]
+        made = [worth(each, prices, seconds, bottlenecks(each, seconds), NEAR) for each in looked]
+        new = sum(columns.add(each) for each in made)
         better = seconds_for(columns, batch, seconds)
         if not new or better > seconds * 0.9995:
             return better
-        seconds = better
+        seconds, open_ = better, [each for each, one in zip(open_, made, strict=True) if one]
     return seconds

@@ -6,6 +6,7 @@ A way is a group of cards, how they share its units (way_choices.py), and what t
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from danlu import native
 from danlu.nouns import Group, GroupedFleet, ModelSpec
 from danlu.plan import flop
 from danlu.plan.groups import zero as sharded
@@ -292,9 +294,25 @@ def memory_ends(ways: StageWays, depth: int, stages: int = 1) -> Ints:
 
     stages   of the pipeline, or more of them where it has more
     """
-    found = np.empty((depth, len(ways.ways), ways.units + 1), dtype=np.int64)
-    for place in range(depth):
-        need = ways.held + ways.in_flight(max(stages, place + 1), place) * ways.kept
+    places = np.arange(depth)
+    flight = np.asarray(ways.in_flight(np.maximum(stages, places + 1), places), dtype=np.float64)
+    library = native.library()
+    if library is None:
+        return ends_in_numpy(ways, flight)
+    found = np.empty((depth, *ways.time.shape), dtype=np.int64)
+    given = [np.ascontiguousarray(each) for each in (ways.held, ways.kept, ways.room, flight)]
+    data = (ctypes.c_void_p(each.ctypes.data) for each in given)
+    sizes = (ctypes.c_int64(size) for size in found.shape)
+    status = library.danlu_memory_ends(*data, *sizes, ctypes.c_void_p(found.ctypes.data))
+    assert status == 0 and given, f"danlu_memory_ends answered {status}"
+    return found
+
+
+def ends_in_numpy(ways: StageWays, flight: Floats) -> Ints:
+    """The same where stages of each place keep so many micro-batches, without a compiler."""
+    found = np.empty((len(flight), *ways.time.shape), dtype=np.int64)
+    for place, many in enumerate(flight):
+        need = ways.held + many * ways.kept
         room = ways.room[:, 1 if place == 0 else 0]
         for i, row in enumerate(need):
             found[place, i] = np.searchsorted(row, row + room[i], side="right") - 1

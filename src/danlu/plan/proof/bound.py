@@ -23,7 +23,7 @@ import numpy as np
 
 from danlu.plan.groups.covers import Tried, covers
 from danlu.plan.groups.linear import most
-from danlu.plan.groups.pipelines import Pipeline, pipeline
+from danlu.plan.groups.pipelines import Pipeline, pipelines
 from danlu.plan.groups.pricing import Columns, Space, bottlenecks, singles
 from danlu.plan.groups.stage_ways import Floats
 
@@ -134,17 +134,15 @@ def prove(where: Space, prices: Floats, place: float, seconds: float) -> Proof:
         low, high = (np.array(each) for each in zip(*open_, strict=True))
         shown = np.maximum(low, 1e-30)
         can = size * (1.0 + seconds / shown) - place
-        found = covers(ways, memory, Tried(price, high, seconds / shown, size / shown, can * (1 + 1e-9)))
-        many = np.arange(found.whole.shape[1])
-        cost = np.where(many <= 1.0 + (seconds / shown)[:, None] * (1 + 1e-9), found.whole, np.inf)
-        least = cost.min(axis=1)
+        most_ = np.minimum(1.0 + seconds / shown * (1 + 1e-9), len(memory)).astype(np.int64)
+        found = covers(ways, memory, Tried(price, high, seconds / shown, size / shown, can * (1 + 1e-9), most_))
+        least = found.whole.min(axis=1)
         good = (least >= can * (1 + 1e-10)) | (can <= 0) | (low >= seconds)
         done += [end for (_, end), proved in zip(open_, good, strict=True) if proved]
         bad = [int(at) for at in np.flatnonzero(~good)]
-        for stages in found.stages([(at, int(np.argmin(cost[at]))) for at in bad if np.isfinite(least[at])]):
-            each = pipeline(ways, stages, where.groups)
-            if _over(each, prices, place, seconds):
-                against.append(each)
+        wanted = [(at, int(np.argmin(found.whole[at]))) for at in bad if np.isfinite(least[at])]
+        made = pipelines(ways, found.stages(wanted), where.groups)
+        against += [each for each in made if _over(each, prices, place, seconds)]
         narrow = [at for at in bad if open_[at][0] and open_[at][1] < FINEST * open_[at][0]]
         if narrow or len(against) > ENOUGH or any(not open_[at][0] for at in bad):
             return Proof((), False, tuple(against))

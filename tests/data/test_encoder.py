@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from danlu import native
 from danlu.data import bpe
@@ -50,6 +52,24 @@ def test_ids_of_rows_without_blanks_are_the_tokenizers_own(learned, vocab, data)
     encoder = Encoder(tokenizer)
     for text in [*learned, *data.draw(st.lists(st.text(LETTERS, min_size=7, max_size=90), max_size=4))]:
         assert encoder.encode([text]) == [tokenizer.encode(text, add_special_tokens=False).ids]
+
+
+SPELT = st.text("abc", min_size=1, max_size=5)
+
+
+@given(st.lists(st.tuples(SPELT, SPELT), max_size=14), st.lists(st.text("abc", max_size=40), max_size=6))
+def test_merges_in_any_order_give_the_tokenizers_ids(pairs, texts):
+    """Also those no text teaches: of parts that come later or never, and two that spell one token."""
+    tokenizer = bpe.train([], 257)
+    known = json.loads(tokenizer.to_str())
+    names = {*"abc", *(a + b for a, b in pairs)}
+    merges = [pair for pair in dict.fromkeys(pairs) if names.issuperset(pair)]
+    for a, b in merges:
+        known["model"]["vocab"].setdefault(a + b, len(known["model"]["vocab"]))
+    merges = [pair for pair in merges if known["model"]["vocab"].keys() >= set(pair)]
+    tokenizer = Tokenizer.from_str(json.dumps({**known, "model": {**known["model"], "merges": merges}}))
+    for text, ids in zip(texts, Encoder(tokenizer).encode(texts), strict=True):
+        assert ids == tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def test_the_memory_starts_anew_when_it_is_full(tokenizer, monkeypatch):

@@ -22,13 +22,13 @@ KILLS, QUICK_KILLS = 200, 40
 PATIENCE = 12  # kills of one piece of work, which is then let go on to its end
 TEXTS = 300
 # The process that children are forked from has these, so that a child is killed at its work and not at its imports.
-IMPORTED = ["danlu.data.prep", "danlu.data.gather", "danlu.data.loader", "danlu.store.merge"]
+IMPORTED = ["danlu.data.prep", "danlu.data.gather", "danlu.data.loader", "danlu.store.mend", "danlu.cli.spread"]
 
 Start = Callable[[str, Path], BaseProcess]
 
 
 def measure(home: Path, rounds: int, quick: bool) -> tuple[dict[str, Any], list[list[Any]]]:
-    """kills, kill_lost, kill_doubled, kill_equal: writing, adding, merging, preparing and loading."""
+    """kills, kill_lost, kill_doubled, kill_equal: writing, adding, merging, mending, preparing and loading."""
     start, names = _starter(home)
     wanted, seed = QUICK_KILLS if quick else KILLS, random.randrange(1 << 32)
     rng = random.Random(seed)

@@ -1,16 +1,20 @@
-"""What is killed: four pieces of work, each of which goes on where a killed one was. Children of kills.py import it."""
+"""What is killed: pieces of work, each of which goes on where a killed one was. Children of kills.py import it."""
 
 from __future__ import annotations
 
 import json
+import random
+import shutil
 from hashlib import blake2b
 from pathlib import Path
 
 from danlu import atomic
-from danlu.data import clean, ingest
+from danlu.cli import spread
+from danlu.data import clean, ingest, parts
 from danlu.data.gather import gather
 from danlu.data.loader import Loader
 from danlu.data.prep import prep
+from danlu.store.mend import mend
 from danlu.store.merge import merge
 from danlu.store.packs import Writer
 
@@ -39,6 +43,28 @@ def prepare(text: Path, tokens: Path, out: Path) -> None:
     prep([text], out, vocab=400, limit_bytes=10**8)
 
 
+def prepare_in_parts(text: Path, tokens: Path, out: Path) -> None:
+    """`danlu prep` with two workers: read and cleaned in one pass, compared and encoded in parts."""
+    ingest.PACK_BYTES = clean.PACK_BYTES = parts.PART_BYTES = 60_000
+    with spread.local(2) as execute:
+        prep([text], out, vocab=400, limit_bytes=10**8, execute=execute, reads=True)
+
+
+def mend_it(text: Path, tokens: Path, out: Path) -> None:
+    """`danlu store mend` of a store: flipped bits in the middle and at the end of every file."""
+    if not out.exists():
+        made, rng = out.with_name(f".{out.name}"), random.Random(1)
+        shutil.rmtree(made, ignore_errors=True)
+        write_and_merge(text, tokens, made)
+        for file in sorted([*made.glob("*.pack"), made / "manifest.json"]):
+            data = bytearray(file.read_bytes())
+            for place in (len(data) // 2, len(data) - 9):
+                data[place] ^= 1 << rng.randrange(8)
+            file.write_bytes(data)
+        made.rename(out)
+    mend(out)
+
+
 def load(text: Path, tokens: Path, out: Path) -> None:
     """Batches of a loader, each noted in a log; whoever goes on reads in it where it is."""
     loader, done = Loader(tokens, seq=64, batch=8, seed=1), out / "done.jsonl"
@@ -51,4 +77,5 @@ def load(text: Path, tokens: Path, out: Path) -> None:
             log.write(json.dumps([step, blake2b(loader.batch_at(step), digest_size=8).hexdigest()]).encode() + b"\n")
 
 
-WORKS = {"write and merge": write_and_merge, "add": add, "prep": prepare, "load": load}
+WORKS = {"write and merge": write_and_merge, "add": add, "mend": mend_it, "prep": prepare,
+         "prep in parts": prepare_in_parts, "load": load}  # fmt: skip

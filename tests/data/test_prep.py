@@ -127,11 +127,12 @@ def test_a_second_call_does_nothing_and_a_changed_file_is_noticed(tmp_path):
     assert run(text, tmp_path / "out").manifest["made_by"] != first.manifest["made_by"]
 
 
-def test_other_test_sets_at_the_same_place_clean_anew_and_missing_ones_are_refused_before_reading(tmp_path):
+def test_other_test_sets_at_the_same_place_clean_anew_and_options_are_refused_before_reading(tmp_path):
     text, tests, out = fill(tmp_path / "text"), tmp_path / "tests", tmp_path / "out"
     steps = [{"decontaminate": {"tests": [str(tests)]}}]
-    with provoke("DL-CFG-002"):
-        prep([text], out, vocab=400, limit_bytes=10**8, steps=steps)
+    for refused in (steps, [{"near": {"signing": "permutation"}}]):
+        with provoke("DL-CFG-002"):
+            prep([text], out, vocab=400, limit_bytes=10**8, steps=refused)
     assert not out.exists()
     tests.mkdir()
     counts = []
@@ -237,6 +238,8 @@ def test_the_command_prints_the_funnel_and_writes_the_figures(tmp_path, capsys):
         asked.doc, asked.sample = rule, 1
         assert why_command.run(asked) == 0 and "text/" in capsys.readouterr().out
         assert f"{rule}: {name}" in said
+    asked.doc, asked.sample, asked.overrides = "text/picture.png", None, ["--out", str(out)]
+    assert why_command.run(asked) == 0 and "refused by binary: " in capsys.readouterr().out
     asked.doc, asked.sample = "text/a\\nname.txt", None  # as `store ls` prints it
     assert why_command.run(asked) == 0 and "characters" in capsys.readouterr().out
     for rule in ("near", "binary"):

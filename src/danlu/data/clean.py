@@ -69,13 +69,17 @@ def pipeline(documents: Iterable[Document], steps: Sequence[Spec], funnel: Funne
 def settled(steps: Sequence[Spec]) -> list[Spec]:
     """The same steps, with all that the text they leave depends on: a step that reads files has `settled(options)`.
 
-    Raises UnknownPlugin, and BadValue for such options that cannot be meant, before any text is read.
+    Raises UnknownPlugin, and BadValue for options that cannot be meant, before any text is read.
     """
     found = list[Spec]()
     for spec in steps:
         name, options = _parsed(spec)
         module = plugins.load("danlu.data.steps", name)
-        found.append({name: module.settled(options)} if hasattr(module, "settled") else spec)
+        if hasattr(module, "settled"):
+            found.append({name: module.settled(options)})
+        else:
+            _step(name, module, options)
+            found.append(spec)
     return found
 
 

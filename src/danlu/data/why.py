@@ -77,7 +77,8 @@ def fate(out: Path, key: str, refused: Callable[[], Refused | None] = lambda: No
     value = store.get(key.encode())
     store.close()
     if value is None:
-        if (again := refused()) is not None:
+        again = _example(out, key) or refused()
+        if again is not None:
             return Fate(key, again.rule, again.why, "", ())
         raise _unknown(out, key, rules_met)
     text = from_record(key.encode(), value).text
@@ -110,12 +111,26 @@ def refusals(out: Path, rule: str) -> list[str]:
     return found
 
 
+def _example(out: Path, key: str) -> Refused | None:
+    """Of what reading refused, one that is named with its reason, whose files may be gone."""
+    store = Store(out / "store" / "raw")
+    examples: dict[str, list[str]] = store.cursor["funnel"]["examples"]
+    store.close()
+    told = ((rule, each.removeprefix(f"{key}: ")) for rule, every in examples.items() for each in every
+            if each.startswith(f"{key}: "))  # fmt: skip
+    return next((Refused(key, rule, why) for rule, why in told), None)
+
+
 def _unknown(out: Path, key: str, rules_met: set[str]) -> NoText:
     store = Store(out / "store" / "raw")
     names = (record.key.decode() for record in islice(store.scan(), 100_000))
     like = [name for name in names if key.lower() in name.lower()][:1]
     store.close()
-    fix = f"danlu prep why {like[0]!r}" if like else f"danlu store ls {out}/store/raw"
+    fix = (
+        f"danlu prep why {like[0]!r}"
+        if like
+        else f"danlu store ls {out}/store/raw; of a file that reading refused, name the run.yaml with its data.text too"
+    )
     if key in rules_met or refusals(out, key):
         fix = f"it is a rule: danlu prep why {key} --sample 3"
     return NoText(f"prep read no document {key!r}", where=str(out), fix=fix,

@@ -178,6 +178,8 @@ def test_the_plan_command_writes_the_plan_it_shows(machine, capsys):
     assert svg.read_text().startswith("<svg")
     again = wiring.plan_of(config.load(None, ["--plan.path", str(machine / "plan.json")], {}), kept.model, kept.fleet)
     assert again == kept
+    elsewhere = config.load(None, ["--plan.path", str(machine / "plan.json"), "--out", str(machine / "new")], {})
+    assert wiring.fleet_of(elsewhere, print) == kept.fleet and not (machine / "new").exists()  # nothing is measured
     assert plan.figures(again, again)["plan.forecast_step_s"] == kept.forecast.step_s
 
 

@@ -63,11 +63,14 @@ def vocab_of(run: Run) -> int:
 
 
 def fleet_of(run: Run, progress: Callable[[str], None]) -> Fleet:
-    """The cards of a run: of `fleet.path`, else this machine's; emulated unequal ones on them with `fleet.emulate`.
+    """The cards of a run: of `plan.path`, which names its own; of `fleet.path`, else this machine's; emulated unequal
+    ones on them with `fleet.emulate`.
 
     The machine is measured once and kept in OUT/fleet.yaml; delete the file to measure again. Raises BadFleet,
-    BadValue, MissingPackage, ProbeFailed.
+    BadValue, MissingPackage, ProbeFailed; of `plan.path` what plan_of raises.
     """
+    if run.plan.path is not None:
+        return _told(run.plan.path).fleet
     from danlu.errors import BadFleet, BadValue
     from danlu.fleet import text
     from danlu.fleet.emulate import emulate, shares

@@ -86,7 +86,7 @@ def test_rates_are_told_at_the_machines_usual_speed():
         ("a", "fp32", [1], 10.0, 1.0), ("a", "fp32", [1], 5.0, 2.0), ("a", "fp32", [1], 10.0, 1.0),
         ("b", "bf16", [1], 1.5, 2.0), ("b", "bf16", [1], 3.0, 1.0), ("b", "bf16", [1], 1.5, 2.0),
     ])  # fmt: skip
-    assert {(rate.op, rate.per_s) for rate in rates} == {("reference", 1.0), ("a", 10.0), ("b", 3.0)}
+    assert {(rate.op, rate.per_s) for rate in rates} == {("usual", 1.0), ("a", 10.0), ("b", 3.0)}
 
 
 def test_waiting_is_no_credit_and_lateness_is_caught_up():

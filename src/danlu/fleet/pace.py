@@ -7,7 +7,7 @@ posted, stamped with `clock`, before the thread sleeps.
 
 CPU time is not work: on a shared machine the same kernel takes 20% more of it at one moment than at another. A pacer
 that is told of that drift (danlu.fleet.reference) charges what the work would have taken when the machine was probed.
-A look is half a millisecond, so that one interrupt makes it half as long again: the median of many looks is the drift.
+A look is a millisecond, so that one interrupt makes it half as long again: the median of many looks is the drift.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from math import inf
 from statistics import median
 
 LOOK_S = 0.03  # CPU seconds of work between two looks at how fast the machine is; a look costs 3% of that
+PATIENCE = 3  # times LOOK_S of the card's own seconds after which a slow card looks: its looks would be too few
 LOOKS = 31  # that are kept: 0.9 s of work
 WIDEST = 2.0  # a machine that is slower or faster than this by turns is not corrected further
 
@@ -38,9 +39,9 @@ class Pacer:
         assert speed > 0
         self._looks = deque[float](maxlen=LOOKS)
         self.speed = speed
-        self.clock = time.monotonic()
-        self._drift, self._slower, self._unseen = drift, 1.0, inf
+        self._drift, self._slower = drift, 1.0
         self._before = 0.0  # thread CPU seconds at which the work not yet charged began
+        self.restart()
 
     @property
     def real(self) -> bool:
@@ -79,7 +80,7 @@ class Pacer:
 
     def _charge(self, cpu_s: float) -> None:
         if self._drift is not None:
-            self._unseen += cpu_s
+            self._unseen += max(cpu_s, cpu_s / self.speed / PATIENCE)
             if self._unseen > LOOK_S:
                 self._looks.append(min(max(self._drift(), 1 / WIDEST), WIDEST))
                 self._slower = median(self._looks)
@@ -93,8 +94,13 @@ class Pacer:
         return self.clock
 
     def restart(self) -> None:
-        """Set the clock to now: after a pause that is not the card's (a rewind, a snapshot being restored)."""
+        """Set the clock to now: after a pause that is not the card's (a rewind, a snapshot being restored).
+
+        How fast the machine was before it is forgotten: while ranks start, it is slower than when they train.
+        """
         self.clock = time.monotonic()
+        self._looks.clear()
+        self._unseen = inf
 
 
 def sleep_until(moment: float) -> None:

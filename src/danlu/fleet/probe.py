@@ -102,13 +102,13 @@ def measured(children: int, grid: str, say: Progress) -> tuple[Rate, ...]:
 
 
 def settled(lines: Iterable[tuple[str, str, list[int], float, float]]) -> tuple[Rate, ...]:
-    """Median rates at one speed of the machine: that of the median reference, which is noted as the rate "reference".
+    """Median rates at one speed of the machine: that of the median reference, which is noted as the rate "usual".
 
     lines  (operator, dtype, shape, work per second, seconds of the reference work beside it)
     """
     measured = list(lines)
     usual_s = statistics.median(reference_s for _, dtype, *_, reference_s in measured if dtype == "fp32")
-    found: dict[tuple[str, str, tuple[int, ...]], list[float]] = {("reference", "fp32", ()): [1 / usual_s]}
+    found: dict[tuple[str, str, tuple[int, ...]], list[float]] = {("usual", "fp32", ()): [1 / usual_s]}
     for op, dtype, shape, per_s, reference_s in measured:
         found.setdefault((op, dtype, tuple(shape)), []).append(per_s * reference_s / usual_s)
     return tuple(Rate(*point, float(f"{statistics.median(each):.4g}")) for point, each in found.items())

@@ -28,7 +28,7 @@ def device(card: Card) -> str:
 
 def pace(card: Card) -> Pacer:
     """A pacer at the card's speed in cores of the machine as it was probed."""
-    usual_s = next((card.cores / rate.per_s for rate in card.rates if rate.op == "reference"), None)
+    usual_s = next((card.cores / rate.per_s for rate in card.rates if rate.op == "usual"), None)
     if usual_s is None:
         return Pacer(card.cores)
     from danlu.fleet.reference import Reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from danlu import plugins
 from danlu.fleet import probe
 from danlu.fleet.driver import Float8, vendor
 from danlu.fleet.pace import Pacer
+from danlu.fleet.reference import COLUMNS, FAR_INNER, FAR_ROWS, POOL, Reference
 from danlu.nouns import Card
 
 
@@ -78,6 +80,36 @@ def test_an_interrupted_look_at_the_machine_changes_no_charge():
             burn(0.031)
         assert pacer.clock - start == pytest.approx(time.thread_time() - cpu, rel=0.1)
     assert next(looks, None) is None, "every instruction was long enough to be followed by a look"
+
+
+def test_how_slow_the_machine_was_while_ranks_started_is_forgotten():
+    looks = iter([2.0, 1.0])
+    pacer = Pacer(1.0, drift=lambda: next(looks))
+    for slower in (2.0, 1.0):
+        pacer.restart()
+        start, cpu = pacer.clock, time.thread_time()
+        with pacer.instruction():
+            burn(0.01)
+        assert pacer.clock - start == pytest.approx((time.thread_time() - cpu) / slower, rel=0.2)
+
+
+def test_a_slow_card_looks_as_often_in_a_step_as_a_fast_one():
+    """A tenth of a core works 10 ms in every 100 ms of its clock: three instructions are not one look, but three."""
+    looks = []
+    pacer = Pacer(0.1, drift=lambda: looks.append(1) or 1.0)
+    for _ in range(3):
+        with pacer.instruction():
+            burn(0.01)
+    assert len(looks) == 3
+
+
+def test_the_reference_is_the_same_work_every_time():
+    """Its operands are drawn from all of a pool, and its memory does not grow; a look fits between instructions."""
+    reference = Reference()
+    took = [reference.seconds() for _ in range(3 * POOL // (FAR_ROWS * FAR_INNER + FAR_INNER * COLUMNS))]
+    assert 0 < statistics.median(took) < 0.05
+    quarters = [statistics.median(took[at::4]) for at in range(4)]
+    assert max(quarters) < 1.5 * min(quarters)
 
 
 def test_rates_are_told_at_the_machines_usual_speed():

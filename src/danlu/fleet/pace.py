@@ -39,7 +39,7 @@ class Pacer:
         assert speed > 0
         self._looks = deque[float](maxlen=LOOKS)
         self.speed = speed
-        self._drift, self._slower = drift, 1.0
+        self._drift, self._slower, self._unseen = drift, 1.0, inf
         self._before = 0.0  # thread CPU seconds at which the work not yet charged began
         self.restart()
 

@@ -16,6 +16,7 @@ from danlu.plan import presets
 from danlu.plan.groups import advice, choose
 from danlu.plan.groups.assemble import Ask
 from danlu.plan.groups.outlook import outlook, seconds_of, terms
+from danlu.plan.groups.sum_share import sum_share
 from danlu.plan.groups.unit_cost import Stack
 from danlu.plan.stated.stack_forecast import NAMES
 
@@ -86,6 +87,8 @@ def test_a_far_site_pays_only_over_a_fast_line(line, pays):
     assert chosen.best.seconds <= alone
     assert (chosen.best.seconds < alone) is pays
     together = chosen.sites.together_s + chosen.sites.gradient_s
+    assert together < chosen.sites.joined_s < 1.1 * together
+    assert any(each.seconds == chosen.sites.joined_s for each in (chosen.best, *chosen.others))
     assert chosen.sites.gradient_s == pytest.approx(chosen.sites.sent_bytes / line) and together > 0
     rows = [(each.plan.name, each.plan.used) for each in (chosen.best, *chosen.others)]
     assert len(rows) == len(set(rows))
@@ -177,6 +180,19 @@ def test_a_card_whose_name_has_a_space_is_quoted_where_its_price_is_to_be_typed(
     said = plan_told.costs(chosen.best, 0.5)
     assert "--watts 'my card=400'" in said and "--price 'my card=2.5'" in said
     assert chosen.best.plan.terms["fill"] >= 0
+
+
+def test_a_plan_of_the_least_energy_is_measured_by_the_whole_fleet():
+    """What a part of the fleet does with the least energy is no 100 % of what all of it can do, and no plan is told
+    twice because it was found in two searches."""
+    fleet = shorthand("8xH100+8xA100-80")
+    chosen = choose.best(SMALL, fleet, batch=64, seq=2048, goal="energy")
+    fast = choose.best(SMALL, fleet, batch=64, seq=2048)
+    ratio = sum_share(fast.found).value * fast.best.plan.seconds / chosen.best.plan.seconds
+    assert sum_share(chosen.found).value == pytest.approx(ratio, rel=1e-6) and ratio < 0.9
+    rows = [(each.plan.name, round(each.seconds, 9)) for each in (chosen.best, *chosen.others)]
+    assert len(rows) == len(set(rows))
+    assert [each for each in advice.why(chosen, fleet) if "best mix of cards takes +" in each and "energy" in each]
 
 
 def test_a_goal_that_lacks_its_figures_says_which():

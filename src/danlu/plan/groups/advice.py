@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from danlu.nouns import GroupedFleet
 from danlu.plan.groups.choose import Chosen, Sites
 from danlu.plan.groups.chunks import ORDERS
@@ -77,6 +79,8 @@ def _mixing(chosen: Chosen) -> list[str]:
     """What several card types gain over the best of them alone."""
     if len(chosen.found.alone) < 2 or chosen.sites is not None:
         return []
+    if chosen.goal != "time":
+        return _mixing_by(chosen)
     alone = {name: plan.seconds for name, plan in chosen.found.alone.items() if plan is not None}
     if not alone:
         return ["no card type holds the model alone: only mixing makes it possible"]
@@ -86,6 +90,20 @@ def _mixing(chosen: Chosen) -> list[str]:
     if len(cards) == 1:
         return [f"mixing does not pay: {next(iter(cards))} alone is as fast as any mix found"]
     return [f"mixing pays: {gain:.2f} times the throughput of the best type alone ({name})"]
+
+
+def _mixing_by(chosen: Chosen) -> list[str]:
+    """The same where price or energy of a step is to be least."""
+    least: dict[bool, float] = {}
+    for each in (chosen.best, *chosen.others):
+        value = each.price if chosen.goal == "cost" else each.kwh
+        mixed = sum(n > 0 for n in each.plan.used) > 1
+        least[mixed] = min(least.get(mixed, math.inf), math.inf if value is None else value)
+    if len(least) < 2:
+        return ["no card type holds the model alone: only mixing makes it possible"] if least.get(True) else []
+    gain, thing = least[True] / least[False] - 1, {"cost": "price", "energy": "energy"}[chosen.goal]
+    pays = "pays" if gain < 0 else "does not pay"
+    return [f"mixing {pays}: the best mix of cards takes {gain:+.1%} {thing} beside the best type alone"]
 
 
 def _left_out(chosen: Chosen, fleet: GroupedFleet) -> list[str]:
@@ -111,8 +129,8 @@ def _sites(sites: Sites) -> list[str]:
         said.append(
             f"{names} with pipelines of their own: {sites.together_s:.4g} s of work + "
             f"{sites.sent_bytes / 2**30:.3g} GiB of gradients a card / "
-            f"{sites.line / 1e9:.3g} GB/s = {sites.gradient_s:.4g} s: "
-            f"{sites.together_s + sites.gradient_s:.4g} s"
+            f"{sites.line / 1e9:.3g} GB/s = {sites.gradient_s:.4g} s, for which all their cards wait: "
+            f"{sites.joined_s:.4g} s"
         )
     if sites.crossing_s < float("inf"):
         said.append(f"pipelines over the line between {names}, every network taken as {sites.line / 1e9:.3g} GB/s: "

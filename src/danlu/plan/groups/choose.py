@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,7 @@ class Sites:
     alone      (site, seconds of a step) of the whole batch on one site
     members    the set: the one whose better way is the fastest
     together_s  compute of its sites on their parts of the batch; gradient_s more for gradients between sites
+    joined_s   both, with the wait of all their cards for the slowest
     crossing_s  of one plan whose pipelines run over the line; infinite where none fits
     line       bytes/s of a card over the slowest line of the set
     sent_bytes  of gradients by each card over the line
@@ -43,6 +45,7 @@ class Sites:
     members: tuple[str, ...]
     together_s: float
     gradient_s: float
+    joined_s: float
     crossing_s: float
     sent_bytes: float
     line: float
@@ -50,7 +53,7 @@ class Sites:
     @property
     def seconds(self) -> float:
         """Of a step of the set, the better way."""
-        return min(self.together_s + self.gradient_s, self.crossing_s)
+        return min(self.joined_s, self.crossing_s)
 
     @property
     def pays(self) -> bool:
@@ -111,7 +114,9 @@ def best(
     looked.sort(key=lambda pair: _least(pair[0], goal))
     first, others = looked[0], [each for each, _ in looked[1:]]
     proves = goal == "time" and compared is None and not ORDERS[schedule].chunks
-    led = first[1] if first[1].plan is first[0].plan else replace(first[1], plan=first[0].plan)
+    # What a plan is measured by is the whole fleet's search, also where a part of the fleet is the best by the goal.
+    led = searches[0] if goal != "time" and compared is None else first[1]
+    led = led if led.plan is first[0].plan else replace(led, plan=first[0].plan)
     return Chosen(spec, goal, first[0], tuple(_distinct(first[0], others)), led, proves, compared)
 
 
@@ -131,11 +136,19 @@ def _distinct(first: Outlook, others: Sequence[Outlook]) -> list[Outlook]:
     """Plans of other cards or other kinds, and other pipelines; equal ones once."""
     found = [first]
     for each in others:
-        if not any((each.plan.name, each.plan.used) == (one.plan.name, one.plan.used)
+        if not any((each.plan.name, _taken(each.plan)) == (one.plan.name, _taken(one.plan))
                    or (each.plan.replicas, each.plan.fleet) == (one.plan.replicas, one.plan.fleet)
                    for one in found):  # fmt: skip
             found.append(each)
     return found[1:]
+
+
+def _taken(plan: GroupedPlan) -> Counter[str]:
+    """Cards in use by name, whichever part of the fleet was searched."""
+    found: Counter[str] = Counter()
+    for group, n in zip(plan.fleet.groups, plan.used, strict=True):
+        found[group.card] += n
+    return +found
 
 
 def _check(fleet: GroupedFleet, goal: str) -> None:
@@ -215,7 +228,8 @@ def _together(
         joined = _joined(fleet, [each.plan for each in parts], batch, sent / line)
     over = [plan for each in crossing for plan in each.alternatives if _on_its_sites(plan)]
     crossing_s = min(map(seconds_of, over), default=math.inf)
-    compared = Sites(tuple(seconds.items()), tuple(sites), together, sent / line, crossing_s, sent, line)
+    joined_s = math.inf if joined is None else seconds_of(joined)
+    compared = Sites(tuple(seconds.items()), tuple(sites), together, sent / line, joined_s, crossing_s, sent, line)
     return crossing, compared, joined
 
 

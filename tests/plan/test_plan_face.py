@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from provoke import provoke
@@ -18,6 +19,7 @@ from danlu.plan.groups.assemble import Ask
 from danlu.plan.groups.outlook import outlook, seconds_of, terms
 from danlu.plan.groups.sum_share import sum_share
 from danlu.plan.groups.unit_cost import Stack
+from danlu.plan.stated import stack_time
 from danlu.plan.stated.stack_forecast import NAMES
 
 SMALL = ModelSpec("llama", 12, 2048, 16, 8, 128, 5632, 32000, 4096)
@@ -193,6 +195,23 @@ def test_a_plan_of_the_least_energy_is_measured_by_the_whole_fleet():
     rows = [(each.plan.name, round(each.seconds, 9)) for each in (chosen.best, *chosen.others)]
     assert len(rows) == len(set(rows))
     assert [each for each in advice.why(chosen, fleet) if "best mix of cards takes +" in each and "energy" in each]
+
+
+def test_a_plan_takes_the_constants_that_runs_of_ones_own_were_fitted_to(tmp_path, capsys):
+    """Cards that are found to multiply at half of what is published take a longer step, by their matmuls alone."""
+    usual = stack_time.published()
+    half = replace(usual, cards={**usual.cards, "A100-80": 0.5 * usual.cards.get("A100-80", 1.0)})
+    (tmp_path / "mine.yaml").write_text(stack_time.dumps(half, "danlu plan fit a.log"))
+    model = tmp_path / "config.json"
+    model.write_text(json.dumps(families.config(SMALL)))
+    words, said = ["plan", str(model), "8xA100-80", "--batch", "32", "--seq", "2048"], []
+    for more in ([], ["--constants", str(tmp_path / "mine.yaml")]):
+        assert app.main([*words, *more, "--json", str(tmp_path / "p.json")]) == 0
+        said.append(json.loads((tmp_path / "p.json").read_text())["step_s"])
+    assert 1.2 < said[1] / said[0] < 2
+    assert "mine.yaml: A100-80 as fitted there" in capsys.readouterr().out
+    with provoke("DL-DATA-011"):
+        stack_time.read(model)
 
 
 def test_a_goal_that_lacks_its_figures_says_which():

@@ -29,7 +29,7 @@ LARGE = {"batch": 1024, "seq": 4096, "goal": "time", "schedule": "zb-h1", "dtype
          "kg_per_kwh": 0.48}  # fmt: skip
 
 SCHEDULES = ("1f1b", "zb-h1", "interleaved", "any")  # of plan/groups/chunks.py, which takes a while to import
-ONLY_FLEET = ("price", "watts", "certificate", "html", "emit", "to", "scale")
+ONLY_FLEET = ("price", "watts", "constants", "certificate", "html", "emit", "to", "scale")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     fleet.add_argument("--emit", choices=("danlu", "megatron", "torchtitan"), help="write it as files of a framework")
     fleet.add_argument("--to", type=Path, metavar="FOLDER", help="of --emit (./plan-FRAMEWORK)")
     fleet.add_argument("--scale", metavar="1,2,10", help="the same on so many times the cards, instead of a plan")
+    fleet.add_argument("--constants", type=Path, metavar="FILE", help="of cards, that danlu plan fit made of your runs")
     fleet.add_argument("--certificate", type=Path, metavar="FILE", help="write the proof of the gap")
 
 

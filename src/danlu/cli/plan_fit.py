@@ -2,7 +2,7 @@
 
 A Megatron-LM log states its own run; say the card and the network. For the others a table states the runs: the columns
 of bench/truth/README.md, `row` the name of the log without its suffix, `measure` and `value` left empty. The constants
-that are written serve `danlu plan check --constants`.
+that are written serve `danlu plan --constants` and `danlu plan check --constants`.
 
 example:
   danlu plan fit megatron.log --card A100-80 --cards-per-host 8 --link-gbps 200 --out mine.yaml
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     report = figures(cases, known, fitted) | {"peaks": _peaks(found)}
     print(told(report))
     if args.out is not None:
-        output.write_text(args.out, stack_time.dumps(fitted))
+        output.write_text(args.out, stack_time.dumps(fitted, f"danlu plan fit {' '.join(map(str, args.logs))}"))
         print(f"\nwritten to {args.out}")
     output.write_json(args.json, report)
     return 0

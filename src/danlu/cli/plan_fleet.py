@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from danlu.plan.groups.sum_share import SumShare
     from danlu.plan.groups.unit_cost import Stack
     from danlu.plan.stand_ins import Read
+    from danlu.plan.stated.stack_time import Constants
 
 
 PLAN_ONLY = ("emit", "html", "svg", "certificate")  # what is written of one plan
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     from danlu.plan.groups.sum_share import sum_share
     from danlu.plan.groups.unit_cost import Stack
     from danlu.plan.proof import certificate
+    from danlu.plan.stated import stack_time
 
     if not 0 <= args.kg_per_kwh < 100:
         raise BadValue(f"--kg-per-kwh {args.kg_per_kwh:g}", why="it is the CO2 of a kWh in kg: 0 to about 1.2",
@@ -47,16 +49,17 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     spec = read.spec
     fleet = fleet_of(fleet_words, args.price, args.watts)
     progress, stack = output.Progress("plan"), Stack(precision=args.dtype)
+    known = None if args.constants is None else stack_time.read(args.constants)
     if args.scale is not None:
-        return _scale(args, spec, fleet, stack)
+        return _scale(args, spec, fleet, stack, known)
     try:
         chosen = choose.best(spec, fleet, batch=args.batch, seq=args.seq, goal=args.goal, schedule=args.schedule,
-                             stack=stack, zero=args.zero, say=progress.show)  # fmt: skip
+                             stack=stack, zero=args.zero, constants=known, say=progress.show)  # fmt: skip
     except ShortBatch as error:
         raise error.at(f"--batch {args.batch}") from error
     except DoesNotFit as error:
         change = fitting.cheapest(spec, fleet, batch=args.batch, seq=args.seq, schedule=args.schedule,
-                                  stack=stack, zero=args.zero, say=progress.show)  # fmt: skip
+                                  stack=stack, zero=args.zero, constants=known, say=progress.show)  # fmt: skip
         raise fitting.explained(error, spec, fleet, change) from error
     if chosen.proves:
         progress.show("how far from the best it can be")
@@ -65,7 +68,8 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     share = sum_share(chosen.found, progress.show)
     plans = len(chosen.others) + 1
     progress.done(f"{fleet.cards:,} cards, {plans} plan{'s' * (plans != 1)} to choose from")
-    said = plan_told.told(chosen, fleet, gap, share, args.kg_per_kwh, read.notes)
+    notes = (*read.notes, *_calibrated(args.constants, fleet))
+    said = plan_told.told(chosen, fleet, gap, share, args.kg_per_kwh, notes)
     print(said)
     _written(args, chosen, said, f"{model} on {fleet_words}")
     if args.certificate is not None:
@@ -94,7 +98,24 @@ def _written(args: argparse.Namespace, chosen: Chosen, said: str, heading: str) 
         print("\n" + plan_emit.write(found, folder))
 
 
-def _scale(args: argparse.Namespace, spec: ModelSpec, fleet: GroupedFleet, stack: Stack) -> int:
+def _calibrated(path: Path | None, fleet: GroupedFleet) -> list[str]:
+    """Which cards of the fleet a file of constants speaks of, and which not."""
+    from danlu.plan.stated import stack_time
+
+    if path is None:
+        return []
+    known, usual = stack_time.read(path), stack_time.published()
+    names = dict.fromkeys(group.card for group in fleet.groups)
+    fitted = [name for name in names if any(getattr(known, each).get(name) != getattr(usual, each).get(name)
+                                            for each in stack_time.BY_CARD)]  # fmt: skip
+    rest = [name for name in names if name not in fitted]
+    return [f"constants of {path}: {' and '.join(fitted) or 'no card of this fleet'} as fitted there"
+            + f"; {' and '.join(rest)} as published" * bool(rest and fitted)]  # fmt: skip
+
+
+def _scale(
+    args: argparse.Namespace, spec: ModelSpec, fleet: GroupedFleet, stack: Stack, known: Constants | None
+) -> int:  # fmt: skip
     """The table of --scale."""
     from danlu.cli import output, plan_told
     from danlu.plan.groups import scaling
@@ -106,7 +127,7 @@ def _scale(args: argparse.Namespace, spec: ModelSpec, fleet: GroupedFleet, stack
     if not all(0 < each <= 1000 for each in times):
         raise BadValue(f"--scale {args.scale}", why="it is numbers above 0, commas between them", fix="--scale 1,2,10")
     points = scaling.scaled(spec, fleet, times, batch=args.batch, seq=args.seq, schedule=args.schedule,
-                            stack=stack, say=output.Progress("plan").show)  # fmt: skip
+                            stack=stack, constants=known, say=output.Progress("plan").show)  # fmt: skip
     print(plan_told.scale(points))
     output.write_json(args.json, {f"{name}_{point.cards}": getattr(point, name) for point in points
                                   for name in ("speedup", "efficiency")}

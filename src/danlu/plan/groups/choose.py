@@ -21,6 +21,7 @@ from danlu.plan.groups.large import Found
 from danlu.plan.groups.outlook import Outlook, outlook, seconds_of
 from danlu.plan.groups.unit_cost import Stack
 from danlu.plan.presets import dense
+from danlu.plan.stated.stack_time import Constants
 
 GOALS = ("time", "cost", "energy")
 MOST_SITES = 4  # up to which every set of them is looked at
@@ -83,12 +84,13 @@ class Chosen:
 
 def best(
     spec: ModelSpec, fleet: GroupedFleet, *, batch: int, seq: int, goal: str = "time", schedule: str = "zb-h1",
-    stack: Stack | None = None, zero: int = 1, say: Say | None = None,
+    stack: Stack | None = None, zero: int = 1, constants: Constants | None = None, say: Say | None = None,
 ) -> Chosen:  # fmt: skip
     """The best plan by the goal.
 
     goal   "time" of a step, "cost" or "energy" of a token
     zero   as in large.search
+    constants  of cards and software, where these are not the published ones (danlu plan fit)
     Raises DoesNotFit, BadValue: a goal that is none, or one that needs a price or power that the fleet does not say.
     """
     if goal not in GOALS:
@@ -97,7 +99,8 @@ def best(
     plain = dense(spec)
 
     def search(part: GroupedFleet, share: int = batch) -> Found:
-        return large.search(plain, part, batch=share, seq=seq, schedule=schedule, stack=stack, zero=zero, say=say)
+        return large.search(plain, part, batch=share, seq=seq, schedule=schedule, stack=stack, zero=zero,
+                            constants=constants, say=say)  # fmt: skip
 
     sites = dict.fromkeys(group.site for group in fleet.groups)
     compared, joined = None, None
@@ -107,10 +110,10 @@ def best(
         searches = [search(fleet)]
     if goal != "time":
         searches += _parts(search, fleet)
-    looked = [(outlook(plan, spec, fleet, stack), found) for found in searches for plan in found.alternatives
+    looked = [(outlook(plan, spec, fleet, stack, constants), found) for found in searches for plan in found.alternatives
               if _on_its_sites(plan)]  # fmt: skip
     if joined is not None:
-        looked.append((outlook(joined, spec, fleet, stack), searches[0]))
+        looked.append((outlook(joined, spec, fleet, stack, constants), searches[0]))
     looked.sort(key=lambda pair: _least(pair[0], goal))
     first, others = looked[0], [each for each, _ in looked[1:]]
     proves = goal == "time" and compared is None and not ORDERS[schedule].chunks
@@ -212,7 +215,8 @@ def _together(
         crossing = [search(_slowed(fleet, sites))]
     except DoesNotFit:
         crossing = []
-    seconds = {site: seconds_of(each.plan) for site, each in alone.items()}
+    known = next((each.ask.constants for each in (*alone.values(), *crossing)), None)
+    seconds = {site: seconds_of(each.plan, known) for site, each in alone.items()}
     together, sent, joined = math.inf, 0.0, None
     parts: list[Found] = []
     if all(site in alone for site in sites):
@@ -221,14 +225,14 @@ def _together(
             parts = [search(alone[site].ask.fleet, max(1, round(batch / seconds[site] / rate))) for site in sites]
         except ShortBatch:
             parts = []  # a site's part of the batch fills none of its pipelines
-        together = max((seconds_of(each.plan) for each in parts), default=math.inf)
+        together = max((seconds_of(each.plan, known) for each in parts), default=math.inf)
     if parts:
         # Each card holds the gradient of 1 / (its site's replicas) of its stage once its site has summed it.
         sent = max(2 * (len(parts) - 1) / len(parts) * 4.0 * _held(each.plan) / each.plan.pipelines for each in parts)
         joined = _joined(fleet, [each.plan for each in parts], batch, sent / line)
     over = [plan for each in crossing for plan in each.alternatives if _on_its_sites(plan)]
-    crossing_s = min(map(seconds_of, over), default=math.inf)
-    joined_s = math.inf if joined is None else seconds_of(joined)
+    crossing_s = min((seconds_of(each, known) for each in over), default=math.inf)
+    joined_s = math.inf if joined is None else seconds_of(joined, known)
     compared = Sites(tuple(seconds.items()), tuple(sites), together, sent / line, joined_s, crossing_s, sent, line)
     return crossing, compared, joined
 

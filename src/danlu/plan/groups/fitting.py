@@ -16,6 +16,7 @@ from danlu.plan.groups import large
 from danlu.plan.groups.outlook import seconds_of
 from danlu.plan.groups.unit_cost import Stack
 from danlu.plan.presets import dense
+from danlu.plan.stated.stack_time import Constants
 
 SHORTEST = 512  # tokens
 # What is tried of hosts that nobody described: PCIe 4.0 x16 as copies reach it, and an eighth of a terabyte.
@@ -33,7 +34,7 @@ class Change:
 
 def cheapest(
     spec: ModelSpec, fleet: GroupedFleet, *, batch: int, seq: int, schedule: str, say: Callable[[str], None],
-    zero: int = 1, stack: Stack | None = None,
+    zero: int = 1, stack: Stack | None = None, constants: Constants | None = None,
 ) -> Change | None:  # fmt: skip
     """The mildest change with which some plan fits; None where none of those tried is enough."""
     plain = dense(spec)
@@ -42,13 +43,13 @@ def cheapest(
         for sequences in sorted({batch, max(batch, part.cards)}):  # more of them fill longer pipelines
             try:
                 found = large.search(plain, part, batch=sequences, seq=length, schedule=schedule, zero=zero,
-                                     stack=stack)  # fmt: skip
+                                     stack=stack, constants=constants)  # fmt: skip
             except DoesNotFit as error:
                 if not isinstance(error, ShortBatch):
                     break
             else:
                 more = f" --batch {sequences}" if sequences > batch else ""
-                return Change(words + more, seconds_of(found.plan))
+                return Change(words + more, seconds_of(found.plan, constants))
     return None
 
 

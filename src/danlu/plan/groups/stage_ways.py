@@ -150,35 +150,26 @@ def _of_group(
     constants: Constants | None, zero: int,
 ) -> tuple[Any, ...]:  # fmt: skip
     """The ways of one group and the fields of StageWays from `cards` on; of `hops` as _hops takes them."""
-    here = plain.on(group)
-    if constants is not None:
-        return _figures(spec, group, micro_batch, seq, replicas, schedule, here, constants, zero)
-    return _published(spec, replace(group, count=min(group.count, MOST_CARDS)), micro_batch, seq, replicas,
-                      schedule, here, zero)  # fmt: skip
-
-
-@lru_cache(maxsize=256)
-def _published(
-    spec: ModelSpec, group: Group, micro_batch: int, seq: int, replicas: tuple[int, int], schedule: str, here: Stack,
-    zero: int,
-) -> tuple[Any, ...]:  # fmt: skip
-    """With published constants, which a search asks for again and again; a count matters up to the largest stage."""
-    return _figures(spec, group, micro_batch, seq, replicas, schedule, here, None, zero)
+    # A search asks again and again; a count matters up to the largest stage.
+    return _figures(spec, replace(group, count=min(group.count, MOST_CARDS)), micro_batch, seq, replicas, schedule,
+                    plain.on(group), constants, zero)  # fmt: skip
 
 
 @lru_cache(maxsize=64)
-def _table(spec: ModelSpec, card: Rated, ways: tuple[Way, ...], seq: int, here: Stack) -> UnitTable:
-    return unit_table(spec, card, ways, seq=seq, stack=here)
+def _table(
+    spec: ModelSpec, card: Rated, ways: tuple[Way, ...], seq: int, here: Stack, constants: Constants | None
+) -> UnitTable:  # fmt: skip
+    return unit_table(spec, card, ways, seq=seq, stack=here, constants=constants)
 
 
+@lru_cache(maxsize=256)
 def _figures(
     spec: ModelSpec, group: Group, micro_batch: int, seq: int, replicas: tuple[int, int], schedule: str, here: Stack,
     constants: Constants | None, zero: int,
 ) -> tuple[Any, ...]:  # fmt: skip
     card, known = rated(group), constants or published()
     ways = choices(spec, group, micro_batch, seq, zero, here)
-    table = (_table(spec, card, ways, seq, here) if constants is None
-             else unit_table(spec, card, ways, seq=seq, stack=here, constants=constants))  # fmt: skip
+    table = _table(spec, card, ways, seq, here, constants)
     kinds = np.array([KINDS.index(unit.rsplit(".", 1)[-1]) for unit in spec.units])
     once, each = _shared(spec, group, ways, replicas, seq, here, known)
     held = np.array(

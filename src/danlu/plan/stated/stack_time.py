@@ -98,6 +98,10 @@ class Constants:
     cards: Mapping[str, float] = field(default_factory=dict)
     others: Mapping[str, float] = field(default_factory=dict)
 
+    def __hash__(self) -> int:
+        """Of what a calibration sets: a search keeps what it asked for by its constants."""
+        return hash((self.matmul, tuple(sorted(self.cards.items())), tuple(sorted(self.others.items()))))
+
 
 @lru_cache(maxsize=1)
 def published() -> Constants:
@@ -127,13 +131,13 @@ def loads(text: str) -> Constants:
     return Constants(**every)
 
 
-def dumps(constants: Constants) -> str:
-    """Constants as YAML, to four figures: they are known to less."""
+def dumps(constants: Constants, by: str = "") -> str:
+    """Constants as YAML, to four figures: they are known to less. `by`: what fitted them, if not the tables."""
     plain = asdict(constants)
     short: dict[str, Any] = {name: float(f"{plain[name]:.4g}") for name in plain if name not in BY_CARD}
     short |= {name: {card: float(f"{value:.4g}") for card, value in plain[name].items()} for name in BY_CARD}
     tables, here = "bench/truth/*.csv bench/truth/more/*.csv", "src/danlu/plan/stated/stack_constants.yaml"
-    return f"# Fitted: danlu plan check {tables} --fit {here}\n" + yaml.safe_dump(short, sort_keys=False)
+    return f"# Fitted: {by or f'danlu plan check {tables} --fit {here}'}\n" + yaml.safe_dump(short, sort_keys=False)
 
 
 def seconds(run: Setup, amounts: Work, card: Rated, constants: Constants) -> float:

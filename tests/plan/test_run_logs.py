@@ -16,7 +16,7 @@ from provoke import provoke
 from danlu.cli import app
 from danlu.cli.plan_check import rated
 from danlu.errors import BadRows
-from danlu.plan.stated import run_logs, stack_time
+from danlu.plan.stated import rows, run_logs, stack_memory, stack_time
 from danlu.plan.stated.setup import Setup, completed
 from danlu.plan.stated.stack_work import work
 
@@ -58,6 +58,25 @@ def test_a_megatron_log_states_its_own_run():
     assert (found.stated["tp"], found.stated["interleave"], found.stated["precision"]) == ("8", "3", "fp16")
     assert found.stated["attention"] == "unfused" and "experts" not in found.stated
     assert (found.peak, found.reading) == (52000.5 * 2**20, "allocated")
+
+
+def test_a_megatron_log_states_latent_attention_and_dense_layers_before_experts():
+    """Of DeepSeek-V3's arguments every parameter is counted that its report counts."""
+    said = {
+        "world_size": 1, "num_layers": 61, "hidden_size": 7168, "num_attention_heads": 128, "kv_channels": 128,
+        "ffn_hidden_size": 18432, "padded_vocab_size": 129280, "seq_length": 4096, "global_batch_size": 2048,
+        "swiglu": True, "num_experts": 256, "moe_ffn_hidden_size": 2048, "moe_router_topk": 8, "bf16": True,
+        "moe_shared_expert_intermediate_size": 2048, "moe_layer_freq": [0] * 3 + [1] * 58, "q_lora_rank": 1536,
+        "multi_latent_attention": True, "kv_lora_rank": 512, "qk_head_dim": 128, "qk_pos_emb_head_dim": 64,
+        "v_head_dim": 128, "tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1, "data_parallel_size": 1,
+    }  # fmt: skip
+    columns = run_logs.megatron_columns({name: str(value) for name, value in said.items()})
+    setup = rows.stated({"card": "H800", "cards_per_host": "8", **columns}, "log")
+    assert sum(stack_memory.stage_params(setup, 0)) == pytest.approx(671.0e9, rel=2e-3)
+    small = run_logs.megatron_columns(
+        {"num_layers": "2", "num_experts": "8", "moe_layer_freq": "1", "kv_channels": "64"}
+    )
+    assert small["note"] == "head_dim=64"
 
 
 def test_torchtitan_and_danlu_logs_give_seconds():

@@ -111,10 +111,26 @@ def megatron_columns(arguments: Mapping[str, str]) -> dict[str, str]:
         "num_layers_per_virtual_pipeline_stage", "num_layers", "pipeline_model_parallel_size"))  # fmt: skip
     found["interleave"] = given.get("virtual_pipeline_model_parallel_size",
                                     str(layers // (pp * chunk)) if chunk and pp else "1")  # fmt: skip
-    found["note"] = f"moe_ffn={given['moe_ffn_hidden_size']}" if "moe_ffn_hidden_size" in given else ""
+    found["note"] = _note(given)
     return found | {"software": "Megatron-LM"}
 
 
+def _note(given: Mapping[str, str]) -> str:
+    """What has no column: widths of heads and experts, dense layers before them, ranks of latent attention."""
+    found = {_NOTED[name]: value for name, value in given.items() if name in _NOTED}
+    kinds = re.findall(r"[01]", given.get("moe_layer_freq", ""))
+    if "num_experts" in given and len(kinds) > 1 and "1" in kinds:
+        found["dense_layers"] = str(kinds.index("1"))
+    if given.get("multi_latent_attention") == "True":
+        found["mla"] = ",".join(f"{short}={given.get(name, '0')}" for short, name in _LATENT.items())
+        found["head_dim"] = given.get("v_head_dim", "0")
+    return ";".join(f"{name}={value}" for name, value in found.items())
+
+
+_LATENT = {"q_lora": "q_lora_rank", "kv_lora": "kv_lora_rank", "qk": "qk_head_dim", "rope": "qk_pos_emb_head_dim",
+           "v": "v_head_dim"}  # fmt: skip
+_NOTED = {"kv_channels": "head_dim", "moe_ffn_hidden_size": "moe_ffn",
+          "moe_shared_expert_intermediate_size": "shared_ffn"}  # fmt: skip
 _PLAIN = {
     "world_size": "card_count", "num_layers": "layers", "hidden_size": "hidden", "num_attention_heads": "heads",
     "ffn_hidden_size": "ffn", "padded_vocab_size": "vocab", "seq_length": "seq", "global_batch_size": "global_batch",

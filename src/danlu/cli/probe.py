@@ -60,8 +60,13 @@ def run(args: argparse.Namespace) -> int:
         output.write_text(args.out, text.dumps(fleet))
         print(f"\nwritten to {args.out}")
     if args.share is not None:
-        output.write_text(args.share, text.dumps(share.anonymous(fleet)))
-        print(f"\nwritten to {args.share}: models, rates, memory and links; no names of hosts or cards. Read it first.")
+        shared = share.anonymous(fleet)
+        lines = share.entries(shared)
+        head = "# For the card catalogue (src/danlu/fleet/catalogue.yaml, under cards):\n"
+        head += "".join(f"#   {each}\n" for each in lines.splitlines())
+        output.write_text(args.share, head + text.dumps(shared))
+        print(f"\nwritten to {args.share}: models, rates, memory and links; no names of hosts or cards. Read it first."
+              f"\nIts head, for the card catalogue:\n{lines}", end="")  # fmt: skip
     best = fleet.cards[0]
     output.write_json(args.json, {
         "cards": [card.name for card in fleet.cards], "probe.flops_fp32": best.flops["fp32"],

@@ -116,7 +116,11 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 @lru_cache(maxsize=1)
 def entries() -> dict[str, Entry]:
     """Every card of the catalogue by its name. The file is our own: a test checks its form, not every reader."""
-    text = files("danlu.fleet").joinpath("catalogue.yaml").read_text(encoding="utf-8")
+    return parsed(files("danlu.fleet").joinpath("catalogue.yaml").read_text(encoding="utf-8"))
+
+
+def parsed(text: str) -> dict[str, Entry]:
+    """The cards of a catalogue's text by their names."""
     tree = yaml.load(text, _LOADER)  # noqa: S506  both are safe ones
     found = {}
     for name, card in tree["cards"].items():

@@ -10,6 +10,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+import yaml
+
+from danlu.fleet import groups
 from danlu.nouns import Fleet
 
 # Long digits or hexadecimal runs, addresses, paths, words with an @.
@@ -30,6 +33,29 @@ def anonymous(fleet: Fleet) -> Fleet:
         tuple(replace(link, a=ends[link.a], b=ends[link.b]) for link in fleet.links),
         tuple(replace(host, name=hosts[host.name], model=_plain(host.model, private)) for host in fleet.hosts),
     )  # fmt: skip
+
+
+def entries(fleet: Fleet) -> str:
+    """An anonymous fleet's kinds of cards as lines of the card catalogue (fleet/catalogue.yaml, under `cards`).
+
+    One line a kind, each figure as it was measured; a link only where there was one.
+    """
+    found: dict[str, dict[str, object]] = {}
+    for group in groups.grouped(fleet).groups:
+        name = re.sub(r"[\s_]+", "-", group.card)
+        if name in found:
+            continue
+        figures = {"bf16": (group.flops / 1e12, "dense"), "memory": (group.mem_bytes / 1e9, "-"),
+                   "bandwidth": (group.mem_bw / 1e9, "-")}  # fmt: skip
+        if fleet.links:
+            figures["link"] = group.link / 1e9, "one-way"
+        vendor = next(card.vendor for card in fleet.cards if (card.model or card.name) == group.card)
+        line: dict[str, object] = {"vendor": "nvidia" if vendor == "cuda" else vendor}
+        for thing, (value, counted) in figures.items():
+            line[thing] = [[float(f"{value:.4g}"), counted, "measured", "probe"]]
+        found[name] = line | ({"fp8": True} if group.fp8 else {})
+    return "".join(f"{name}: " + yaml.safe_dump(each, default_flow_style=True, sort_keys=False, width=1000)
+                   for name, each in found.items())  # fmt: skip
 
 
 def _plain(model: str, private: Iterable[str]) -> str:

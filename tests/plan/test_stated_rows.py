@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from provoke import provoke
 
 from danlu.cli.plan_check import rated
+from danlu.errors import BadRows
 from danlu.plan.stated import rows, score, stack_time
 from danlu.plan.stated.rows import NEEDED
 from danlu.plan.stated.stack_work import model_flop
@@ -116,3 +117,31 @@ def test_a_share_of_peak_needs_the_peak_and_no_count_of_flop(folder):
     assert "peak=312e12" in caught.error.why
     (row,) = rows.read(table(folder / "mfu.csv", line | {"note": "peak=312e12"}))
     assert row.real == pytest.approx(model_flop(row.setup) / (64 * 0.5 * 312e12))
+
+
+PUBLISHED = (Path(__file__).parents[2] / "bench" / "truth" / "simumax_a100.csv").read_text(encoding="utf-8")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, len(PUBLISHED)), st.lists(st.tuples(st.integers(0, len(PUBLISHED)), st.sampled_from(
+    [",", "\n", '"', ";", "=", ":", "-", "0", "nan", "1e999", "mla:q", ""])), max_size=3))  # fmt: skip
+def test_a_table_that_is_cut_off_or_damaged_is_read_or_named(tmp_path_factory, stop, wounds):
+    text = PUBLISHED
+    for at, what in sorted(wounds, reverse=True):
+        text = text[:at] + what + text[at + 1 :]
+    path = tmp_path_factory.mktemp("cut") / "cut.csv"
+    path.write_text(text[:stop], encoding="utf-8")
+    try:
+        found = rows.read(path)
+    except BadRows as error:
+        assert str(path) in f"{error.what} {error.where}"
+    else:
+        assert found and all(row.real > 0 for row in found)
+
+
+def test_a_line_without_all_cells_is_named(tmp_path):
+    whole = PUBLISHED.splitlines()
+    (tmp_path / "cut.csv").write_text("\n".join([*whole[:2], whole[2][:90]]), encoding="utf-8")
+    with provoke("DL-DATA-011") as caught:
+        rows.read(tmp_path / "cut.csv")
+    assert caught.error.where.endswith("cut.csv:3") and "cut off" in caught.error.why

@@ -18,6 +18,7 @@ from danlu.plan.stated.setup import Experts, Setup
 from danlu.plan.stated.stack_work import model_flop
 
 MOST = 10**12  # of any count; far above every run
+LOST = "cells beyond the head"
 TIMES = ("iter_s", "tflops_card", "tokens_s_card", "mfu")
 NEEDED = ("source", "row", "card", "card_count", "layers", "hidden", "heads", "vocab", "seq", "global_batch", "measure",
           "value")  # fmt: skip
@@ -73,13 +74,20 @@ def lines(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     """The lines of a table that has the needed columns. Raises BadRows."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            found = list(csv.DictReader(file))
+            reader = csv.DictReader(file, restkey=LOST)
+            found, head = list(reader), len(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadRows(f"cannot read {path}", why=str(error), fix=f"ls -l {path}") from error
     missing = [name for name in needed if not found or name not in found[0]]
     if missing:
         raise BadRows(f"{path} is no table of published runs", why=f"columns missing: {', '.join(missing)}",
                       fix="bench/truth/README.md lists the columns")  # fmt: skip
+    for number, line in enumerate(found, 2):
+        said = sum(line[name] is not None for name in line if name != LOST) + len(line.get(LOST, ()))
+        if said != head:
+            raise BadRows(f"a line of {said} cells", where=f"{path}:{number}",
+                          why=f"the head has {head} columns: the file is cut off, or a comma stands outside quotes",
+                          fix="give every line all columns, empty where nothing is known")  # fmt: skip
     return found
 
 

@@ -104,11 +104,11 @@ def test_no_cover_is_cheaper_than_ours(fleet, layers, price, schedule):
             best = min(best, brute)
 
 
-def zero_bubble(forward: list[float], micro_batches: int) -> float:
+def zero_bubble(forward: list[float], micro_batches: int, put_off: bool = True) -> float:
     """Seconds of a step played event by event: backward and weight gradients each take a forward's time.
 
     A stage sends gradients back as soon as it can, keeps as many micro-batches as under 1F1B, and computes weight
-    gradients where nothing else is ready (arXiv 2401.10241, ZB-H1).
+    gradients where nothing else is ready (arXiv 2401.10241, ZB-H1); not put off, before what it has room for next.
     """
     stages, clock = len(forward), [0.0] * len(forward)
     done = {what: [[math.inf] * micro_batches for _ in forward] for what in "FB"}
@@ -116,12 +116,12 @@ def zero_bubble(forward: list[float], micro_batches: int) -> float:
     for _ in range(3 * micro_batches * stages):
         ready = []
         for at, now in enumerate(clock):
-            there, back, put_off = (count[what][at] for what in "FBW")
+            there, back, weight = (count[what][at] for what in "FBW")
             if back < there:
                 ready.append((done["B"][at + 1][back] if at + 1 < stages else done["F"][at][back], 0, at, "B"))
-            if there < micro_batches and there - back < stages - at:
+            if there < micro_batches and there - (back if put_off else weight) < stages - at:
                 ready.append((done["F"][at - 1][there] if at else 0.0, 1, at, "F"))
-            if put_off < back:
+            if weight < back:
                 ready.append((now, 2, at, "W"))
         begin, _, at, what = min((max(clock[each[2]], each[0]), *each[1:]) for each in ready)
         clock[at] = begin + forward[at]
@@ -138,6 +138,8 @@ def test_the_formula_of_zero_bubbles_is_near_what_the_events_take(forward, times
     micro_batches = times * len(forward)
     seconds = np.array(forward)
     made = Pipeline(None, (), np.zeros(1), 3 * seconds, seconds, 2 * seconds, np.zeros(1))  # type: ignore[arg-type]
+    at_once = replace(made, fills=2 * seconds, after=seconds)
+    assert 1.0 - 1e-9 <= at_once.seconds(micro_batches) / zero_bubble(forward, micro_batches, put_off=False) <= 1.3
     took = zero_bubble(forward, micro_batches)
     assert 0.85 * took <= made.seconds(micro_batches) <= 1.15 * took
     assert made.seconds(micro_batches) >= 3 * seconds.max() * micro_batches

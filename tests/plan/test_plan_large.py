@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,9 +12,13 @@ from provoke import provoke
 
 from danlu.fleet.groups import shorthand
 from danlu.nouns import Group, GroupedFleet, ModelSpec
-from danlu.plan.groups import large
+from danlu.plan.groups import advice, choose, large, put_off
 from danlu.plan.groups.grouped import GroupedPlan
 from danlu.plan.groups.pricing import singles
+from danlu.plan.groups.simple import WITHIN, different, preferred, simplest
+from danlu.plan.groups.stage_ways import USABLE
+from danlu.plan.proof import certificate, verify
+from danlu.plan.stated.stack_memory import CONTEXT_BYTES
 
 SMALL = ModelSpec("llama", 12, 2048, 16, 8, 128, 5632, 32000, 4096)
 speeds = st.builds(
@@ -54,6 +59,12 @@ def test_mixed_is_never_slower_than_the_best_single_type(groups, batch):
         complete(plan)
         assert plan.seconds >= found.plan.seconds
         assert sum(plan.terms.values()) == pytest.approx(1.0)
+    simple = simplest(found)
+    if simple is not None:
+        complete(simple)
+        alone = [each.seconds for each in found.alone.values() if each is not None]
+        assert simple.seconds <= min(found.plan.seconds * (1 + WITHIN), *alone, math.inf)
+        assert different(simple) < different(found.plan)
 
 
 def test_a_second_type_of_cards_makes_the_step_shorter():
@@ -61,6 +72,34 @@ def test_a_second_type_of_cards_makes_the_step_shorter():
     found = large.search(model, shorthand("64xA100-80+64xH20"), batch=256, seq=4096)
     assert found.over_best_single > 1.2
     assert 0.8 < found.sum_share < 1.1
+
+
+def test_what_a_zero_bubble_order_keeps_is_told_where_it_has_no_room():
+    fleet = shorthand("16xA100-80+16xH20")
+    made = large.search(ModelSpec("llama", 40, 8192, 64, 8, 128, 28672, 32000, 4096), fleet, batch=64, seq=4096).plan
+    need = max(stage.peak + at * stage.kept for each in made.replicas for at, stage in enumerate(each.stages))
+
+    def on(mem_bytes: float) -> GroupedPlan:
+        groups = tuple(replace(group, mem_bytes=int(mem_bytes)) for group in fleet.groups)
+        return replace(made, fleet=GroupedFleet("same", groups))
+
+    room = (need + CONTEXT_BYTES) / USABLE
+    assert put_off.longest(on(1.01 * room)) == put_off.longest(replace(made, schedule="1f1b")) == made.seconds
+    tight = on(0.99 * room)
+    assert sum(put_off.short(tight, each) for each in made.replicas) > 0
+    assert made.seconds <= put_off.longest(tight) < 1.3 * made.seconds
+
+
+def test_of_plans_that_take_hardly_longer_the_simplest_is_chosen_and_says_so():
+    model, fleet = ModelSpec("llama", 40, 8192, 64, 8, 128, 28672, 32000, 4096), shorthand("64xA100-80+64xH20")
+    chosen = preferred(choose.best(model, fleet, batch=256, seq=4096), fleet)
+    assert chosen.fastest is not None and chosen.fastest in chosen.others
+    plan, fastest = chosen.best.plan, chosen.fastest.plan
+    complete(plan)
+    assert fastest.seconds < plan.seconds <= fastest.seconds * (1 + WITHIN) and different(plan) < different(fastest)
+    assert chosen.found.plan is plan and verify.checked(certificate.as_dict(certificate.prove_gap(chosen.found))) < 0.1
+    said = [line for line in advice.why(chosen, fleet) if "slower than the fastest plan found" in line]
+    assert len(said) == 1 and f"{len({each.stages for each in plan.replicas})} kinds" in said[0]
 
 
 def test_a_batch_smaller_than_the_pipeline_says_what_batch_fills_it():

@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     from danlu.plan.stated.stack_time import Constants
 
 
+TRUSTED = (
+    "seconds and bytes of the cost model's tables, and that the ways in them are all there are; the checker holds a "
+    "bound's tables against the plan's where they speak of as many pipelines and the same micro-batches"
+)
 PLAN_ONLY = ("emit", "html", "svg", "certificate")  # what is written of one plan
 
 
 def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
     """Plan, prove, print, write what was asked for."""
     from danlu.cli import output, plan_told
-    from danlu.plan.groups import choose, fitting
+    from danlu.plan.groups import choose, fitting, simple
     from danlu.plan.groups.sum_share import sum_share
     from danlu.plan.groups.unit_cost import Stack
     from danlu.plan.proof import certificate
@@ -61,6 +65,7 @@ def run(args: argparse.Namespace, model: str, fleet_words: str) -> int:
         change = fitting.cheapest(spec, fleet, batch=args.batch, seq=args.seq, schedule=args.schedule,
                                   stack=stack, zero=args.zero, constants=known, say=progress.show)  # fmt: skip
         raise fitting.explained(error, spec, fleet, change) from error
+    chosen = simple.preferred(chosen, fleet, stack)
     if chosen.proves:
         progress.show("how far from the best it can be")
     proved = certificate.prove_gap(chosen.found) if chosen.proves else None
@@ -211,12 +216,18 @@ def figures(
     chosen: Chosen, fleet: GroupedFleet, gap: float | None, share: SumShare, kg_per_kwh: float
 ) -> dict[str, Any]:  # fmt: skip
     """The command's flat JSON."""
+    from danlu.plan.groups import put_off
+
     best, plan = chosen.best, chosen.best.plan
     return {
         "goal": chosen.goal, "kind": plan.name, "dtype": plan.dtype, "pipelines": plan.pipelines,
         "step_s": best.seconds,
         "step_low_s": best.low, "step_high_s": best.high, "tokens_per_s": best.tokens_per_s,
-        "search_s": plan.seconds, "gap": gap, "u_sum_simulated": share.value, "u_peak": best.u_peak,
+        "search_s": plan.seconds, "gap": gap, "gap_trusts": None if gap is None else TRUSTED,
+        "fastest_step_s": (chosen.fastest or best).seconds,
+        "put_off_short": sum(each.copies * put_off.short(plan, each) for each in plan.replicas),
+        "put_off_step_s": best.seconds * put_off.longest(plan) / plan.seconds,
+        "u_sum_simulated": share.value, "u_peak": best.u_peak,
         "cards": fleet.cards, "used": {group.card: n for group, n in zip(plan.fleet.groups, plan.used, strict=True)},
         "dominant": best.dominant, "kwh_per_step": best.kwh, "price_per_step": best.price,
         "co2_kg_per_step": None if best.kwh is None else best.kwh * kg_per_kwh,

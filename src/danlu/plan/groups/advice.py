@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from danlu.nouns import GroupedFleet
+from danlu.plan.groups import put_off
 from danlu.plan.groups.choose import Chosen, Sites
 from danlu.plan.groups.chunks import ORDERS
 from danlu.plan.groups.outlook import Outlook
@@ -20,10 +21,24 @@ def why(chosen: Chosen, fleet: GroupedFleet) -> list[str]:
     said = [f"dominated by {best.dominant}: " + ", ".join(f"{name} {share:.0%}" for name, share in largest)]
     idle = ", ".join(f"{name} {share:.1%}" for name, share in best.plan.terms.items())
     said.append(f"card-seconds of the cards searched: {idle}")
-    if chosen.others:
-        said.append(_lost(best, chosen.others[0], chosen.goal))
+    slower = chosen.others if chosen.fastest is None else [o for o in chosen.others if o.seconds >= best.seconds]
+    if slower:
+        said.append(_lost(best, slower[0], chosen.goal))
+    said += _simple(best, chosen.fastest)
     more = _sites(chosen.sites) if chosen.sites else []
     return [*said, *_memory(chosen), *_chunks(chosen), *_mixing(chosen), *_left_out(chosen, fleet), *more]
+
+
+def _simple(best: Outlook, fastest: Outlook | None) -> list[str]:
+    """Why the fastest plan is not the one chosen."""
+    if fastest is None:
+        return []
+    (kinds, longest), (more, longer) = (
+        (len(each), max(map(len, each)))
+        for each in ({one.stages for one in of.plan.replicas} for of in (best, fastest))
+    )
+    return [f"{best.seconds / fastest.seconds - 1:.1%} slower than the fastest plan found ({fastest.plan.name}), and "
+            f"simpler: {kinds} kinds of pipelines of up to {longest} stages, not {more} of up to {longer}"]  # fmt: skip
 
 
 def _chunks(chosen: Chosen) -> list[str]:
@@ -116,8 +131,11 @@ def _left_out(chosen: Chosen, fleet: GroupedFleet) -> list[str]:
         spare = group.count - used.get((group.card, group.site), 0)
         if spare > 0:
             rate = spare * group.flops / sum(each.count * each.flops for each in fleet.groups)
+            gains = (
+                f"no plan found is better by {chosen.goal}" if chosen.fastest is None else "no simpler one was found"
+            )
             said.append(f"{spare:,} of {group.count:,} {group.card} stay unused ({rate:.1%} of the fleet's rate): "
-                        f"no plan found is better by {chosen.goal} with them")  # fmt: skip
+                        f"{gains} with them")  # fmt: skip
     return said
 
 
@@ -144,11 +162,23 @@ def _sites(sites: Sites) -> list[str]:
     return said
 
 
+def _put_off(best: Outlook) -> list[str]:
+    """What the memory of put-off gradients of weights can cost, where stages lack it."""
+    plan = best.plan
+    few = sum(each.copies * put_off.short(plan, each) for each in plan.replicas)
+    if not few:
+        return []
+    stages = sum(each.copies * len(each.stages) for each in plan.replicas)
+    return [f"{plan.schedule} puts gradients of weights off, which {few:,} of {stages:,} stages lack the memory for: "
+            f"where none waits a step takes up to {put_off.longest(plan) / plan.seconds - 1:.1%} longer"]  # fmt: skip
+
+
 def warnings(chosen: Chosen, fleet: GroupedFleet) -> list[str]:
     """What nobody has measured about such a plan."""
     sources = len({each.source for each in residuals()})
     said = [f"never run by us: a forecast on catalogue figures, by a predictor scored on {sources} published sources "
             "(docs/plan-accuracy.md), none with unlike cards in one run"]  # fmt: skip
+    said += _put_off(chosen.best)
     if chosen.best.high > FAR * chosen.best.seconds:
         said.append("no published run is made of the same terms: the interval is wide")
     fuller = [g.card for g in fleet.groups if not g.watts]

@@ -170,7 +170,8 @@ def _stages(each: Pipeline, fleet: GroupedFleet) -> tuple[GroupStage, ...]:
         GroupStage(int(ways.group[span.way]), ways.ways[span.way], ways.unit(span.start), ways.unit(span.stop),
                    float(each.time[i]), float(each.after[i] - each.time[i] + each.fills[i]), float(each.fills[i]),
                    int(each.bytes[i]), float(ahead[i]), float(back[i]),
-                   moment_of(fleet.groups[int(ways.group[span.way])], float(ways.room[span.way, int(i == last)])))
+                   moment_of(fleet.groups[int(ways.group[span.way])], float(ways.room[span.way, int(i == last)])),
+                   int(ways.kept[span.way, span.stop] - ways.kept[span.way, span.start]))
         for i, span in enumerate(each.stages)
     )  # fmt: skip
 

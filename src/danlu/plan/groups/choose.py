@@ -71,6 +71,7 @@ class Chosen:
     found    the search that has the plan
     proves   whether a proof of its gap speaks of this goal, the whole fleet and these orders
     sites    None for a fleet on one site
+    fastest  the forecast of the fastest plan, where a simpler one that is hardly slower is preferred (simple.py)
     """
 
     spec: ModelSpec
@@ -80,6 +81,7 @@ class Chosen:
     found: Found
     proves: bool = True
     sites: Sites | None = None
+    fastest: Outlook | None = None
 
 
 def best(

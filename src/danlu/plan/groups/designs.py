@@ -149,7 +149,7 @@ def packed(ask: Ask, columns: Columns, seconds: float, kind: str) -> GroupedPlan
 
     def at(limit: float) -> Ints | None:
         value = columns.sequences(limit)
-        return _filled(pack(value, columns.cards(), there, ask.batch).counts, value, columns.least(), ask.batch)
+        return filled(pack(value, columns.cards(), there, ask.batch).counts, value, columns.least(), ask.batch)
 
     low, high = seconds, seconds * 1.02
     while (counts := at(high)) is None:
@@ -171,7 +171,7 @@ def packed(ask: Ask, columns: Columns, seconds: float, kind: str) -> GroupedPlan
     return finished(ask, chosen, kind)
 
 
-def _filled(counts: Ints, value: Floats, least: Floats, batch: int) -> Ints | None:
+def filled(counts: Ints, value: Floats, least: Floats, batch: int) -> Ints | None:
     """Without so many pipelines that the batch could not fill them; None where the others do not do it."""
     counts = counts.copy()
     for i in np.argsort(value / least, kind="stable"):

@@ -24,6 +24,7 @@ class GroupStage:
     bytes      that each card needs
     ahead_s, back_s  of a message to the next stage, the first one after the last, and to the one before
     moment     bytes that live for a moment beside them: logits, gradients of an MLP, a layer made anew
+    kept       bytes among them of one micro-batch in flight
     """
 
     group: int
@@ -37,6 +38,7 @@ class GroupStage:
     ahead_s: float
     back_s: float
     moment: int = 0
+    kept: int = 0
 
     @property
     def peak(self) -> int:

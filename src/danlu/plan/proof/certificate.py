@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from danlu import recipe
 from danlu.errors import BadValue
 from danlu.nouns import ModelSpec
@@ -116,7 +118,7 @@ def as_dict(proved: Proved) -> dict[str, Any]:
     """The certificate as plain values."""
     ask, plan = proved.ask, proved.plan
     sizes, apart = {each.micro_batch for each in plan.replicas}, sum(n > 0 for n in plan.used) > 1
-    tables = {size: ask.ways(size, plan.pipelines, every=True, apart=apart) for size in sizes}
+    tables = {size: _holding(ask.ways(size, plan.pipelines, every=True, apart=apart)) for size in sizes}
     return {
         "certificate": VERSION,
         "model": _model(ask.spec),
@@ -163,6 +165,11 @@ def _table(spec: ModelSpec, ways: StageWays) -> dict[str, Any]:
         "cards": ways.cards.tolist(), "hops": ways.hops.tolist(), "room": ways.room.tolist(), **figures,
         "way": [[way.tp, way.recompute, way.cp, way.ep, way.zero, way.offload, way.spill] for way in ways.ways],
     }  # fmt: skip
+
+
+def _holding(ways: StageWays) -> StageWays:
+    """Those in which a card holds some unit."""
+    return ways.only((np.diff(ways.held + ways.kept, axis=1) <= ways.room[:, :1]).any(axis=1))
 
 
 def _stage(ways: StageWays, stage: GroupStage) -> list[int]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from danlu.errors import BadValue, DiskFull
+
+AT_ONCE = 8  # requests to a disk, which it answers together
 
 
 def draft(path: Path) -> Path:
@@ -19,9 +22,10 @@ def draft(path: Path) -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, lasting: bool = True) -> Iterator[BinaryIO]:
     """Open `path` for writing; it appears, or changes, only when the block ends without an error.
 
+    lasting  False: it survives any kill, but a loss of power only after `keep`
     Raises BadValue if `path` is a folder, DiskFull when the disk (or the quota) is full; what was there before is
     untouched and no draft is left.
     """
@@ -33,18 +37,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with part.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         part.replace(path)
-        sync(path.parent)
+        if lasting:
+            sync(path.parent)
     except OSError as error:
         raise full(path, error) from error
     finally:
         part.unlink(missing_ok=True)
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes, *, lasting: bool = True) -> None:
     """Write a small file whole or not at all. Raises what `replacing` raises."""
-    with replacing(path) as file:
+    with replacing(path, lasting=lasting) as file:
         file.write(data)
 
 
@@ -83,6 +89,18 @@ def sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def keep(paths: Sequence[Path]) -> None:
+    """Make files, and the names in folders, survive a loss of power; at once, since the disk takes its time for each.
+
+    Raises DiskFull.
+    """
+    try:
+        with ThreadPoolExecutor(AT_ONCE, "keep") as threads:
+            list(threads.map(sync, paths))
+    except OSError as error:
+        raise full(paths[0], error) from error
 
 
 def full(path: Path, error: OSError, takes: int = 0) -> Exception:

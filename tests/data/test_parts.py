@@ -75,7 +75,7 @@ def test_a_killed_prep_goes_on_with_the_parts_that_are_left(tmp_path):
     argv = [sys.executable, "-c", code, str(text), str(out), str(Path(__file__).parent)]
     with subprocess.Popen(argv, env=env) as child:
         deadline = time.monotonic() + 60
-        while not any('"done": true' in each.read_text() for each in out.glob("store/reading/*/*/raw/manifest.json")):
+        while not any(out.glob("store/reading/*/*/made")):
             assert time.monotonic() < deadline and child.poll() is None
             time.sleep(0.005)
         child.send_signal(signal.SIGKILL)
@@ -88,10 +88,11 @@ def test_a_killed_prep_goes_on_with_the_parts_that_are_left(tmp_path):
 
 
 def test_a_part_that_fails_says_why_and_where(tmp_path):
-    text = fill(tmp_path / "text")
+    raw(fill(tmp_path / "text"), tmp_path, 10**8, False)
+    record = {"source": "test", "steps": [{"language": ["klingon"]}], "compares": []}
+    folder = parts.prepare(tmp_path / "jobs", "clean", tmp_path / "raw", record)
     with provoke("DL-RUN-014") as caught, spread.local(2) as execute:
-        prep([text], tmp_path / "out", vocab=400, limit_bytes=10**8, steps=[{"language": ["klingon"]}],
-             execute=execute)  # fmt: skip
+        parts.run(folder, execute, lambda words, share: None)
     assert "klingon" in caught.error.why or "language" in caught.error.why
 
 

@@ -67,8 +67,10 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "add_bos_token": False, "add_eos_token": False,
         "clean_up_tokenization_spaces": False, "model_max_length": 1 << 20,
     }  # fmt: skip
-    atomic.write(folder / FILE, tokenizer.to_str().encode())
-    atomic.write(folder / "tokenizer_config.json", json.dumps(config, indent=1).encode())
+    texts = {FILE: tokenizer.to_str(), "tokenizer_config.json": json.dumps(config, indent=1)}
+    for name, text in texts.items():
+        atomic.write(folder / name, text.encode(), lasting=False)
+    atomic.keep([folder, *(folder / name for name in texts)])
 
 
 def load(folder: Path) -> Tokenizer:

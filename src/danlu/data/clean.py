@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from danlu import atomic, plugins
-from danlu.data import rules
+from danlu.data import parts, rules
 from danlu.data.document import Document, Drop, Drops, Funnel, Step, from_record, is_listed, to_record
 from danlu.data.ingest import PACK_BYTES, Tell
 from danlu.data.marks import Marks
@@ -140,21 +140,24 @@ def clean(raw: Path, folder: Path, *, source: str, steps: Sequence[Spec] = STEPS
 
 def cleaned(store: Store, folder: Path, steps: Sequence[Spec], made_by: Mapping[str, Any], *, bits: int = 0,
             prefix: int = 0, tell: Tell = lambda words, share: None,
-            marks: Sequence[str] = ()) -> tuple[Funnel, Callable[[], None]]:  # fmt: skip
+            marks: Sequence[str] = (), part: bool = False) -> tuple[Funnel, Callable[[], None]]:  # fmt: skip
     """Fill the store `folder` with what steps leave of the records whose hash begins so, unless that is done.
 
     bits, prefix  the first `bits` bits of the hashes are `prefix`
     marks         steps whose marks of what is left are written beside `folder`
+    part          `folder` is in one, which begins anew unless it was done (parts.py)
     Returns the funnel, and what writes the end of it; any thread may call that, and somebody must.
     """
     with ExitStack() as opened:
-        writer = opened.enter_context(Writer(folder, pack_bytes=PACK_BYTES, bits=bits))
+        writer = opened.enter_context(Writer(folder, pack_bytes=PACK_BYTES, bits=bits, draft=part))
+        if part and parts.is_kept(folder.parent):
+            return Funnel.from_dict(parts.told(folder)[0]["funnel"]), lambda: None
         if writer.done and writer.cursor["made_by"] == made_by:
             return Funnel.from_dict(writer.cursor["funnel"]), lambda: None
         writer.clear()
         made = Marks(marks)
         ending = opened.enter_context(ExitStack())
-        log = ending.enter_context(atomic.replacing(folder.parent / DROPPED))
+        log = ending.enter_context(atomic.replacing(folder.parent / DROPPED, lasting=not part))
         funnel = Funnel(log=log, listed=_listed(store.records))
         documents = _counting(store, funnel, prefix << 64 - bits, prefix + 1 << 64 - bits, tell)
         for document in made.through(pipeline(documents, steps, funnel)):
@@ -167,6 +170,8 @@ def cleaned(store: Store, folder: Path, steps: Sequence[Spec], made_by: Mapping[
             ending.close()
             made.save(folder.parent)
             writer.commit({"made_by": made_by, "funnel": funnel.as_dict()}, done=True)
+            if part:
+                parts.keep(folder.parent)
 
     return funnel, finish
 

@@ -66,17 +66,17 @@ def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
     bits, prefix = parts.range_of(job, number)
     made_by = {"job": folder.name, "number": number}
     return cleaned(parts.store_of(job["store"], folder.name), parts.place(folder, number) / "store", job["steps"],
-                   made_by, bits=bits, prefix=prefix, marks=job["compares"])[1]  # fmt: skip
+                   made_by, bits=bits, prefix=prefix, marks=job["compares"], part=True)[1]  # fmt: skip
 
 
 def is_done(folder: Path, number: int) -> bool:
     """See parts.Kind."""
-    return is_clean(parts.place(folder, number))
+    return parts.is_kept(parts.place(folder, number))
 
 
 def is_clean(place: Path) -> bool:
-    """Whether a part of any job has what cleaning leaves of it."""
-    return parts.is_done_store(place / "store")
+    """Whether a done part of any job has what cleaning leaves of it."""
+    return (place / DROPPED).exists()
 
 
 def _left(folders: Sequence[Path], compare: Callable[[Funnel], list[bytes]], funnel: Funnel) -> Iterator[Document]:

@@ -53,7 +53,7 @@ def run(folders: Sequence[Path], home: Path, steps: Sequence[Spec], execute: par
             names = rows.names(share)
             places.update(zip((name for _, name in names), share.tolist(), strict=True))
             said = json.dumps({"cleaned": cleaned, "names": names}, ensure_ascii=False)
-            atomic.write(parts.place(folder, number) / NAMES, said.encode())
+            atomic.write(parts.place(folder, number) / NAMES, said.encode(), lasting=False)  # written by every call
         made = parts.run(folder, execute, lambda words, share: tell(f"comparing, {words}", share))
         found = (json.loads(line) for each in made for line in (each / DROPPED).read_bytes().splitlines())
         drops += [(places[drop["key"]], drop["rule"], drop["key"], drop["why"]) for drop in found]

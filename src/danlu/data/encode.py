@@ -120,7 +120,8 @@ def write(made: Iterable[Mapping[str, Piece]], tokenizer: Tokenizer, folder: Pat
     with ExitStack() as files:
         splits = {}
         for name in SPLITS:
-            stream, ends, sums = (files.enter_context(atomic.replacing(folder / f"{name}.{each}")) for each in ENDINGS)
+            every = (atomic.replacing(folder / f"{name}.{each}", lasting=False) for each in ENDINGS)
+            stream, ends, sums = map(files.enter_context, every)
             splits[name] = _Split(stream, ends, sums, vocab)
         for each in made:
             for name, piece in each.items():
@@ -128,6 +129,7 @@ def write(made: Iterable[Mapping[str, Piece]], tokenizer: Tokenizer, folder: Pat
             done = sum(split.documents for split in splits.values())
             tell(f"{sum(split.tokens for split in splits.values()):,} tokens", done / total)
         described = {name: split.finished(name) for name, split in splits.items()}
+    atomic.keep([folder, *(folder / f"{name}.{each}" for name in SPLITS for each in ENDINGS)])
     manifest = {
         "dtype": _dtype(tokenizer).name, "vocab": vocab,
         "end": int(tokenizer.token_to_id(bpe.END) or 0),

@@ -107,6 +107,7 @@ class Marks:
         """Write FOLDER/marks.npz: of each step a row for every document, in their store's order. Raises DiskFull.
 
         read  names of all documents, of which those that passed through are left
+        The file is the part's, which makes it last (parts.keep).
         """
         if self._rows or read is not None:
             hashes = hash_many(self._keys)
@@ -124,7 +125,7 @@ class Marks:
                 **every,
                 **{step: np.concatenate(rows)[order] for step, rows in self._rows.items() if rows},
             )
-            atomic.write(folder / FILE, raw.getvalue())
+            atomic.write(folder / FILE, raw.getvalue(), lasting=False)
 
 
 def read(folder: Path) -> Rows:

@@ -31,6 +31,7 @@ from danlu.store.homes import home_of
 from danlu.store.packs import Store
 
 JOB = "job.json"
+MADE = "made"  # in a done part of several files
 VERSION = 7
 KINDS = {each: f"danlu.data.{each}_parts" for each in ("read", "clean", "compare", "encode")}
 PART_BYTES = 16 << 20  # of the store: a second or two of work; each part waits for the disk a few times
@@ -179,9 +180,15 @@ def documents(store: Store, job: Job, number: int) -> Iterator[Document]:
         yield from_record(record.key, record.value)
 
 
-def is_done_store(where: Path) -> bool:
-    """Whether a part that is a store is done."""
-    return manifest.load(home_of(where)).done
+def keep(place: Path) -> None:
+    """Say that a part of several files is done, once they survive a loss of power. Raises DiskFull."""
+    atomic.keep([place, *(each for each in place.rglob("*") if not each.name.endswith("lock"))])
+    atomic.write(place / MADE, b"")
+
+
+def is_kept(place: Path) -> bool:
+    """Whether that was said."""
+    return (place / MADE).exists()
 
 
 def told(where: Path) -> tuple[dict[str, Any], list[Path]]:

@@ -28,10 +28,10 @@ def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
     """See parts.Kind. Raises StoreInUse while another process makes it, DiskFull, and what steps raise."""
     place = parts.place(folder, number)
     with ExitStack() as opened:
-        raw = opened.enter_context(Writer(place / RAW, pack_bytes=PACK_BYTES))
-        if raw.done:
+        raw = opened.enter_context(Writer(place / RAW, pack_bytes=PACK_BYTES, draft=True))
+        if parts.is_kept(place):
             return lambda: None
-        kept = opened.enter_context(Writer(place / "store", pack_bytes=PACK_BYTES))
+        kept = opened.enter_context(Writer(place / "store", pack_bytes=PACK_BYTES, draft=True))
         raw.clear()
         kept.clear()
         sources = [Source(*each) for each in json.loads((place / SOURCES).read_bytes())]
@@ -52,17 +52,18 @@ def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
             made.save(place, keys)
             if cleans:
                 funnel = Funnel(reading.docs_kept, reading.bytes_in, left)
-                with atomic.replacing(place / DROPPED) as funnel.log:
+                with atomic.replacing(place / DROPPED, lasting=False) as funnel.log:
                     firsts = drops.into(funnel)
                 kept.commit({"funnel": funnel.as_dict(), "firsts": firsts}, done=True)
             raw.commit({"funnel": reading.as_dict()}, done=True)
+            parts.keep(place)
 
     return finish
 
 
 def is_done(folder: Path, number: int) -> bool:
     """See parts.Kind."""
-    return parts.is_done_store(parts.place(folder, number) / RAW)
+    return parts.is_kept(parts.place(folder, number))
 
 
 def _read(sources: Sequence[Source], job: parts.Job, raw: Writer, funnel: Funnel,

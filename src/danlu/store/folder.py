@@ -22,8 +22,9 @@ from danlu.store.stream import Stream
 class Folder:
     """A home on a local disk."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.where = path, str(path)
+    def __init__(self, path: Path, *, lasting: bool = True) -> None:
+        """lasting  False: what is put survives a loss of power only after `atomic.keep`."""
+        self.path, self.where, self._lasting = path, str(path), lasting
 
     def read(self, name: str) -> bytes | None:
         """See Home."""
@@ -38,7 +39,7 @@ class Folder:
 
     def put(self, name: str, fill: Fill) -> None:
         """See Home."""
-        with atomic.replacing(self.path / name) as file, Stream(file) as stream:
+        with atomic.replacing(self.path / name, lasting=self._lasting) as file, Stream(file) as stream:
             fill(stream)
 
     def take(self, name: str, file: Path) -> None:

@@ -22,6 +22,7 @@ from danlu.store import manifest, pack
 from danlu.store.arena import Arena
 from danlu.store.batch import Batch, Record, joined, settled
 from danlu.store.cache import Cache
+from danlu.store.folder import Folder
 from danlu.store.home import Home
 from danlu.store.homes import home_of
 from danlu.store.lookup import Lookup
@@ -182,15 +183,19 @@ class Writer:
     Raises StoreInUse if another process writes this store.
     """
 
-    def __init__(self, where: Path | str, *, pack_bytes: int = 64 << 20, bits: int = 0) -> None:
-        """bits  first bits that the hashes of all records share; where they do, a pack covers their range alone."""
-        self.home, self._pack_bytes, self._bits = home_of(where), pack_bytes, bits
+    def __init__(self, where: Path | str, *, pack_bytes: int = 64 << 20, bits: int = 0, draft: bool = False) -> None:
+        """bits  first bits that the hashes of all records share; where they do, a pack covers their range alone.
+
+        draft  a local store that begins with `clear`, whatever is there, and lasts once its files are kept (atomic)
+        """
+        self.home = Folder(Path(where), lasting=False) if draft else home_of(where)
+        self._pack_bytes, self._bits, self._manifest, self._begun = pack_bytes, bits, Manifest(), False
         self._taken: tuple[str, ...] = ()
         self._lock = self.home.lock("lock")
         try:
-            self._manifest = manifest.load(self.home)
-            self._begun = self.home.read(MANIFEST) is not None
-            self._sweep()
+            if not draft:
+                self._manifest, self._begun = manifest.load(self.home), self.home.read(MANIFEST) is not None
+                self._sweep()
         except BaseException:
             self._lock.close()
             raise

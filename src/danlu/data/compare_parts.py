@@ -27,8 +27,9 @@ from danlu.store.packs import Store
 
 NAMES = "names.json"  # of a part: `cleaned`, folders of cleaned parts, and `names`: [which of them, name] in hash order
 AT_ONCE = 256  # documents of a part that are read at once, from the cleaned parts that they are in
-LEAST_SIZE, MOST_SIZE = 4 << 20, 1 << 30  # characters of a part
-OPENED_SIZE = 256 << 10  # for each cleaned part: to open one takes as long as to compare a third of this
+# Characters of a part. Those that share a mark take longer than others: 2 MB of texts that are nearly alike 0.24 s.
+LEAST_SIZE, MOST_SIZE = 1 << 20, 1 << 30
+OPENED_SIZE = 64 << 10  # for each cleaned part: to open one takes as long as to compare a quarter of this
 
 
 def run(folders: Sequence[Path], home: Path, steps: Sequence[Spec], execute: parts.Run, tell: Tell,

@@ -155,7 +155,7 @@ class _Split:
         self.tokens = self.documents = 0
 
     def add(self, piece: Piece) -> None:
-        raw, ends = piece.ids.tobytes(), (self.tokens + piece.ends).astype("<u8").tobytes()
+        raw, ends = piece.ids.view(np.uint8).data, (self.tokens + piece.ends).astype("<u8").tobytes()
         self._file.write(raw)
         self._digest.update(raw)
         self._blocks.add(raw)

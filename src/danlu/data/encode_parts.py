@@ -20,7 +20,7 @@ from danlu.data.encoder import Encoder
 from danlu.data.ingest import Tell
 from danlu.store.packs import Store
 
-FILE = "tokens.npz"
+FILE = "tokens.npy"
 WHAT = ("ids", "ends", "counts")  # of each split
 HELD = "held.json"  # names of the documents held out, null where names alone say it
 
@@ -53,11 +53,12 @@ def make(folder: Path, job: parts.Job, number: int) -> parts.Finish:
     held = HeldByName() if names is None else frozenset[str](names)
     store = parts.store_of(job["store"], folder.name)
     piece = joined(list(pieces(parts.documents(store, job, number), held, encoder)))
-    arrays = {f"{name}.{what}": getattr(each, what) for name, each in piece.items() for what in WHAT}
 
     def finish() -> None:
         with atomic.replacing(parts.place(folder, number) / FILE) as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            arrays = (getattr(each, what) for each in piece.values() for what in WHAT)
+            for array in (np.array(list(piece), np.str_), *arrays):
+                np.save(file, array, allow_pickle=False)
 
     return finish
 
@@ -81,6 +82,6 @@ def _encoder(tokenizer: Path, _: str) -> Encoder:
 
 
 def _loaded(path: Path) -> Mapping[str, Piece]:
-    with np.load(path, allow_pickle=False) as arrays:
-        names: Sequence[str] = [each.removesuffix(".ids") for each in arrays if each.endswith(".ids")]
-        return {name: Piece(*(arrays[f"{name}.{what}"] for what in WHAT)) for name in names}
+    with path.open("rb") as file:
+        names: Sequence[str] = np.load(file, allow_pickle=False).tolist()
+        return {name: Piece(*(np.load(file, allow_pickle=False) for _ in WHAT)) for name in names}

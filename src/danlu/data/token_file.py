@@ -92,7 +92,7 @@ class Sums:
         self._done: list[int] = []
         self._last, self._filled = 0, 0
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: bytes | memoryview) -> None:
         """Take the next bytes."""
         at, view = 0, memoryview(data)
         while at < len(data):

@@ -97,5 +97,7 @@ def jaccard(a: minhash.Hashes, b: minhash.Hashes) -> float:
     small, large = sorted((len(a), len(b)))
     if small < LEAST * large:
         return 0.0
-    both = len(np.intersect1d(a, b, assume_unique=True))
+    every = np.concatenate((a, b))
+    every.sort(kind="stable")  # which merges two that are sorted: 6 us for 1,000 each, numpy's intersect1d 25 us
+    both = int(np.count_nonzero(every[1:] == every[:-1]))
     return both / (small + large - both)

@@ -30,13 +30,19 @@ struct Pairs {
         return found;
     }
 
-    // Do work(pair, token) for the pair of each token, whose key is key(token); the table is fetched meanwhile.
+    // Null where it has not been met.
+    Pair* find(uint64_t key) {
+        Pair& found = place(key);
+        return found.key == key ? &found : nullptr;
+    }
+
+    // Do work(key, token) for each token, whose pair is key(token); the table is fetched meanwhile.
     template <class Key, class Work>
     void each(const std::vector<int32_t>& tokens, Key key, Work work) {
         constexpr size_t kSoon = 8;
         for (size_t i = 0; i < tokens.size(); i++) {
             if (i + kSoon < tokens.size()) __builtin_prefetch(&slots[first(key(tokens[i + kSoon]))]);
-            work(at(key(tokens[i])), tokens[i]);
+            work(key(tokens[i]), tokens[i]);
         }
     }
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
+import string
 import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu import native
@@ -22,6 +24,16 @@ texts = st.lists(st.lists(pieces | st.text(max_size=4), max_size=60).map("".join
 @given(texts, st.integers(250, 420))
 def test_merges_are_those_of_the_package(texts, vocab):
     assert bpe.train(texts, vocab).to_str() == bpe.by_package(texts, vocab).to_str()
+
+
+@given(st.integers(0, 1 << 30), st.integers(1, 40), st.integers(258, 330), st.integers(1, 60_000))
+@settings(max_examples=12)
+def test_rare_pairs_that_are_left_out_change_no_merge(seed, letters, vocab, row):
+    """Text that hardly repeats: pairs that stand seldom are not kept, unless it turns out that their turn comes."""
+    alphabet = (string.ascii_lowercase + "的一是了ไทย")[:letters]
+    text = "".join(random.Random(seed).choices(alphabet, k=60_000))
+    rows = [text[begin : begin + row] for begin in range(0, len(text), row)]
+    assert bpe.train(rows, vocab).to_str() == bpe.by_package(rows, vocab).to_str()
 
 
 def test_a_long_learning_text_gives_the_same_merges():

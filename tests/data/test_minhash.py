@@ -90,7 +90,7 @@ def test_near_duplicates_are_found_and_nothing_else_is_dropped(signing):
         twin = by_key[why.rsplit(" ", 1)[-1]]
         assert similarity(by_key[key], twin) >= near.LEAST and twin in kept and order.index(twin.key) < order.index(key)
     pairs = [(a, b) for i, a in enumerate(kept) for b in kept[i + 1 :] if similarity(a, b) >= near.LEAST]
-    assert len(pairs) <= 0.03 * len(dropped) + 1 and len(dropped) > 20
+    assert len(pairs) <= 0.01 * len(dropped) + 1 and len(dropped) > 20
 
 
 def test_chinese_near_duplicates_are_found():
@@ -133,7 +133,6 @@ def test_pairs_at_the_limit_share_a_band_as_often_as_the_module_says():
         a, b = (set(part.tolist()) for part in np.split(flat, starts[1:]))
         assert 0.80 < len(a & b) / len(a | b) < 0.83
         for name in found:
-            shape = minhash.ONCE if name == "once" else (minhash.BANDS, minhash.ROWS)
-            one, two = minhash.bands(getattr(minhash, name)(flat, starts), shape)
+            one, two = minhash.bands(getattr(minhash, name)(flat, starts))
             found[name] += bool((one == two).any())
-    assert found["once"] > 0.97 * 300 and found["signatures"] > 0.87 * 300
+    assert min(found.values()) > 0.97 * 300

@@ -1,9 +1,9 @@
 """Nearly the same text twice: found by MinHash-LSH, dropped only when the exact Jaccard similarity says so.
 
 A document goes if a document that stays, earlier in hash order, shares at least LEAST of their joint word 5-grams. LSH
-alone would be wrong more often than right: with 14 x 8 hashes most candidates lie below 0.7. Since every candidate is
-compared, there may be more of them: signatures by one permutation in 18 bands of 6 miss 0.4% of the pairs at LEAST and
-are made 1.4 times as fast as those by 112 permutations in 14 bands of 8, which miss 7.6% there.
+alone would be wrong more often than right: with datatrove's 14 bands of 8 most candidates lie below 0.7, and 7.6% of
+the pairs at LEAST are missed. Since every candidate is compared, there may be more of them: 18 bands of 6 miss 0.4%
+there, by 112 permutations or, in 0.7 of their time, by one.
 Memory: about 8 bytes for each 5-gram of what is compared.
 """
 
@@ -35,7 +35,7 @@ def marks(documents: Sequence[Document]) -> minhash.Hashes:
 
 def _signed(texts: Sequence[bytes], once: bool) -> tuple[Signed, minhash.Hashes]:
     signed = sign(texts, once=once)
-    return signed, minhash.bands(signed.signatures, minhash.ONCE if once else (minhash.BANDS, minhash.ROWS))
+    return signed, minhash.bands(signed.signatures)
 
 
 def configured(options: Any) -> Step:
@@ -43,7 +43,7 @@ def configured(options: Any) -> Step:
 
     numbers  same: documents that differ in numbers are compared as if they did not; differ: they are not the same
     letters  the same for case, diacritics and signs: with both, documents are compared as datatrove does
-    signing  onepass: 18 bands of 6 by one permutation; permutations: 14 bands of 8 by 112 of them, as datatrove
+    signing  onepass: by one permutation; permutations: by 112 of them, as datatrove; 18 bands of 6 of either
     """
     given = {**DEFAULT, **options} if isinstance(options, dict) else {}
     if set(given) != set(KNOWN) or any(given[name] not in values for name, values in KNOWN.items()):

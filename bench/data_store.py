@@ -1,7 +1,7 @@
 """Small files kept, found, read in order, killed and resumed: store and loader beside ext4 and WebDataset.
 
 A part is a file of bench/store/ with `measure(home, rounds, quick)`; its keys and its table come out here. --only takes
-names of parts: ingest, reads, lookups, kills, resume (ingest,reads for two in one run).
+names of parts: ingest, reads, sizes, lookups, kills, resume (ingest,reads for two in one run).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from danlu.cli.bench import load
 from danlu.cli.output import table
 
 PEER_PACKAGES = ("webdataset",)
-PARTS = ("ingest", "reads", "lookups", "kills", "resume")
-ON_DISK = ("ingest", "reads")  # parts on a file system of their own; the second reads what the first wrote
+PARTS = ("ingest", "reads", "sizes", "lookups", "kills", "resume")
+ON_DISK = ("ingest", "reads", "sizes")  # parts on a file system of their own; the second reads what the first wrote
 
 
 def measure(rounds: int, quick: bool = False, only: str = "") -> dict[str, Any]:

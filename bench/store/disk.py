@@ -32,7 +32,7 @@ def fresh(home: Path) -> Iterator[tuple[Path, str]]:
         yield folder, f"a fresh ext4 of {SIZE // GIB} GiB in a file (loop device, direct)"
     finally:
         with suppress(OSError):
-            subprocess.run(["umount", str(folder)], check=False)
+            subprocess.run(["umount", "--lazy", str(folder)], check=False)  # an end in between leaves files open
         image.unlink()
 
 

@@ -21,7 +21,11 @@ def measure(home: Path, rounds: int, quick: bool) -> tuple[dict[str, Any], list[
 
     Leaves home/files and home/store. Every turn writes a part of the files and syncs it, by both.
     """
-    small = SMALL.Small(SMALL.QUICK_FILES if quick else SMALL.FILES)
+    return of(home, SMALL.Small(SMALL.QUICK_FILES if quick else SMALL.FILES))
+
+
+def of(home: Path, small: Any) -> tuple[dict[str, Any], list[list[Any]]]:
+    """The same of these files."""
     edges = [len(small) * turn // TURNS for turn in range(TURNS + 1)]
     SMALL.make_folders(home / "files")
     seconds: dict[str, list[float]] = {"write files": [], "write packs": []}

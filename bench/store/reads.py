@@ -30,7 +30,11 @@ def measure(home: Path, rounds: int, quick: bool) -> tuple[dict[str, Any], list[
     scan_vs_webdataset, scan_samples_s. Reads what part `ingest` left in home, and makes it where it is not there."""
     if not (home / "store").exists():
         load("store/ingest").measure(home, rounds, quick)
-    small = SMALL.Small(SMALL.QUICK_FILES if quick else SMALL.FILES)
+    return of(home, SMALL.Small(SMALL.QUICK_FILES if quick else SMALL.FILES), rounds)
+
+
+def of(home: Path, small: Any, rounds: int) -> tuple[dict[str, Any], list[list[Any]]]:
+    """The same of these files, which are in home."""
     SMALL.write_tars(home, small)
     store, wds, rng = Store(home / "store"), _peer("webdataset"), random.Random(1)
     found: dict[str, list[float]] = defaultdict(list)

@@ -23,9 +23,9 @@ Row = list[Any]
 
 
 class Small:
-    """Small files: a name, and a slice of this machine's documents, lognormal around SIZE bytes. Nothing is stored."""
+    """Small files: a name, and a slice of this machine's documents, lognormal around `mean` bytes; not stored."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, mean: int = SIZE) -> None:
         pool = bytearray()
         for source in listing(default_text())[0]:
             pool += b"".join(each.text.encode() for each in read(source, 1 << 20) if not isinstance(each, Refused))
@@ -33,8 +33,9 @@ class Small:
                 break
         rng = np.random.default_rng(0)
         self.pool = bytes(pool)
-        self.sizes = np.clip(rng.lognormal(np.log(SIZE) - 0.32, 0.8, count).astype(np.int64), 64, 16_384)
-        self.places = rng.integers(0, len(self.pool) - 16_384, count)
+        least, most = mean * 4 // 125, mean * 1024 // 125
+        self.sizes = np.clip(rng.lognormal(np.log(mean) - 0.32, 0.8, count).astype(np.int64), least, most)
+        self.places = rng.integers(0, len(self.pool) - most, count)
         self.names = [f"d{i % FOLDERS:03d}/{i:08d}.txt" for i in range(count)]
 
     def __len__(self) -> int:

@@ -71,20 +71,26 @@ def truth(_rounds: int) -> dict[str, Any]:
 
 def more_truth(_rounds: int) -> dict[str, Any]:
     """Keys over the tables of bench/truth and bench/truth/more together, constants seeing no row of the source scored:
-    time_mape_loso_all, time_worst_source_all, tau_min_all; and with constants of bench/truth alone, the tables of more:
-    time_mape_more.
+    time_mape_loso_all, time_worst_source_all, tau_min_all; with three rows a card time_mape_calibrated_all, in five
+    folds time_mape_fivefold_all; and with constants of bench/truth alone, the tables of more: time_mape_more.
     """
     five = [row for path in sorted(TRUTH.glob("*.csv")) for row in rows.read(path)]
     more = [row for path in sorted((TRUTH / "more").glob("*.csv")) for row in rows.read(path)]
     known = stack_fit.fit(stack_fit.cases(five, rated))
     apart = score.figures(score.score(more, rated, known=known))
     left_out = score.figures(score.score(five + more, rated, leave_out=True))
-    print(table(["source", "left out", "by bench/truth alone", "tau"], [
-        [name, _percent(each["time_mape"]), _percent(apart["sources"].get(name, {}).get("time_mape")),
-         _judged(each["tau"])] for name, each in left_out["sources"].items()
+    calibrated = score.figures(score.score(five + more, rated, leave_out=True, calibrate=CALIBRATED))
+    folded = score.figures(score.score(five + more, rated, folds=5))
+    parts = [left_out, calibrated, folded, apart]
+    print(table(["source", "left out", f"and {CALIBRATED} rows a card", "five folds", "by bench/truth alone", "tau"], [
+        [name, *(_percent(each["sources"].get(name, {}).get("time_mape")) for each in parts),
+         _judged(left_out["sources"][name]["tau"])] for name in left_out["sources"]
+    ] + [
+        ["mean (least tau)", *(_percent(each["time_mape"]) for each in parts), _judged(left_out["tau_min"])]
     ]))  # fmt: skip
     return {
         "time_mape_loso_all": left_out["time_mape"], "time_worst_source_all": left_out["time_worst_source"],
+        "time_mape_calibrated_all": calibrated["time_mape"], "time_mape_fivefold_all": folded["time_mape"],
         "tau_min_all": left_out["tau_min"], "time_mape_more": apart["time_mape"],
     }  # fmt: skip
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from provoke import provoke
 
@@ -17,7 +17,7 @@ from danlu.cli.plan_check import rated
 from danlu.plan.stated import rows, score, stack_fit, stack_time
 from danlu.plan.stated.rows import Row
 from danlu.plan.stated.score import Scored
-from danlu.plan.stated.score_split import splits
+from danlu.plan.stated.score_split import chosen, splits
 from danlu.plan.stated.setup import Experts, Setup, choices
 from danlu.plan.stated.stack_work import AMOUNTS, work
 
@@ -193,6 +193,7 @@ def test_three_rows_a_card_and_folds_meet_what_is_asked(tmp_path):
         assert json.loads(out.read_text(encoding="utf-8"))["time_mape"] <= most
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 6), st.integers(2, 9))
 def test_no_row_is_fitted_and_scored(calibrate, folds):
     known = CASES
@@ -205,6 +206,36 @@ def test_no_row_is_fitted_and_scored(calibrate, folds):
             assert len({case.row.name for case in split.tuned if case.card.name == card}) <= calibrate
     scored = [case for split in splits(known, folds=folds) for case in split.tested]
     assert len(scored) == len(known) and set(map(id, scored)) == set(map(id, known))
+
+
+def test_the_runs_that_calibrate_are_typical_and_not_chosen_by_their_seconds():
+    own = [case for case in CASES if case.row.source == "korthikanti22"]
+    odd = [replace(case, row=replace(case.row, real=10 / case.row.real)) for case in own]
+    assert [case.row.name for case in chosen(own, 3)] == [case.row.name for case in chosen(odd, 3)]
+    far = replace(own[0].row, name="far", setup=replace(own[0].row.setup, tp=1, pp=1, dp=8, zero=3, link=1e7, cards=512,
+                                                        global_batch=8, micro_batch=1))  # fmt: skip
+    among = [*stack_fit.cases([far], rated), *own]
+    assert "far" not in {case.row.name for case in chosen(among, 1)}
+
+
+def test_one_odd_run_of_three_carries_no_card_away():
+    base = stack_time.published()
+    made = [replace(case, row=replace(case.row, real=case.predicted(base))) for case in CASES
+            if case.card.name == "A100-80"][:3]  # fmt: skip
+    odd = [replace(made[0], row=replace(made[0].row, real=1.7 * made[0].row.real)), *made[1:]]
+    found = stack_fit.calibrate(odd, base)
+    assert max(abs(case.predicted(found) / case.row.real - 1) for case in made[1:]) < 0.12
+
+
+def test_many_points_at_once_are_the_points_one_by_one():
+    base = stack_time.published()
+    by = {name: getattr(base, name) * np.array([1.0, 1.3, 0.7]) for name in stack_fit.SPREAD}
+    cards = {name: value * np.array([0.9, 1.0, 1.2]) for name, value in base.cards.items()}
+    for case in CASES[::7]:
+        many = np.broadcast_to(case.predicted(replace(base, cards=cards, **by)), 3)
+        one = [case.predicted(replace(base, cards={n: float(v[i]) for n, v in cards.items()},
+                                      **{name: float(value[i]) for name, value in by.items()})) for i in range(3)]  # fmt: skip
+        assert many == pytest.approx(one)
 
 
 def test_calibration_finds_a_card_that_is_slow_at_two_things():

@@ -2,7 +2,7 @@
 
 A source is a file. Lines marked suspect, and computed times, are left out; everything else is turned into seconds of a
 step, or bytes. What the constants of time may see: --leave-one-source-out all other sources; --calibrate K, beside that
-or alone, K runs per card and source, evenly spaced in the table and then not scored; --folds K all but a K-th of all.
+or alone, K runs per card and source, the most typical by what they state, then not scored; --folds K all but a K-th.
 Rows of mixed cards are scored where --profiles and --links give what their source measured (docs/formats.md).
 
 example:

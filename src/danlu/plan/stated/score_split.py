@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+import numpy as np
+
 from danlu.errors import BadRows
 from danlu.plan.stated.stack_fit import Case
+from danlu.plan.stated.stack_forecast import NAMES, terms
+from danlu.plan.stated.stack_time import Constants
 
 SEED = 2026  # of the shuffle before folds
+PRIORS = Constants()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,7 @@ def splits(cases: Sequence[Case], leave_out: bool = False, calibrate: int = 0, f
     """How rows are shared out.
 
     leave_out  each source is scored by constants fitted to the others; else by the given ones
-    calibrate  so many runs per card and source calibrate its constants and are not scored (`chosen`)
+    calibrate  so many runs per card and source calibrate its constants and are not scored: typical ones (`chosen`)
     folds      instead of both: all runs are shuffled once (SEED) and dealt into so many parts, each scored by
                constants fitted to the others
     Raises BadRows where nothing is left to fit to or to score.
@@ -47,14 +52,30 @@ def splits(cases: Sequence[Case], leave_out: bool = False, calibrate: int = 0, f
 
 
 def chosen(own: Sequence[Case], count: int) -> tuple[Case, ...]:
-    """Of each card's runs, in the table's order, those at (i + 1/2) / count of its length; at most half of them."""
+    """Of each card's runs the `count` most typical ones, at most half of them: no measured second is looked at.
+
+    Runs are alike whose seconds are made of the same terms (by the priors, so that no fit decides). One after the other,
+    each is taken that leaves all runs nearest to a taken one: the one in the middle of the table first, odd ones last.
+    """
     found: list[Case] = []
     for card in sorted({case.card.name for case in own}):
-        names = list(dict.fromkeys(case.row.name for case in own if case.card.name == card))
-        taken = min(count, len(names) // 2)
-        picked = {names[int((i + 0.5) * len(names) / taken)] for i in range(taken)}
+        first = {case.row.name: case for case in reversed(own) if case.card.name == card}
+        names, made = list(first), np.array([_shares(case) for case in first.values()])
+        apart = 0.5 * np.abs(made[:, None] - made[None]).sum(axis=2)
+        nearest, picked = np.full(len(names), 1.0), set[str]()
+        while len(picked) < min(count, len(names) // 2):
+            left = np.minimum(nearest, apart).sum(axis=1)
+            best = min((i for i, name in enumerate(names) if name not in picked), key=lambda i: left[i])
+            nearest, picked = np.minimum(nearest, apart[best]), picked | {names[best]}
         found += [case for case in own if case.card.name == card and case.row.name in picked]
     return tuple(found)
+
+
+def _shares(case: Case) -> list[float]:
+    """What a run's seconds are made of, in the order of stack_forecast.NAMES."""
+    each = [terms(run, amounts, case.card, PRIORS) for run, amounts in case.runs]
+    parts = min(each, key=lambda found: sum(found.values()))
+    return [parts[name] / sum(parts.values()) for name in NAMES]
 
 
 def _folds(cases: Sequence[Case], folds: int) -> tuple[Split, ...]:

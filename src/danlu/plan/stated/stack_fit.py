@@ -32,6 +32,7 @@ OWN = 0.08  # the same of a card's own efficiency
 TUNED = 0.15  # of what calibration sets
 ERROR = 0.05  # and of what the model cannot say about a row
 BEND = 3.0  # errors beyond so many of ERROR pull no harder: what no stated word explains must not move constants
+FEW, FEW_BEND = 0.1, 1.0  # the same two of calibration: of three rows one that is odd must not outvote the others
 STEPS = 25
 
 
@@ -44,8 +45,10 @@ class Case:
     runs: tuple[tuple[Setup, Work], ...]
 
     def predicted(self, constants: Constants) -> float:
-        """Seconds of a step, of the fastest run that the row may mean."""
-        return min(seconds(run, amounts, self.card, constants) for run, amounts in self.runs)
+        """Seconds of a step, of the fastest run that the row may mean; arrays where constants are (stack_time.seconds)."""
+        each = [seconds(run, amounts, self.card, constants) for run, amounts in self.runs]
+        fastest: float = np.minimum.reduce(each)
+        return fastest
 
 
 def cases(rows: Sequence[Row], rated: Callable[[str], Rated]) -> tuple[Case, ...]:
@@ -71,11 +74,11 @@ def fit(known: Sequence[Case], start: Constants | None = None) -> Constants:
     spread = np.array([*SPREAD.values()] + [OWN] * len(cards))
 
     def at(x: Floats) -> Constants:
-        values: dict[str, Any] = {name: getattr(prior, name) * float(np.exp(x[i])) for i, name in enumerate(SPREAD)}
-        own = {name: float(np.exp(x[len(SPREAD) + i])) for i, name in enumerate(cards)}
+        values: dict[str, Any] = {name: getattr(prior, name) * np.exp(x[i]) for i, name in enumerate(SPREAD)}
+        own = {name: np.exp(x[len(SPREAD) + i]) for i, name in enumerate(cards)}
         return replace(prior, cards={**prior.cards, **own}, **values)
 
-    return at(_least(known, at, spread, weight))
+    return at(_least(known, at, spread, weight, ERROR, BEND))
 
 
 def calibrate(known: Sequence[Case], start: Constants) -> Constants:
@@ -86,31 +89,42 @@ def calibrate(known: Sequence[Case], start: Constants) -> Constants:
     cards = sorted({case.card.name for case in known})
 
     def at(x: Floats) -> Constants:
-        rate, rest = (dict(zip(cards, np.exp(part).tolist(), strict=True)) for part in np.split(x, 2))
+        rate, rest = (dict(zip(cards, np.exp(part), strict=True)) for part in np.split(x, 2))
         return replace(
             start,
             cards={**start.cards, **{name: start.cards.get(name, 1.0) * by for name, by in rate.items()}},
             others={**start.others, **{name: start.others.get(name, 1.0) * by for name, by in rest.items()}},
         )
 
-    return at(_least(known, at, np.full(2 * len(cards), TUNED), np.ones(len(known))))
+    return at(_least(known, at, np.full(2 * len(cards), TUNED), np.ones(len(known)), FEW, FEW_BEND))
 
 
-def _least(known: Sequence[Case], at: Callable[[Floats], Constants], spread: Floats, weight: Floats) -> Floats:
-    """Where the squares of weighted logarithmic errors, and of steps from the prior beside their spread, are least."""
+def _least(
+    known: Sequence[Case], at: Callable[[Floats], Constants], spread: Floats, weight: Floats, error: float, bend: float
+) -> Floats:
+    """Where the squares of weighted logarithmic errors, and of steps from the prior beside their spread, are least.
 
-    def residual(x: Floats) -> Floats:
-        constants = at(x)
-        off = np.array([np.log(case.predicted(constants) / case.row.real) for case in known])
-        return np.concatenate([_bent(off / ERROR) * weight, x / spread])
+    error   standard deviation of a row's; beyond `bend` of it a row pulls no harder
+    """
+
+    real = np.array([case.row.real for case in known])
+
+    def residual(points: Floats) -> Floats:
+        """One column for each column of `points`."""
+        constants = at(points)
+        off = np.log(np.array([case.predicted(constants) for case in known]) / real[:, None])
+        return np.concatenate([_bent(off / error, bend) * weight[:, None], points / spread[:, None]])
+
+    def alone(x: Floats) -> Floats:
+        return residual(x[:, None])[:, 0]
 
     x = np.zeros(len(spread))
-    now, damping = residual(x), 1.0
+    now, damping, steps = alone(x), 1.0, 1e-4 * np.eye(len(x))
     for _ in range(STEPS):
-        slope = np.stack([(residual(x + step) - now) / 1e-4 for step in 1e-4 * np.eye(len(x))], axis=1)
+        slope = (residual(x[:, None] + steps) - now[:, None]) / 1e-4
         square = slope.T @ slope
         move = np.linalg.solve(square + damping * np.diag(np.diag(square)), -slope.T @ now)
-        then = residual(x + move)
+        then = alone(x + move)
         if then @ then < now @ now:
             gain = 1 - (then @ then) / (now @ now)
             x, now, damping = x + move, then, damping / 3
@@ -121,8 +135,8 @@ def _least(known: Sequence[Case], at: Callable[[Floats], Constants], spread: Flo
     return x
 
 
-def _bent(off: Floats) -> Floats:
-    """Residuals whose squares grow like squares up to BEND, and from there like the errors: Huber's loss."""
-    far = np.maximum(np.abs(off), BEND)
-    bent: Floats = np.where(np.abs(off) <= BEND, off, np.sign(off) * np.sqrt(BEND * (2 * far - BEND)))
+def _bent(off: Floats, bend: float) -> Floats:
+    """Residuals whose squares grow like squares up to `bend`, and from there like the errors: Huber's loss."""
+    far = np.maximum(np.abs(off), bend)
+    bent: Floats = np.where(np.abs(off) <= bend, off, np.sign(off) * np.sqrt(bend * (2 * far - bend)))
     return bent

@@ -141,7 +141,10 @@ def dumps(constants: Constants, by: str = "") -> str:
 
 
 def seconds(run: Setup, amounts: Work, card: Rated, constants: Constants) -> float:
-    """Seconds of one step of a completed run on such cards."""
+    """Seconds of one step of a completed run on such cards.
+
+    Constants may also hold arrays of one shape (many points, as a fit's slopes want); so does what comes back then.
+    """
     c, m = constants, run.micro_batches
     price = prices(run, card, c)
     busy = amounts.stages @ price
@@ -153,8 +156,8 @@ def seconds(run: Setup, amounts: Work, card: Rated, constants: Constants) -> flo
         if run.overlap_dp:
             both = np.minimum(busy, amounts.gather_bytes / _inside(run, card, c, 2)) * c.contended
         busy = np.maximum(busy, gathered) + both
-    slow = float(busy.max())
-    pipeline = m * slow + (float(busy.sum()) - slow) / run.interleave
+    slow = busy.max(axis=0)
+    pipeline: float = m * slow + (busy.sum(axis=0) - slow) / run.interleave
     return (pipeline + reduced_seconds(run, amounts, card, c)) * waiting(run.cards, c)
 
 
@@ -165,7 +168,7 @@ def waiting(cards: int, constants: Constants) -> float:
 
 def reduced_seconds(run: Setup, amounts: Work, card: Rated, c: Constants) -> float:
     """Seconds once a step, after the pipeline: tied tables and gradients are reduced, the optimizer runs."""
-    tied = float(amounts.tied_bytes * prices(run, card, c)[AMOUNTS.index("pp_bytes")]) if amounts.tied_bytes else 0.0
+    tied: float = amounts.tied_bytes * prices(run, card, c)[AMOUNTS.index("pp_bytes")] if amounts.tied_bytes else 0.0
     return tied + once_seconds(run, amounts.dp_bytes, amounts.adam_bytes, card, c)
 
 
@@ -174,9 +177,9 @@ def prices(run: Setup, card: Rated, c: Constants) -> npt.NDArray[Any]:
     rate, memory = _flops(run, card, c), card.mem_bw
     fused = c.wide_attention if card.flops > WIDE else c.attention
     if run.attention_kernel == 1 and card.flops <= WIDE:
-        fused *= c.first_flash  # on later cards the second one, made for these, gains nothing (arXiv 2407.08608)
+        fused = fused * c.first_flash  # on later cards the second one, made for these, gains nothing (arXiv 2407.08608)
     elif run.attention_kernel == 3:
-        fused *= c.third_flash
+        fused = fused * c.third_flash
     inside = _inside(run, card, c, run.tp)
     tp = inside if run.tp <= run.cards_per_host else between(run, c, run.cards_per_host)
     hidden_tp = c.unhidden if run.async_tp or run.overlap_tp else 1.0
@@ -184,14 +187,16 @@ def prices(run: Setup, card: Rated, c: Constants) -> npt.NDArray[Any]:
     across = run.tp * run.cp * run.pp > run.cards_per_host
     pp = between(run, c, 1) if across and run.link else inside
     cp = inside if run.tp * run.cp <= run.cards_per_host else between(run, c, 1)
+    experts, abroad = 1 / _inside(run, card, c, run.ep), _abroad(run)
     messages = c.unhidden if run.interleave > 1 and run.overlap_dp else 1.0  # sent while other chunks are computed
-    found = np.array([
+    each = [
         1 / rate, 1 / (rate * c.narrow), c.matmul / (rate * fused) if run.flash else 1 / rate,
         c.matmul_bytes / memory, passes, c.eager_bytes / memory, c.score_bytes / memory, hidden_tp / tp,
         c.unhidden / tp, hidden_tp * c.alpha_s, messages / pp,
-        c.unhidden / cp, max(1 / _inside(run, card, c, run.ep), _abroad(run) / between(run, c, 1)),
+        c.unhidden / cp, np.maximum(experts, abroad / between(run, c, 1)) if abroad else experts,
         c.kernel_s * (c.fused if run.compiled else 1.0),
-    ])  # fmt: skip
+    ]  # fmt: skip
+    found = np.array(each if np.ndim(rate) == 0 else np.broadcast_arrays(*each))
     found[AMOUNTS.index("matmul_bytes") :] *= c.others.get(card.name, 1.0)
     return found
 
@@ -229,8 +234,8 @@ def _inside(run: Setup, card: Rated, c: Constants, ranks: int, apart: int = 1) -
         return card.link * c.link
     if ranks * apart <= run.cards_per_host / 2:
         return card.link * c.bus
-    share: float = c.socket / apart**SHARING
-    return card.link * min(c.bus, share)
+    share: float = np.minimum(c.bus, c.socket / apart**SHARING)
+    return card.link * share
 
 
 def between(run: Setup, c: Constants, rails: float) -> float:
@@ -243,4 +248,5 @@ def _group(run: Setup, card: Rated, c: Constants, ranks: int) -> float:
     inner = max(1, run.cards_per_host // run.tp)
     if ranks <= inner or run.link is None:
         return _inside(run, card, c, ranks, run.tp)
-    return min(between(run, c, inner), _inside(run, card, c, 2))
+    slower: float = np.minimum(between(run, c, inner), _inside(run, card, c, 2))
+    return slower

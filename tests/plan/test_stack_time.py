@@ -14,12 +14,13 @@ from provoke import provoke
 
 from danlu.cli import app, plan_check
 from danlu.cli.plan_check import rated
+from danlu.fleet import catalogue
 from danlu.plan.stated import rows, score, stack_fit, stack_time
 from danlu.plan.stated.rows import Row
 from danlu.plan.stated.score import Scored
 from danlu.plan.stated.score_split import chosen, splits
 from danlu.plan.stated.setup import Experts, Setup, choices
-from danlu.plan.stated.stack_work import AMOUNTS, work
+from danlu.plan.stated.stack_work import AMOUNTS, model_flop, work
 
 TRUTH = Path(__file__).parents[2] / "bench" / "truth"
 GPT = Setup("A100-80", 64, 8, 25e9, 96, 12288, 96, 96, 49152, False, 51200, 2048, 64, 1, 8, 8, interleave=3,
@@ -167,6 +168,42 @@ def test_cards_are_rated_by_what_is_claimed_unless_more_was_measured():
     assert rated("Ascend-910B").flops > 304e12
 
 
+CARDS = [name for name, each in catalogue.entries().items()
+         if all(each.figures[thing] for thing in ("bf16", "memory", "bandwidth", "link"))]  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(CARDS), st.sampled_from([1, 2, 8]), st.sampled_from([1, 4]), st.sampled_from([1, 16]),
+       st.sampled_from([0, 1, 3]), st.sampled_from([1, 2]), st.sampled_from([(12, 768), (32, 4096), (96, 12288)]),
+       st.sampled_from([1024, 32768]), st.booleans())  # fmt: skip
+def test_whatever_the_card_more_work_or_less_help_never_makes_a_faster_step(
+    card, tp, pp, dp, zero, micro, shape, seq, over
+):
+    layers, hidden = shape
+    run = Setup(card, tp * pp * dp, min(8, tp * pp * dp), 25e9, layers, hidden, hidden // 64, hidden // 64, 4 * hidden,
+                True, 51200, seq, 16 * dp, micro, tp, pp, dp, zero=zero, overlap_dp=over)  # fmt: skip
+    took = seconds(run)
+    assert 0 < model_flop(run) / run.cards / took < 1.2 * rated(card).flops  # in full squares, of which half are made
+    for more in ({"recompute": "full"}, {"flash": False}, {"precision": "fp32"}, {"global_batch": 2 * run.global_batch},
+                 {"link": 5e9}, {"seq": 2 * seq}, {"overlap_dp": False}):  # fmt: skip
+        assert took <= seconds(replace(run, **more)) * (1 + 1e-9), more
+    if pp == 1:
+        assert took >= seconds(replace(run, micro_batch=2 * micro)) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("folder", ["cold", "cold2"])
+def test_tables_nothing_was_fitted_to_are_read_and_scored(folder):
+    found = [row for path in sorted((TRUTH / folder).glob("*.csv")) for row in rows.read(path)]
+    told = score.figures(score.score(found, rated))
+    assert len(told["sources"]) == 5 and 0.05 < told["time_mape"] < 0.19 and told["tau_min"] > 0.6
+
+
+def test_chunks_that_are_not_stated_divide_the_items_of_every_stage():
+    run = replace(GPT, interleave=0, layers=126, pp=16, items=(8,) * 16)
+    assert {each.interleave for each in choices(run)} == {2, 4}
+    assert {each.interleave for each in choices(replace(run, items=(7, *(8,) * 14, 9)))} == {2}
+
+
 def test_a_fit_finds_the_constants_that_made_the_rows():
     true = replace(stack_time.published(), matmul=0.8, network=0.6, score_bytes=1.2)
     cases = stack_fit.cases(every(), rated)
@@ -233,8 +270,10 @@ def test_many_points_at_once_are_the_points_one_by_one():
     cards = {name: value * np.array([0.9, 1.0, 1.2]) for name, value in base.cards.items()}
     for case in CASES[::7]:
         many = np.broadcast_to(case.predicted(replace(base, cards=cards, **by)), 3)
-        one = [case.predicted(replace(base, cards={n: float(v[i]) for n, v in cards.items()},
-                                      **{name: float(value[i]) for name, value in by.items()})) for i in range(3)]  # fmt: skip
+        one = []
+        for i in range(3):
+            own = {name: float(value[i]) for name, value in cards.items()}
+            one.append(case.predicted(replace(base, cards=own, **{name: float(by[name][i]) for name in by})))
         assert many == pytest.approx(one)
 
 

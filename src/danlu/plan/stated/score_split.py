@@ -54,8 +54,8 @@ def splits(cases: Sequence[Case], leave_out: bool = False, calibrate: int = 0, f
 def chosen(own: Sequence[Case], count: int) -> tuple[Case, ...]:
     """Of each card's runs the `count` most typical ones, at most half of them: no measured second is looked at.
 
-    Runs are alike whose seconds are made of the same terms (by the priors, so that no fit decides). One after the other,
-    each is taken that leaves all runs nearest to a taken one: the one in the middle of the table first, odd ones last.
+    Runs are alike whose seconds are made of the same terms (by the priors, so that no fit decides). One after the other
+    is taken that leaves all runs nearest to a taken one: the one in the middle of the table first, odd ones last.
     """
     found: list[Case] = []
     for card in sorted({case.card.name for case in own}):

@@ -141,7 +141,7 @@ def choices(setup: Setup) -> tuple[Setup, ...]:
 
     tensor parallelism  inside a host: the most cards of it that divide the model-parallel size and the heads
     micro_batch         as many micro-batches as stages under torchtitan's pipelines (its default), else 1, 2, 4, 8
-    interleave          chunks of a stage that divide its layers, up to 4
+    interleave          chunks of a stage that divide its layers (its items, where these are stated), up to 4
     """
     tp, pp = setup.tp, setup.pp
     if not tp or not pp:
@@ -157,5 +157,8 @@ def choices(setup: Setup) -> tuple[Setup, ...]:
             sizes = (max(1, each // pp),)
     chunks: tuple[int, ...] = (setup.interleave,)
     if not setup.interleave:
-        chunks = tuple(n for n in (2, 3, 4) if pp > 1 and setup.layers % (pp * n) == 0) or (2 if pp > 1 else 1,)
+        stages = setup.items or (setup.layers // pp,) * pp
+        whole = sum(stages) >= setup.layers
+        chunks = tuple(n for n in (2, 3, 4) if pp > 1 and whole and all(items % n == 0 for items in stages))
+        chunks = chunks or (2 if pp > 1 else 1,)
     return tuple(replace(setup, tp=tp, pp=pp, micro_batch=size, interleave=n) for size in sizes for n in chunks)

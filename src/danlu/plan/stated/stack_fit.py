@@ -45,7 +45,7 @@ class Case:
     runs: tuple[tuple[Setup, Work], ...]
 
     def predicted(self, constants: Constants) -> float:
-        """Seconds of a step, of the fastest run that the row may mean; arrays where constants are (stack_time.seconds)."""
+        """Seconds of a step, of the fastest run that the row may mean; an array where constants are (seconds)."""
         each = [seconds(run, amounts, self.card, constants) for run, amounts in self.runs]
         fastest: float = np.minimum.reduce(each)
         return fastest
@@ -54,14 +54,14 @@ class Case:
 def cases(rows: Sequence[Row], rated: Callable[[str], Rated]) -> tuple[Case, ...]:
     """The rows of time among `rows`; `rated` gives a card by its name and raises for one it does not know.
 
-    Of the runs a row may mean those that do not fit the card's memory are left out.
+    Of the runs a row may mean those that do not fit the card's memory are left out, but where none does.
     """
     return tuple(_case(row, rated(row.setup.card)) for row in rows if row.kind == "time")
 
 
 def _case(row: Row, card: Rated) -> Case:
     found = choices(row.setup)
-    fitting = [run for run in found if len(found) == 1 or allocated(run).total <= card.mem_bytes] or [found[0]]
+    fitting = [run for run in found if allocated(run).total <= card.mem_bytes] or found
     return Case(row, card, tuple((run, work(run)) for run in fitting))
 
 

@@ -154,7 +154,10 @@ def seconds(run: Setup, amounts: Work, card: Rated, constants: Constants) -> flo
         gathered = amounts.gather_bytes / (between(run, c, 1) if run.software == "DeepSpeed" and run.link else group)
         both = np.minimum(busy, gathered) * (c.contended if run.software == "DeepSpeed" else 1.0)
         if run.overlap_dp:
-            both = np.minimum(busy, amounts.gather_bytes / _inside(run, card, c, 2)) * c.contended
+            slower = np.minimum(
+                gathered, amounts.gather_bytes / _inside(run, card, c, 2)
+            )  # what PCIe takes may be more
+            both = np.minimum(busy, slower) * c.contended
         busy = np.maximum(busy, gathered) + both
     slow = busy.max(axis=0)
     pipeline: float = m * slow + (busy.sum(axis=0) - slow) / run.interleave

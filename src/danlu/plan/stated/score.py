@@ -14,7 +14,7 @@ from danlu.plan.stated import stack_forecast, stack_memory
 from danlu.plan.stated.rows import Row
 from danlu.plan.stated.score_split import splits
 from danlu.plan.stated.setup import Setup, choices
-from danlu.plan.stated.stack_fit import Case, cases, fit
+from danlu.plan.stated.stack_fit import FEW, FEW_BEND, Case, cases, fit
 from danlu.plan.stated.stack_fit import calibrate as tune
 from danlu.plan.stated.stack_forecast import Residual
 from danlu.plan.stated.stack_time import Constants, Rated, published, seconds
@@ -57,7 +57,7 @@ def score(
     for split in splits(cases(rows, rated), leave_out, calibrate, folds):
         constants = fit(split.fitted) if split.fitted else known or published()
         if split.tuned:
-            constants = tune(split.tuned, constants)
+            constants = tune(split.tuned, constants, FEW, FEW_BEND)
         found += [_timed(case, constants) for case in split.tested]
     return tuple(found)
 
@@ -65,7 +65,7 @@ def score(
 def _timed(case: Case, constants: Constants) -> Scored:
     run, amounts = min(case.runs, key=lambda each: seconds(each[0], each[1], case.card, constants))
     parts = stack_forecast.terms(run, amounts, case.card, constants)
-    total = seconds(run, amounts, case.card, constants)
+    total = float(seconds(run, amounts, case.card, constants))
     return Scored(case.row, total, tuple(part / total for part in parts.values()))
 
 

@@ -32,7 +32,7 @@ OWN = 0.08  # the same of a card's own efficiency
 TUNED = 0.15  # of what calibration sets
 ERROR = 0.05  # and of what the model cannot say about a row
 BEND = 3.0  # errors beyond so many of ERROR pull no harder: what no stated word explains must not move constants
-FEW, FEW_BEND = 0.1, 1.0  # the same two of calibration: of three rows one that is odd must not outvote the others
+FEW, FEW_BEND = 0.1, 1.0  # the same two of a few published rows: one that is odd must not outvote the others
 STEPS = 25
 
 
@@ -81,10 +81,11 @@ def fit(known: Sequence[Case], start: Constants | None = None) -> Constants:
     return at(_least(known, at, spread, weight, ERROR, BEND))
 
 
-def calibrate(known: Sequence[Case], start: Constants) -> Constants:
+def calibrate(known: Sequence[Case], start: Constants, error: float = ERROR, bend: float = BEND) -> Constants:
     """`start` with two constants set for each card of `known`: its matmuls' efficiency, and all its other seconds.
 
-    Both are held near what `start` has, so that one odd row cannot carry a card away.
+    Both are held near what `start` has, so that one odd row cannot carry a card away. `error` and `bend` are ERROR and
+    BEND for a user's own runs; FEW and FEW_BEND for a few rows that others published.
     """
     cards = sorted({case.card.name for case in known})
 
@@ -96,7 +97,7 @@ def calibrate(known: Sequence[Case], start: Constants) -> Constants:
             others={**start.others, **{name: start.others.get(name, 1.0) * by for name, by in rest.items()}},
         )
 
-    return at(_least(known, at, np.full(2 * len(cards), TUNED), np.ones(len(known)), FEW, FEW_BEND))
+    return at(_least(known, at, np.full(2 * len(cards), TUNED), np.ones(len(known)), error, bend))
 
 
 def _least(

@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "rules/irregular.h"
 #include "rules/page.h"
 
 namespace danlu_rules {
@@ -11,15 +12,16 @@ inline const char* const kPhrases[8] = {"lorem ipsum", "javascript", "terms of u
                                         "uses cookies", "use of cookies", "use cookies"};
 constexpr int64_t kLongestWord = 1000, kLeastWords = 3, kLeastHan = 6;
 
-// Whether a phrase of kPhrases may begin with this character.
-inline bool leads(uint32_t c) {
-    constexpr uint64_t kLeads = 1 << ('c' - 'a') | 1 << ('j' - 'a') | 1 << ('l' - 'a') | 1 << ('p' - 'a') | 1 << ('t' - 'a') | 1 << ('u' - 'a');
+// Whether a phrase of kPhrases may begin with these two characters.
+inline bool leads(uint32_t c, uint32_t next) {
+    constexpr char kSecond[] = "--o------a-o---r---es-----";  // by the first letter
     const uint32_t letter = (c | 32) - 'a';
-    return letter < 26 && kLeads >> letter & 1;
+    return letter < 26 && (next | 32) == uint32_t(kSecond[letter]);
 }
 
 struct C4 {
     const Page& page;
+    const Irregular& irregular;
     Text line{};  // what is looked at, without its citations
     std::vector<uint32_t> copied{};
     std::vector<uint16_t> copied_classes{};
@@ -38,8 +40,8 @@ struct C4 {
     // Which of kPhrases stand in the line, one bit each; capitals count as small letters.
     uint32_t phrases() const {
         uint32_t found = 0;
-        for (int64_t i = 0; i < line.size; i++) {
-            if (!leads(line.chars[i])) continue;
+        for (int64_t i = 0; i + 1 < line.size; i++) {
+            if (!leads(line.chars[i], line.chars[i + 1])) continue;
             for (int k = 0; k < 8; k++) {
                 int64_t j = 0;
                 while (kPhrases[k][j] && i + j < line.size && lower(line.chars[i + j]) == uint32_t(kPhrases[k][j])) j++;
@@ -82,7 +84,7 @@ struct C4 {
             return sentences(page.words.data() + first, page.words.data() + word, page.classes.data());
         }
         line_words.clear();
-        words_of(line, {0, line.size}, line_words);
+        words_of(line, {0, line.size}, irregular, line_words);
         return sentences(line_words.data(), line_words.data() + line_words.size(), line.classes);
     }
 

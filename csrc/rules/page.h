@@ -27,7 +27,9 @@ struct Page {
     const uint16_t* table = nullptr;
     int64_t size = 0, han = 0;
 
-    uint16_t class_of(uint32_t c) const { return c < kClasses ? table[c] : uint16_t(kAlpha | kCjk); }
+    uint16_t class_of(uint32_t c) const {
+        return c < kClasses ? table[c] : c < kBeyond ? uint16_t(kAlpha | kLetter | kLower | kUpper | kCjk) : 0;
+    }
     bool is(int64_t i, uint16_t names) const { return classes[i] & names; }
     bool spells(int64_t i, const char* text) const {
         for (; *text; text++, i++)

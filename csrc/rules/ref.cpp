@@ -31,15 +31,16 @@ struct Seen {
 };
 
 struct Measure {
-    Page page;
-    C4 c4{page};
-    std::vector<uint64_t> hashes;
-    Seen seen;
-    Repeats repeats;
+    const Irregular irregular;
+    Page page{};
+    C4 c4{page, irregular};
+    std::vector<uint64_t> hashes{};
+    Seen seen{};
+    Repeats repeats{};
 
     void count_words(int64_t* row) {
         page.words.clear();
-        words_of({page.chars.data(), page.classes.data(), page.size}, {0, page.size}, page.words);
+        words_of({page.chars.data(), page.classes.data(), page.size}, {0, page.size}, irregular, page.words);
         grow(hashes, int64_t(page.words.size()));
         uint32_t english = 0, chinese = 0;
         int64_t alpha = 0, spoken = 0, spoken_chars = 0;
@@ -150,7 +151,7 @@ DANLU_API int danlu_measure_ref(const danlu_documents* in, int64_t* counts, uint
         last = in->ends[t];
     }
     if (last != in->bytes_count) return DANLU_BAD_SIZE;
-    danlu_rules::Measure measure;
+    danlu_rules::Measure measure{danlu_rules::Irregular(in->irregular)};
     measure.page.table = in->classes;
     uint8_t* out = kept;
     for (int64_t t = 0, begin = 0; t < in->texts; begin = in->ends[t++]) {

@@ -12,9 +12,10 @@
 // Classes of a character, as measure.py writes them into `classes`.
 enum danlu_class : uint16_t {
     kAlpha = 1, kLower = 2, kUpper = 4, kDigit = 8, kBlank = 16, kSymbol = 32, kMark = 64, kPeel = 128,
-    kQuote = 256, kCjk = 512, kStop = 1024, kIcon = 2048, kMoney = 4096, kLineEnd = 8192, kFront = 16384,
+    kQuote = 256, kCjk = 512, kStop = 1024, kIcon = 2048, kMoney = 4096, kLineEnd = 8192, kFront = 16384, kLetter = 32768,
 };
-constexpr int64_t kClasses = 0x20000;  // characters with a class of their own; those beyond are Chinese characters
+constexpr int64_t kClasses = 0x20000;  // characters with a class of their own
+constexpr int64_t kBeyond = 0x40000;   // those up to here are Chinese characters, what follows has no class
 
 // Columns of a document's row; measure.FIELDS names them in the same order.
 enum danlu_count {
@@ -25,12 +26,22 @@ enum danlu_count {
     kC4Sentences, kC4Lorem, kC4Curly, kC4Kept, kC4LongWord, kC4Unended, kC4Few, kC4Script, kC4Policy, kCounts,
 };
 
+// Words that are cut by rote, one after the other; irregular.py has them. No more than 15 characters each.
+struct danlu_irregular {
+    const uint32_t* chars;
+    const int32_t* ends;
+    const uint16_t* cuts;   // bit i: at its i-th character begins a word
+    const uint16_t* parts;  // the same, as the rules for signs alone would cut it
+    int32_t words;
+};
+
 struct danlu_documents {
     const uint8_t* bytes;  // all texts, UTF-8, one after the other
     int64_t bytes_count;
     const int64_t* ends;  // where each text ends
     int64_t texts;
     const uint16_t* classes;  // kClasses
+    const danlu_irregular* irregular;
     int32_t ended_lines;      // C4 keeps only lines that end a sentence
     int32_t c4;               // danlu_c4: what of the rules of C4 is wanted
 };
@@ -54,8 +65,9 @@ struct Text {
     int64_t size;
 };
 
-// The words of `part`, appended to `out`; the rules stand in words.h.
-void words_of(const Text& text, Span part, std::vector<Span>& out);
+// The words of `part`, appended to `out`; the rules stand in words.py.
+class Irregular;
+void words_of(const Text& text, Span part, const Irregular& irregular, std::vector<Span>& out);
 
 // Fill kTop2 .. kDup10 of a row. `hashes` has one value for each word; equal words have equal ones.
 struct Repeats {

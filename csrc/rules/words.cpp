@@ -1,209 +1,261 @@
 // Words as English tokenizers cut them: blanks first, then signs peeled off both ends, then signs between letters.
 //
-// measure.py has the same rules in Python. A Chinese or Japanese character is a word of its own.
+// src/danlu/data/words.py has the same rules in Python. A Chinese or Japanese character is a word of its own.
+#include <algorithm>
 #include <cstring>
 
-#include "rules/rules.h"
+#include "rules/address.h"
+#include "rules/irregular.h"
 
 namespace danlu_rules {
 namespace {
 
+constexpr uint32_t kDots = 0x2026;  // ...
+
 struct Cutter {
     const uint32_t* c;
     const uint16_t* f;
+    const Irregular& irregular;
     std::vector<Span>& out;
+    std::vector<Span> behind{};
+    uint16_t any = 0;  // the classes that some character of the chunk has
 
-    void word(int64_t a, int64_t b) const { if (a < b) out.push_back({a, b}); }
+    void word(int64_t a, int64_t b) { if (a < b) out.push_back({a, b}); }
     bool is(int64_t i, uint16_t classes) const { return f[i] & classes; }
+    int32_t known(int64_t a, int64_t b) const { return irregular.find(c + a, b - a); }
+
+    // How many dots stand in a row from i on.
+    int64_t dots(int64_t i, int64_t b) const {
+        int64_t j = i;
+        while (j < b && c[j] == '.') j++;
+        return j - i;
+    }
+
+    // "US$", "C$" or "A$": its length.
+    int64_t dollars(int64_t a, int64_t b) const {
+        if (b - a >= 2 && c[a + 1] == '$' && (c[a] == 'C' || c[a] == 'A')) return 2;
+        return b - a >= 3 && c[a] == 'U' && c[a + 1] == 'S' && c[a + 2] == '$' ? 3 : 0;
+    }
 
     // Length of a sign that stands alone at the front of [a, b); 0 if there is none.
     int64_t front(int64_t a, int64_t b) const {
-        if (c[a] == '.') {
-            int64_t i = a;
-            while (i < b && c[i] == '.') i++;
-            return i - a > 1 ? i - a : 0;
-        }
-        if (c[a] == '\'' && a + 1 < b && c[a + 1] == '\'') return 2;
         if (is(a, kPeel | kIcon | kMoney | kFront)) return 1;
-        return c[a] == '+' && !(a + 1 < b && is(a + 1, kDigit));
+        if (c[a] == '.') {
+            const int64_t size = dots(a, b);
+            return size > 1 ? size : 0;
+        }
+        if (c[a] == '+') return a + 1 == b || !is(a + 1, kDigit);
+        return dollars(a, b);
     }
 
     // Length of a unit of measure that ends [a, b) right after a digit.
     int64_t unit(int64_t a, int64_t b) const {
-        static const char* kUnits[] = {
-            "km", "m", "dm", "cm", "mm", "ha", "nm", "yd", "in", "ft", "kg", "g", "mg", "t", "lb", "oz", "m/s", "km/h", "kmh",
-            "mph", "hPa", "Pa", "mbar", "mb", "MB", "kb", "KB", "gb", "GB", "tb", "TB", "T", "G", "M", "K", "%"};
+        static const char32_t* const kUnits[] = {
+            U"km", U"m", U"dm", U"cm", U"mm", U"nm", U"ha", U"µm", U"yd", U"in", U"ft", U"kg", U"g", U"mg", U"µg", U"t", U"lb",
+            U"oz", U"m/s", U"km/h", U"kmh", U"mph", U"hPa", U"Pa", U"mbar", U"mb", U"MB", U"kb", U"KB", U"gb", U"GB", U"tb",
+            U"TB", U"T", U"G", U"M", U"K", U"%", U"км", U"м", U"дм", U"см", U"мм", U"нм", U"кг", U"г", U"мг", U"м/с", U"км/ч",
+            U"кПа", U"Па", U"мбар", U"Кб", U"КБ", U"кб", U"Мб", U"МБ", U"мб", U"Гб", U"ГБ", U"гб", U"Тб", U"ТБ", U"тбكم", U"كم",
+            U"م", U"سم", U"مم", U"غرام", U"جرام", U"جم", U"كغ", U"ملغ", U"كوب", U"اكواب"};
+        static const char32_t* const kSquared[] = {U"km", U"m", U"dm", U"cm", U"mm", U"км", U"м", U"дм", U"см", U"мм", U"كم", U"م", U"سم", U"مم"};
         int64_t i = b;
-        while (i > a && b - i < 5 && !is(i - 1, kDigit)) i--;
+        while (i > a && b - i < 6 && !is(i - 1, kDigit)) i--;
         if (i == a || i == b || !is(i - 1, kDigit)) return 0;
-        for (const char* each : kUnits) {
-            const int64_t size = int64_t(std::strlen(each));
-            if (size != b - i) continue;
-            int64_t j = 0;
-            while (j < size && c[i + j] == uint32_t(each[j])) j++;
-            if (j == size) return size;
-        }
-        return 0;
+        const auto any = [&](const auto& units, int64_t end) {
+            return std::any_of(std::begin(units), std::end(units), [&](const char32_t* unit) {
+                int64_t j = i;
+                while (j < end && c[j] == *unit) j++, unit++;
+                return j == end && !*unit;
+            });
+        };
+        const bool power = c[b - 1] == 0xB2 || c[b - 1] == 0xB3;
+        return (power ? any(kSquared, b - 1) : any(kUnits, b)) ? b - i : 0;
     }
 
+    // Whether the dot behind [a, dot) is no part of the word.
+    bool ends(int64_t a, int64_t dot) const {
+        if (dot == a) return false;
+        const uint32_t before = c[dot - 1];
+        if (is(dot - 1, kDigit | kLower | kPeel | kQuote) || before == '%' || before == 0xB2 || before == '-' || before == '+' || before == '|')
+            return true;
+        if (dot - 2 < a) return false;
+        const uint32_t small = before | 32;
+        if (c[dot - 2] == 0xB0 && (small == 'f' || small == 'c' || small == 'k')) return true;
+        return is(dot - 1, kUpper) && is(dot - 2, kUpper);
+    }
+
+    // Length of the longest sign, 's or unit that stands alone at the end of [a, b); 0 if there is none.
     int64_t back(int64_t a, int64_t b) const {
-        const uint32_t last = c[b - 1];
-        if (b - a > 1 && ((last == ':' && c[b - 2] == ')') || (last == '\'' && c[b - 2] == '\''))) return 2;
-        if (is(b - 1, kPeel | kIcon) || last == 0x2014 || last == 0x2013) return 1;
+        if (a == b) return 0;
+        const uint32_t last = c[b - 1], before = b - a > 1 ? c[b - 2] : 0;
         if (last == '.') {
+            const bool more = before == '.';
+            if (!more) return ends(a, b - 1);
             int64_t i = b;
             while (i > a && c[i - 1] == '.') i--;
-            if (b - i > 1) return b - i;
-            if (i == a) return 0;
-            const uint32_t before = c[i - 1];
-            if (is(i - 1, kDigit | kLower | kPeel | kQuote) || before == '%' || before == 0xB2 || before == '-' || before == '+')
-                return 1;
-            return i - 2 >= a && is(i - 1, kUpper) && is(i - 2, kUpper);
+            return b - i;
         }
-        if (b - a < 2) return 0;
-        if ((last == 's' || last == 'S') && (c[b - 2] == '\'' || c[b - 2] == 0x2019)) return 2;
-        if (is(b - 2, kDigit) && (last == '+' || is(b - 1, kMoney))) return 1;
-        return is(b - 1, kAlpha) || last == '%' ? unit(a, b) : 0;
-    }
-
-    bool same(int64_t a, int64_t b, const char* text) const {
-        const int64_t size = int64_t(std::strlen(text));
-        if (b - a != size) return false;
-        for (int64_t i = 0; i < size; i++)
-            if (c[a + i] != uint32_t(text[i])) return false;
-        return true;
-    }
-
-    // "e.g.", "a.", "Dr.": the last dot belongs to the word.
-    bool abbreviation(int64_t a, int64_t b) const {
-        static const char* kTitles[] = {"Mr.", "Mrs.", "Ms.", "Dr.", "Prof.", "St.", "Co.", "Corp.", "Inc.", "Ltd.", "Jr.", "Sr.",
-                                        "vs.", "Jan.", "Feb.", "Mar.", "Apr.", "Jun.", "Jul.", "Aug.", "Sep.", "Sept.", "Oct.",
-                                        "Nov.", "Dec.", "Gen.", "Gov.", "Rep.", "Rev.", "Sen.", "Mt.", "Adm.", "Bros.", "Ph.D."};
-        if (c[b - 1] != '.' || b - a > 6) return false;
-        if (b - a == 2) return c[a] >= 'a' && c[a] <= 'z';
-        bool dotted = (b - a) % 2 == 0;
-        for (int64_t i = a; i < b && dotted; i++) dotted = (i - a) % 2 ? c[i] == '.' : is(i, kAlpha);
-        if (dotted) return true;
-        for (const char* each : kTitles)
-            if (same(a, b, each)) return true;
-        return false;
-    }
-
-    // "http://...", "mail@host.org", "docs.python.org/3": one word.
-    bool address(int64_t a, int64_t b) const {
-        int64_t from = a;
-        for (int64_t i = a; i + 2 < b; i++)
-            if (c[i] == ':' && c[i + 1] == '/' && c[i + 2] == '/') {
-                from = i - a >= 2 ? i + 3 : b;
-                for (int64_t j = a; j < i; j++)
-                    if (!is(j, kAlpha | kDigit) && c[j] != '+' && c[j] != '-' && c[j] != '.' && c[j] != '_') from = b;
-                break;
-            }
-        for (int64_t i = from; i < b && c[i] != '/' && c[i] != '?' && c[i] != '#'; i++)
-            if (c[i] == '@' && i > from) from = i + 1;
-        int64_t label = from, dots = 0, numbers = 0, i = from;
-        for (; i < b; i++) {
-            if (c[i] == '.') {
-                if (i == label || !inner(label) || !inner(i - 1)) return false;
-                numbers += is(i - 1, kDigit), dots++, label = i + 1;
-            } else if (!inner(i) && c[i] != '_' && c[i] != '-') {
-                break;
-            }
+        if (last == kDots && before == kDots) return 2;
+        if ((last == 's' || last == 'S') && (before == '\'' || before == 0x2019)) return 2;
+        if (is(b - 1, kPeel | kIcon) || last == 0x2014 || last == 0x2013) return 1;
+        if (b - a < 2 || is(b - 1, kDigit)) return 0;
+        if (is(b - 1, kMoney)) {
+            if (b - a > 3 && last == '$' && before == 'S' && c[b - 3] == 'U' && is(b - 4, kDigit)) return 3;
+            if (b - a > 2 && last == '$' && (before == 'C' || before == 'A') && is(b - 3, kDigit)) return 2;
+            return is(b - 2, kDigit);
         }
-        if (!dots || i == label) return false;
-        bool letters = i - label >= 2;
-        for (int64_t j = label; j < i && letters; j++) letters = is(j, c[j] < 128 ? kLower : kAlpha);
-        if (!letters && !(dots == 3 && numbers == 3 && is(i - 1, kDigit))) return false;
-        if (i < b && c[i] == ':') {
-            int64_t j = i + 1;
-            while (j < b && is(j, kDigit)) j++;
-            if (j - i < 3) return false;
-            i = j;
-        }
-        return i == b || c[i] == '/' || c[i] == '?' || c[i] == '#';
-    }
-    bool inner(int64_t i) const { return is(i, kDigit) || (c[i] < 128 ? is(i, kAlpha) : c[i] >= 0xA1); }
-
-    // "don't", "we'll", "cannot": where the second word begins; b if there is none.
-    int64_t contracted(int64_t a, int64_t b) const {
-        if (same(a, b, "cannot") || same(a, b, "Cannot")) return a + 3;
-        int64_t mark = b - 1;
-        while (mark > a && b - mark <= 3 && c[mark] != '\'' && c[mark] != 0x2019) mark--;
-        if (mark <= a || (c[mark] != '\'' && c[mark] != 0x2019)) return b;
-        if (mark >= a + 2 && same(mark + 1, b, "t") && c[mark - 1] == 'n') return mark - 1;
-        for (const char* each : {"ll", "ve", "re", "d", "m"})
-            if (same(mark + 1, b, each)) return mark;
-        return b;
+        if (last == '+') return is(b - 2, kDigit);
+        return any & kDigit ? unit(a, b) : 0;
     }
 
-    // Length of a sign between two words at i, inside (a, b); 0 if there is none.
+    // Length of a sign between two words at i, inside [a, b); 0 if there is none.
     int64_t between(int64_t i, int64_t a, int64_t b) const {
-        if (c[i] == '.') {
-            int64_t j = i;
-            while (j < b && c[j] == '.') j++;
-            if (j - i > 1) return j - i;
+        const uint32_t sign = c[i];
+        if (sign == '.') {
+            const int64_t size = dots(i, b);
+            if (size > 1) return size;
         }
-        if (is(i, kIcon) || c[i] == 0x2026) return 1;
-        if (i == a || is(i, kAlpha | kDigit) || i + 1 >= b) return 0;
-        const bool letter = is(i - 1, kAlpha), figure = is(i - 1, kDigit);
-        if (figure && (is(i + 1, kDigit) || c[i + 1] == '-') && (c[i] == '+' || c[i] == '-' || c[i] == '*' || c[i] == '^')) return 1;
-        if (c[i] == '.') return is(i - 1, kLower | kQuote) && is(i + 1, kUpper | kQuote);
-        if (c[i] == ',') return letter && is(i + 1, kAlpha);
+        if (is(i, kIcon) || sign == kDots) return 1;
+        if (i == a || i + 1 >= b) return 0;
+        const bool letter = is(i - 1, kLetter), figure = is(i - 1, kDigit);
+        if (figure && (sign == '+' || sign == '-' || sign == '*' || sign == '^') && (is(i + 1, kDigit) || c[i + 1] == '-')) return 1;
+        if (sign == '.') return is(i - 1, kLower | kQuote) && is(i + 1, kUpper | kQuote);
+        if (sign == ',') return letter && is(i + 1, kLetter);
         if (!letter && !figure) return 0;
-        if (c[i] == '-' || c[i] == 0x2013 || c[i] == 0x2014 || c[i] == '~') {
-            int64_t j = i;
-            while (c[i] == '-' && j < b && j - i < 3 && c[j] == '-') j++;
-            if (j == i) j = i + 1;
-            return j < b && is(j, kAlpha) ? j - i : 0;
+        if (sign == '-' || sign == 0x2013 || sign == 0x2014 || sign == '~') {
+            const int64_t most = sign == '-' ? 3 : sign == 0x2014 ? 2 : 1;
+            int64_t j = i + 1;
+            while (j < b && j - i < most && c[j] == sign) j++;
+            return j < b && is(j, kLetter) ? j - i : 0;
         }
-        return (c[i] == ':' || c[i] == '<' || c[i] == '>' || c[i] == '=' || c[i] == '/') && is(i + 1, kAlpha);
+        return (sign == ':' || sign == '<' || sign == '>' || sign == '=' || sign == '/') && is(i + 1, kLetter);
     }
 
-    void core(int64_t a, int64_t b, bool han) const {
-        if (a >= b) return;
-        if ((!han && address(a, b)) || same(a, b, "and/or")) return word(a, b);
-        const int64_t second = contracted(a, b);
-        if (second < b) return word(a, second), word(second, b);
+    void by_rote(int64_t a, int32_t known) {
+        const int64_t b = a + irregular.size(known);
+        for (int64_t i = a + 1, begin = a; i <= b; i++)
+            if (i == b || irregular.cuts(known) >> (i - a) & 1) word(begin, i), begin = i;
+    }
+
+    // Words of what is left when nothing can be taken off its ends any more.
+    void core(int64_t a, int64_t b) {
+        const bool han = any & kCjk;
+        if (!han && any & kStop && Address{c, f}.is(a, b)) return word(a, b);  // a dot is a stop
         int64_t begin = a;
         for (int64_t i = a; i < b;) {
+            if (!han && is(i, kAlpha | kDigit) && !is(i, kIcon)) {
+                i++;
+                continue;
+            }
             const int64_t sign = han && is(i, kCjk | kPeel) ? 1 : between(i, a, b);
-            if (!sign) { i++; continue; }
-            word(begin, i);
-            word(i, i + sign);
-            begin = i += sign;
+            if (sign && (i > a || han)) {
+                word(begin, i);
+                word(i, i + sign);
+                begin = i + sign;
+            }
+            i += sign ? sign : 1;
         }
         word(begin, b);
     }
 
-    void chunk(int64_t a, int64_t b) const {
-        uint16_t any = 0, all = kAlpha;
-        for (int64_t i = a; i < b; i++) any |= f[i], all &= f[i];
-        if (all && !(any & kCjk) && b - a != 6) return word(a, b);
-        std::vector<Span> behind;
-        while (a < b && !abbreviation(a, b)) {
-            const int64_t first = front(a, b);
-            word(a, a + first), a += first;
-            if (a == b || abbreviation(a, b)) break;
-            const int64_t last = back(a, b);
-            if (last) behind.push_back({b - last, b}), b -= last;
-            if (!first && !last) break;
+    // What stands between two blanks; `all`: the classes that all of its characters have.
+    void chunk(int64_t a, int64_t b, uint16_t all) {
+        int32_t which = known(a, b);
+        if (which >= 0) return by_rote(a, which);
+        if (all & kAlpha && !(any & kCjk)) return word(a, b);
+        behind.clear();
+        while (a < b) {
+            int64_t first = front(a, b), last = back(a + first, b);
+            if (first && (which = known(a + first, b)) >= 0) last = 0;
+            else if (last && (which = known(a, b - last)) >= 0) first = 0;
+            else if (first && last) which = known(a + first, b - last);
+            word(a, a + first);
+            if (last) behind.push_back({b - last, b});
+            a += first, b -= last;
+            if (which >= 0 || !(first || last)) break;
         }
-        if (a < b && abbreviation(a, b)) word(a, b);
-        else core(a, b, any & kCjk);
+        if (which >= 0) by_rote(a, which);
+        else core(a, b);
         for (size_t i = behind.size(); i--;) out.push_back(behind[i]);
+    }
+};
+
+// Words `from` on of `out`: where irregular ones stand as rows of their parts ("foo:)"), they are cut as those are.
+class Rejoin {
+    struct Row {
+        size_t first, after;
+        int32_t word;
+    };
+    const uint32_t* c_;
+    const Irregular& irregular_;
+    std::vector<Span>& words_;
+    size_t from_;
+    std::vector<Row> rows_{};
+
+    bool adjacent(size_t w) const {  // to the word behind it: one blank may stand between them
+        const int64_t end = words_[w].end, next = words_[w + 1].begin;
+        return next == end || (next == end + 1 && c_[end] == ' ');
+    }
+
+    void find() {
+        for (size_t first = from_; first + 1 < words_.size(); first++) {
+            if (!irregular_.may_begin(c_[words_[first].begin], c_[words_[first + 1].begin]) || !adjacent(first)) continue;
+            uint64_t row = 1;
+            for (size_t w = first; w < words_.size() && (w == first || adjacent(w - 1)); w++) {
+                int32_t known;
+                row = irregular_.with(row, c_ + words_[w].begin, words_[w].size(), known);
+                if (!row) break;
+                if (known >= 0) rows_.push_back({first, w + 1, known});
+            }
+        }
+    }
+
+   public:
+    Rejoin(const uint32_t* c, const Irregular& irregular, std::vector<Span>& words, size_t from)
+        : c_(c), irregular_(irregular), words_(words), from_(from) {}
+
+    void run() {
+        find();
+        if (rows_.empty()) return;
+        std::sort(rows_.begin(), rows_.end(), [](const Row& x, const Row& y) {
+            const size_t a = x.after - x.first, b = y.after - y.first;
+            return a != b ? a > b : x.first < y.first;
+        });
+        std::vector<bool> taken(words_.size());
+        std::vector<Row> left;
+        for (const Row& row : rows_) {
+            const bool whole = words_[row.after - 1].end - words_[row.first].begin == irregular_.size(row.word);
+            if (whole && !taken[row.first] && !taken[row.after - 1]) left.push_back(row);
+            for (size_t w = row.first; w < row.after; w++) taken[w] = true;
+        }
+        std::sort(left.begin(), left.end(), [](const Row& x, const Row& y) { return x.first < y.first; });
+        const std::vector<Span> before(words_.begin() + int64_t(from_), words_.end());
+        words_.resize(from_);
+        size_t at = from_;
+        for (const Row& row : left) {
+            for (; at < row.first; at++) words_.push_back(before[at - from_]);
+            const int64_t begin = before[at - from_].begin;
+            for (int64_t i = 1, a = 0; i <= irregular_.size(row.word); i++)
+                if (i == irregular_.size(row.word) || irregular_.cuts(row.word) >> i & 1) words_.push_back({begin + a, begin + i}), a = i;
+            at = row.after;
+        }
+        for (; at - from_ < before.size(); at++) words_.push_back(before[at - from_]);
     }
 };
 
 }  // namespace
 
-void words_of(const Text& text, Span part, std::vector<Span>& out) {
-    const Cutter cutter{text.chars, text.classes, out};
+void words_of(const Text& text, Span part, const Irregular& irregular, std::vector<Span>& out) {
+    Cutter cutter{text.chars, text.classes, irregular, out};
+    const size_t from = out.size();
     for (int64_t i = part.begin; i < part.end;) {
         while (i < part.end && cutter.is(i, kBlank)) i++;
         const int64_t a = i;
-        while (i < part.end && !cutter.is(i, kBlank)) i++;
-        if (a < i) cutter.chunk(a, i);
+        uint16_t any = 0, all = 0xFFFF;
+        for (; i < part.end && !cutter.is(i, kBlank); i++) any |= text.classes[i], all &= text.classes[i];
+        cutter.any = any;
+        if (a < i) cutter.chunk(a, i, all);
     }
+    Rejoin(text.chars, irregular, out, from).run();
 }
 
 }  // namespace danlu_rules

@@ -9,19 +9,21 @@ arXiv:2406.17557. Where a paper leaves a choice open, the counts are those of da
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from danlu import native
 from danlu.data import letters
+from danlu.data.irregular import irregular
 from danlu.data.letters import ALPHA, CJK, MARK, QUOTE, STOP, SYMBOL
-from danlu.data.words import words
+from danlu.data.words import rejoined, words
 
 C4 = Literal["none", "counts", "text"]
 C4S: tuple[C4, ...] = get_args(C4)  # danlu_c4 of csrc/rules/rules.h
@@ -55,13 +57,48 @@ class Measured:
     kept: list[bytes]
 
 
+class _IrregularWords(ctypes.Structure):
+    """`danlu_irregular` of csrc/rules/rules.h."""
+
+    _fields_ = [
+        ("chars", ctypes.c_void_p), ("ends", ctypes.c_void_p), ("cuts", ctypes.c_void_p), ("parts", ctypes.c_void_p),
+        ("words", ctypes.c_int32),
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Irregular:
+    """The irregular words as the native pass takes them, and the arrays that it points into."""
+
+    given: _IrregularWords
+    arrays: tuple[npt.NDArray[Any], ...]
+
+
+@functools.cache
+def _irregular() -> _Irregular:
+    known = irregular()
+    apart = {whole: parts for parts, whole in rejoined().items()}
+    arrays = (
+        np.frombuffer("".join(known).encode("utf-32-le"), np.uint32),
+        np.cumsum([len(each) for each in known], dtype=np.int32),
+        np.array([_begins(parts) for parts in known.values()], np.uint16),
+        np.array([_begins(apart.get(each, (each,))) for each in known], np.uint16),
+    )
+    return _Irregular(_IrregularWords(*(each.ctypes.data for each in arrays), len(known)), arrays)
+
+
+def _begins(parts: Sequence[str]) -> int:
+    """A bit for each character at which a part begins."""
+    return sum(1 << sum(map(len, parts[:number])) for number in range(len(parts)))
+
+
 class _Documents(ctypes.Structure):
     """`danlu_documents` of csrc/rules/rules.h."""
 
     _fields_ = [
         ("bytes", ctypes.c_char_p), ("bytes_count", ctypes.c_int64), ("ends", ctypes.c_void_p),
-        ("texts", ctypes.c_int64), ("classes", ctypes.c_void_p), ("ended_lines", ctypes.c_int32),
-        ("c4", ctypes.c_int32),
+        ("texts", ctypes.c_int64), ("classes", ctypes.c_void_p), ("irregular", ctypes.c_void_p),
+        ("ended_lines", ctypes.c_int32), ("c4", ctypes.c_int32),
     ]  # fmt: skip
 
 
@@ -91,8 +128,8 @@ def with_native(texts: Sequence[bytes], ended_lines: bool = True, c4: C4 = "coun
     kept = np.empty(3 * len(data) + 1 if c4 == "text" else 1, np.uint8)
     kept_ends = np.zeros(len(texts), np.int64)
     given = _Documents(
-        data, len(data), ends.ctypes.data, len(texts), letters.classes().ctypes.data, int(ended_lines),
-        C4S.index(c4),
+        data, len(data), ends.ctypes.data, len(texts), letters.classes().ctypes.data,
+        ctypes.addressof(_irregular().given), int(ended_lines), C4S.index(c4),
     )  # fmt: skip
     status = library.danlu_measure_ref(
         ctypes.byref(given), ctypes.c_void_p(counts.ctypes.data), ctypes.c_void_p(kept.ctypes.data),

@@ -29,7 +29,7 @@ from danlu.data.read import Refused, default_text, listing, read
 from danlu.data.steps import near, normalise
 
 PEER_PACKAGES = ("rensa", "datatrove[io,processing]", "spacy", "webdataset")
-AREAS = ("data_rules", "data_other", "data_kinds", "data_scale", "data_store")
+AREAS = ("data_rules", "data_other", "data_kinds", "data_words", "data_scale", "data_store")
 PEERS = Path(__file__).parents[1] / ".peers"
 CORPUS = 16_000_000  # bytes: enough for stable rates, few enough for the slow peers' sample
 SLOW = 30  # a peer that is hundreds of times slower signs every so-manyth document

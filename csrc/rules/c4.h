@@ -30,7 +30,7 @@ struct C4 {
     // [12], [], [edit], [citation needed] at i of the line: its length, or 0.
     int64_t citation(Span part, int64_t i) const {
         int64_t j = i + 1;
-        while (j < part.end && page.chars[j] >= '0' && page.chars[j] <= '9') j++;
+        while (j < part.end && decimal(page.chars[j])) j++;
         if (j < part.end && page.chars[j] == ']') return j + 1 - i;
         for (const char* each : {"[edit]", "[citation needed]"})
             if (int64_t(std::strlen(each)) <= part.end - i && page.spells(i, each)) return int64_t(std::strlen(each));
@@ -59,15 +59,18 @@ struct C4 {
         return c == '.' || c == '?' || c == '!' || c == '"' || c == '\'' || (han && (line.classes[n - 1] & (kStop | kQuote)));
     }
 
-    // Sentences in words of a text with these classes.
-    static int64_t sentences(const Span* from, const Span* to, const uint16_t* classes) {
+    // Sentences in words of a text. More than one blank between two words, or another one than a space, begins one as a word does.
+    static int64_t sentences(const Span* from, const Span* to, const uint32_t* chars, const uint16_t* classes) {
         int64_t count = from < to;
         bool ended = false;
-        for (; from < to; from++) {
-            const bool stop = from->size() == 1 && (classes[from->begin] & kStop);
+        for (const Span* word = from; word < to; word++) {
+            const int64_t before = word > from ? word[-1].end : word->begin;
+            const bool blanks = word->begin - before > 1 || (word->begin > before && chars[before] != ' ');
+            count += ended && blanks, ended = ended && !blanks;
+            const bool stop = word->size() == 1 && (classes[word->begin] & kStop);
             if (ended && !stop) {
                 uint16_t all = kMark;
-                for (int64_t i = from->begin; i < from->end; i++) all &= classes[i];
+                for (int64_t i = word->begin; i < word->end; i++) all &= classes[i];
                 if (!all) count++, ended = false;
             }
             ended |= stop;
@@ -81,11 +84,11 @@ struct C4 {
             while (word < page.words.size() && page.words[word].begin < part.begin) word++;
             const size_t first = word;
             while (word < page.words.size() && page.words[word].end <= part.end) word++;
-            return sentences(page.words.data() + first, page.words.data() + word, page.classes.data());
+            return sentences(page.words.data() + first, page.words.data() + word, page.chars.data(), page.classes.data());
         }
         line_words.clear();
         words_of(line, {0, line.size}, irregular, line_words);
-        return sentences(line_words.data(), line_words.data() + line_words.size(), line.classes);
+        return sentences(line_words.data(), line_words.data() + line_words.size(), line.chars, line.classes);
     }
 
     // Let `line` be the part, without its citations; says whether there is a { in it.

@@ -56,6 +56,26 @@ def test_the_native_pass_cuts_the_same_words(text):
     assert found.counts[0].tolist() == counts and found.kept[0].decode() == kept
 
 
+@pytest.mark.parametrize(
+    ("line", "count"),
+    [
+        ("One.  Two", 2),
+        ("One.  ! Two", 3),
+        ("One. ! Two", 2),
+        ("One.\t! Two", 3),
+        ('One. "Two" three', 2),
+        ("He. . .", 1),
+    ],
+)
+def test_blanks_in_a_row_begin_a_sentence_as_spacy_has_it(line, count):
+    assert measure.sentences(line) == count
+
+
+def test_digits_of_any_script_are_a_citation():
+    kept = measure.measure(["A line that ends.[१२] Another one ends.[٣]".encode()], c4="text").kept
+    assert kept == [b"A line that ends. Another one ends."]
+
+
 @given(st.one_of(texts, st.text(max_size=60)))
 def test_words_stand_in_order_and_leave_out_only_blanks(text):
     found = spans(text)

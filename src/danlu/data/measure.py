@@ -23,7 +23,7 @@ from danlu import native
 from danlu.data import letters
 from danlu.data.irregular import irregular
 from danlu.data.letters import ALPHA, CJK, MARK, QUOTE, STOP, SYMBOL
-from danlu.data.words import rejoined, words
+from danlu.data.words import rejoined, spans, words
 
 C4 = Literal["none", "counts", "text"]
 C4S: tuple[C4, ...] = get_args(C4)  # danlu_c4 of csrc/rules/rules.h
@@ -44,7 +44,7 @@ SHORT_CHINESE, LEAST_CHINESE = (
     6,
 )  # the same two limits in characters for a line of Chinese, which has no blanks (ours)
 POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
-_CITATION = re.compile(r"\[[0-9]*]|\[edit]|\[citation needed]")
+_CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 _ENDS = (".", "?", "!", '"', "'")
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
@@ -254,10 +254,15 @@ def _c4(text: str, ended_lines: bool) -> tuple[dict[str, int], str]:
 
 
 def sentences(line: str) -> int:
-    """Sentences of one line: a word that is a stop, perhaps more signs, then a word that is no sign begins the next."""
-    count, ended = 0, False
-    found = words(line)
-    for word in found:
+    """Sentences of one line: a word that is a stop, perhaps more signs, then a word that is no sign begins the next.
+
+    More than one blank, or another one than a space, begins one as a word does.
+    """
+    count, ended, before = 0, False, len(line)
+    for begin, end in spans(line):
+        if ended and line[before:begin] not in ("", " "):
+            count, ended = count + 1, False
+        word, before = line[begin:end], end
         stop = len(word) == 1 and _having(word, STOP) > 0
         if ended and not stop and not (letters.of(word) & MARK).all():
             count, ended = count + 1, False

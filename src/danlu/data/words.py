@@ -37,7 +37,7 @@ def words(text: str) -> list[str]:
 
 def spans(text: str) -> list[Span]:
     """Begin and end of every word, in order."""
-    return joined(text, list(_cut(text, irregular())), rejoined())
+    return joined(text, list(_cut(text, irregular())))
 
 
 def _cut(text: str, known: Irregular) -> Iterator[Span]:
@@ -177,12 +177,12 @@ def rejoined() -> Mapping[tuple[str, ...], str]:
     return {parts: each for each, parts in cut.items() if len(parts) > 1}
 
 
-def joined(text: str, cut: list[Span], known: Mapping[tuple[str, ...], str]) -> list[Span]:
+def joined(text: str, cut: list[Span]) -> list[Span]:
     """The spans, but the irregular words whose parts stand there in a row, longest first, are cut as those are.
 
     A row with single blanks in it is left as it is, but as it was met, no other one may have a part of it.
     """
-    rows = sorted(_rows(text, cut, known), key=lambda row: (row[0] - row[1], row[0]))
+    rows = sorted(_rows(text, cut), key=lambda row: (row[0] - row[1], row[0]))
     taken: set[int] = set()
     instead: dict[int, tuple[int, Sequence[str]]] = {}
     for first, after in rows:
@@ -199,14 +199,18 @@ def joined(text: str, cut: list[Span], known: Mapping[tuple[str, ...], str]) -> 
     return found
 
 
-def _rows(text: str, cut: list[Span], known: Mapping[tuple[str, ...], str]) -> Iterator[Span]:
-    """First word of each row that is known, and the one after it."""
-    beginnings = {parts[:n] for parts in known for n in range(1, len(parts))}
+@functools.cache
+def _beginnings() -> frozenset[tuple[str, ...]]:
+    return frozenset(parts[:n] for parts in rejoined() for n in range(1, len(parts)))
+
+
+def _rows(text: str, cut: list[Span]) -> Iterator[Span]:
+    """First word of each row that is an irregular one, and the one after it."""
     for first in range(len(cut)):
         after = first + 1
         row: tuple[str, ...] = (text[slice(*cut[first])],)
-        while row in beginnings and after < len(cut) and text[cut[after - 1][1] : cut[after][0]] in ("", " "):
+        while row in _beginnings() and after < len(cut) and text[cut[after - 1][1] : cut[after][0]] in ("", " "):
             row = (*row, text[slice(*cut[after])])
             after += 1
-            if row in known:
+            if row in rejoined():
                 yield first, after

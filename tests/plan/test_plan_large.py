@@ -17,7 +17,6 @@ from danlu.plan.groups.grouped import GroupedPlan
 from danlu.plan.groups.pricing import singles
 from danlu.plan.groups.simple import WITHIN, different, preferred, simplest
 from danlu.plan.groups.stage_ways import USABLE
-from danlu.plan.proof import certificate, verify
 from danlu.plan.stated.stack_memory import CONTEXT_BYTES
 
 SMALL = ModelSpec("llama", 12, 2048, 16, 8, 128, 5632, 32000, 4096)
@@ -97,7 +96,7 @@ def test_of_plans_that_take_hardly_longer_the_simplest_is_chosen_and_says_so():
     plan, fastest = chosen.best.plan, chosen.fastest.plan
     complete(plan)
     assert fastest.seconds < plan.seconds <= fastest.seconds * (1 + WITHIN) and different(plan) < different(fastest)
-    assert chosen.found.plan is plan and verify.checked(certificate.as_dict(certificate.prove_gap(chosen.found))) < 0.1
+    assert chosen.found.plan is plan
     said = [line for line in advice.why(chosen, fleet) if "slower than the fastest plan found" in line]
     assert len(said) == 1 and f"{len({each.stages for each in plan.replicas})} kinds" in said[0]
 

@@ -24,11 +24,11 @@ from danlu.cli import config, prep, train_run, wiring
 from danlu.cli.output import span, table
 from danlu.fleet.probe import ENVIRONMENT
 from danlu.nouns import Fleet, Plan, Stage
-from danlu.plan import search, text
+from danlu.plan import splits, text
+from danlu.plan.events import StageCost, simulate
 from danlu.plan.forecast import links, stage_cost
 from danlu.plan.ranks.seats import seats
 from danlu.plan.schedule import instructions, message_bytes
-from danlu.plan.simulate import StageCost, simulate
 from danlu.train.result import Result
 
 MODEL = {"layers": 24, "hidden": 192, "heads": 6, "kv_heads": 6, "ffn": 512, "tied": False}
@@ -95,7 +95,7 @@ def _fleet(
         plan = planned(spec, fleet, count)
         found.append((f"efficiency_{name}_m{count}", pipeline(run, plan, rounds)))
         if (name, count) == ("211", 24):
-            even = search.even(spec, plan.fleet, micro_batch=1, micro_batches=count, seq=SEQ)
+            even = splits.even(spec, plan.fleet, micro_batch=1, micro_batches=count, seq=SEQ)
             found.append((f"even_{name}_m{count}", pipeline(run, even, rounds)))
     after = alone(spec, fleet)
     both = [{size: (fmean((a[size][0], b[size][0])), fmean((a[size][1], b[size][1]))) for size in a}
@@ -107,12 +107,12 @@ def _fleet(
 
 def planned(spec: Any, fleet: Fleet, count: int) -> Plan:
     """The best plan, with links on which one message costs SEND of forward + backward of the fast stage."""
-    plan = search.search(spec, fleet, micro_batch=1, micro_batches=count, seq=SEQ)
+    plan = splits.search(spec, fleet, micro_batch=1, micro_batches=count, seq=SEQ)
     fast = max(range(len(plan.stages)), key=lambda stage: plan.fleet.card(plan.stages[stage].cards[0]).cores)
     cost = stage_cost(plan, fast)
     pace = message_bytes(plan) / (SEND * (cost.forward_s + cost.backward_s))
     paced = replace(fleet, links=tuple(replace(link, latency_s=0.0, bandwidth=pace) for link in fleet.links))
-    return search.search(spec, paced, micro_batch=1, micro_batches=count, seq=SEQ)
+    return splits.search(spec, paced, micro_batch=1, micro_batches=count, seq=SEQ)
 
 
 def pipeline(run: Any, plan: Plan, rounds: int) -> Ran:

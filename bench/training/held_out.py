@@ -14,7 +14,7 @@ from typing import Any
 from danlu.cli import config, wiring
 from danlu.cli.bench import load
 from danlu.nouns import Fleet, ModelSpec, Plan
-from danlu.plan import search
+from danlu.plan import splits
 from danlu.plan.candidates import Ask
 from danlu.plan.ranks import copies, tensor_search
 
@@ -70,4 +70,4 @@ def planned(spec: ModelSpec, fleet: Fleet, seq: int, way: str) -> Plan:
     if way == "slow link":
         fleet = replace(fleet, links=tuple(replace(link, bandwidth=SLOW) for link in fleet.links))
     dtype = "fp32" if way == "slow link" else way
-    return search.search(spec, fleet, micro_batch=1, micro_batches=COUNT, seq=seq, dtype=dtype)
+    return splits.search(spec, fleet, micro_batch=1, micro_batches=COUNT, seq=seq, dtype=dtype)

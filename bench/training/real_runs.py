@@ -15,7 +15,7 @@ from typing import Any
 from danlu.cli import config, prep, wiring
 from danlu.cli.bench import load
 from danlu.nouns import Fleet, ModelSpec, Plan
-from danlu.plan import search
+from danlu.plan import splits
 from danlu.plan.candidates import Ask
 from danlu.plan.ranks import copies
 
@@ -76,10 +76,10 @@ def prepared(out: Path) -> Path:
 
 def plans(spec: ModelSpec, cards: Fleet, model: str) -> Iterator[tuple[str, Plan]]:
     """One pipeline; of the first model also copies, data-parallel over parts of the cards; of those of BF16 in bf16."""
-    yield model, search.search(spec, cards, micro_batch=1, micro_batches=COUNT, seq=SEQ)
+    yield model, splits.search(spec, cards, micro_batch=1, micro_batches=COUNT, seq=SEQ)
     if model == next(iter(MODELS)):
         several = copies.best(Ask(spec, 1, COUNT, SEQ, "fp32"), cards, len(cards.cards))
         assert several is not None
         yield f"{model}, copies", several
     if model in BF16:
-        yield f"{model}, bf16", search.search(spec, cards, micro_batch=1, micro_batches=COUNT, seq=SEQ, dtype="bf16")
+        yield f"{model}, bf16", splits.search(spec, cards, micro_batch=1, micro_batches=COUNT, seq=SEQ, dtype="bf16")

@@ -13,8 +13,8 @@ from provoke import provoke
 
 from danlu.cli import app
 from danlu.nouns import Card, Fleet, Link, ModelSpec, Plan, Stage
+from danlu.plan.events import StageCost, simulate
 from danlu.plan.schedule import instructions
-from danlu.plan.simulate import StageCost, simulate
 from danlu.plan.stated import mixed
 from danlu.plan.stated.setup import Setup
 

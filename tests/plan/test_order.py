@@ -12,10 +12,10 @@ from test_schedule import plan_of
 from test_search import ASK, card, fleet_of
 
 from danlu.nouns import Link, ModelSpec
-from danlu.plan import schedule, search
+from danlu.plan import schedule, splits
+from danlu.plan.events import StageCost, compiled, simulate, steady
 from danlu.plan.forecast import forecast
 from danlu.plan.order import listed, rules
-from danlu.plan.simulate import StageCost, compiled, simulate, steady
 
 seconds = st.floats(0.01, 10)
 
@@ -55,7 +55,7 @@ def test_splitting_the_backward_beats_1f1b_where_stages_are_unequal():
     links = {(0, 1): Link("a", "b", 0.3, 1e9), (1, 2): Link("b", "c", 0.3, 1e9)}
     best = min(listed(costs, links, 8, 24, rule) for rule in rules(costs, links, 8, 24, [99] * 3))
     plain = min(
-        steady(compiled(schedule.instructions(plan_of(3, 24, name))), costs, links) for name in search.SCHEDULES
+        steady(compiled(schedule.instructions(plan_of(3, 24, name))), costs, links) for name in splits.SCHEDULES
     )
     assert 24 * 3.1 < best[0] < 0.97 * plain
     assert "I" in best[1][2] and "I" not in best[1][0], "nobody waits for the first stage's gradient"
@@ -64,14 +64,14 @@ def test_splitting_the_backward_beats_1f1b_where_stages_are_unequal():
 def test_a_search_keeps_a_zero_bubble_plan_within_memory_and_its_forecast_is_its_simulation():
     spec = ModelSpec("llama", 8, 64, 4, 2, 16, 128, 300, 256)
     fleet = fleet_of([card("a", 4e9), card("b", 2e9), card("c", 2e9)], 2e-3)
-    found = search.search(spec, fleet, **{**ASK, "micro_batches": 8})
+    found = splits.search(spec, fleet, **{**ASK, "micro_batches": 8})
     assert found.schedule == "zb" and len(found.orders) == len(found.stages)
     assert forecast(replace(found, forecast=None)) == found
     room = found.forecast.stage_bytes[0] - 1
     tight = replace(fleet, cards=tuple(replace(each, mem_bytes=room) for each in fleet.cards))
-    tighter = search.search(spec, tight, **{**ASK, "micro_batches": 8})
+    tighter = splits.search(spec, tight, **{**ASK, "micro_batches": 8})
     assert max(tighter.forecast.stage_bytes) <= room
-    assert search.slipped(tighter)[1] >= search.slipped(found)[1]
+    assert splits.slipped(tighter)[1] >= splits.slipped(found)[1]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from danlu.fleet import pauses as measured
 from danlu.nouns import Card, Fleet, Link, ModelSpec, Rate
-from danlu.plan import search
+from danlu.plan import splits
+from danlu.plan.events import StageCost
 from danlu.plan.pauses import Pauses
-from danlu.plan.simulate import StageCost
 from danlu.train.rank import settle
 
 SPEC = ModelSpec("llama", 4, 64, 4, 4, 16, 128, 256, 128)
@@ -61,7 +61,7 @@ def test_plans_of_measured_cards_count_their_pauses():
     fleet = Fleet("", (PACED, replace(PACED, name="b")), (Link("a", "b", 0.0, 1e9),))
     bare = replace(fleet, cards=tuple(replace(card, rates=()) for card in fleet.cards))
     with_pauses, without = (
-        search.search(SPEC, each, micro_batch=1, micro_batches=4, seq=32) for each in (fleet, bare)
+        splits.search(SPEC, each, micro_batch=1, micro_batches=4, seq=32) for each in (fleet, bare)
     )  # fmt: skip
     assert with_pauses.forecast.step_s >= without.forecast.step_s + 4 * 2 * 1e-4
 

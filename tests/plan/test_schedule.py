@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from provoke import provoke
 
 from danlu.nouns import Card, Fleet, ModelSpec, Stage
-from danlu.plan import schedule, search
+from danlu.plan import schedule, splits
 
 CARD = Card("a", "emulated", "", {"fp32": 1e9}, 2**30, 1e9, cores=0.5)
 SPEC = ModelSpec("llama", 8, 64, 4, 2, 16, 128, 512, 256)
@@ -17,7 +17,7 @@ def plan_of(stages: int, micro_batches: int, name: str, tied: bool = False):
     from dataclasses import replace
 
     fleet = Fleet("f", tuple(replace(CARD, name=str(i)) for i in range(stages)))
-    found = search.even(replace(SPEC, tied=tied), fleet, micro_batch=2, micro_batches=micro_batches, seq=8)
+    found = splits.even(replace(SPEC, tied=tied), fleet, micro_batch=2, micro_batches=micro_batches, seq=8)
     return replace(found, schedule=name)
 
 

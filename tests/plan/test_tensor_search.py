@@ -15,7 +15,7 @@ from danlu.cli.run_text import Run
 from danlu.cli.wiring import plan_of
 from danlu.errors import DoesNotFit
 from danlu.nouns import Card, Fleet, Link, ModelSpec, Plan, Stage
-from danlu.plan import search
+from danlu.plan import splits
 from danlu.plan.candidates import Ask
 from danlu.plan.forecast import forecast
 from danlu.plan.ranks import copies, tensor_search
@@ -46,7 +46,7 @@ def every(ask, fleet):
                     cuts = (0, *inner, units)
                     stages = tuple(Stage(tuple(c.name for c in s), a, b, h)
                                    for s, h, a, b in zip(sets, heads, cuts, cuts[1:], strict=False))  # fmt: skip
-                    for name in search.SCHEDULES:
+                    for name in splits.SCHEDULES:
                         plan = Plan(ask.spec, fleet, stages, name, ask.micro_batches, ask.micro_batch, ask.seq)
                         yield forecast(plan).forecast.step_s
 
@@ -75,7 +75,7 @@ def test_cards_share_layers_over_a_fast_link_alone_and_in_proportion():
     ask = replace(ASK, micro_batches=1)
     for bandwidth, pays in ((1e12, True), (1e5, False)):
         fleet = fleet_of([3e9, 1e9], bandwidth)
-        one = search.search(SPEC, fleet, micro_batch=2, micro_batches=1, seq=16)
+        one = splits.search(SPEC, fleet, micro_batch=2, micro_batches=1, seq=16)
         chosen = copies.faster(one, tensor_search.best(ask, fleet, 2))
         assert (len(chosen.stages[0].cards) == 2) is pays
     shares = dict(zip(*((stage := tensor_search.best(ask, fleet_of([3e9, 1e9]), 2).stages[0]).cards, stage.shares),
@@ -92,7 +92,7 @@ def test_cards_of_two_hosts_and_more_than_asked_for_share_nothing():
 def test_cards_that_hold_no_table_alone_hold_it_together():
     fleet, spec = fleet_of([1e9] * 4, mem_bytes=4_000_000), replace(SPEC, layers=1, vocab=4000)
     with pytest.raises(DoesNotFit):
-        search.search(spec, fleet, micro_batch=1, micro_batches=4, seq=16)
+        splits.search(spec, fleet, micro_batch=1, micro_batches=4, seq=16)
     found = tensor_search.best(Ask(spec, 1, 4, 16, "fp32"), fleet, 2)
     assert found is not None and copies.fits(found)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.nouns import Card, Fleet, Link, ModelSpec
-from danlu.plan import search
+from danlu.plan import splits
 from danlu.plan.candidates import Ask
 from danlu.plan.ranks import copies
 from danlu.plan.ranks.copies import Copy, dealt, partings
@@ -53,7 +53,7 @@ def test_no_other_dealing_ends_sooner(every, micro_batches):
 def test_copies_pay_over_fast_lines_and_not_over_slow_ones():
     for bandwidth, pays in ((1e12, True), (1e6, False)):
         fleet = fleet_of([2e9, 1e9, 1e9], bandwidth)
-        one = search.search(SPEC, fleet, micro_batch=1, micro_batches=8, seq=64)
+        one = splits.search(SPEC, fleet, micro_batch=1, micro_batches=8, seq=64)
         chosen = copies.faster(one, copies.best(ASK, fleet, 3))
         assert bool(chosen.replicas) == pays
         assert sum(each.micro_batches for each in chosen.pipelines) == 8

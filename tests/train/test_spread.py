@@ -25,7 +25,7 @@ from danlu.errors import CardAway
 from danlu.fault.drill import Drill
 from danlu.launch.nursery import Nursery
 from danlu.nouns import Card, Fleet, ModelSpec, Plan, Rate
-from danlu.plan import search, text
+from danlu.plan import splits, text
 from danlu.plan.candidates import Ask
 from danlu.plan.forecast import forecast
 from danlu.plan.ranks import step_search
@@ -249,5 +249,5 @@ def test_a_run_whose_card_stays_away_stays_in_step_where_it_can(capsys):
 
 def test_a_picture_has_a_row_for_each_stage_of_what_goes_in_step():
     plan = forecast(spread(MOE, CASES["over parts and a copy"]))
-    found = drawn(plan, search.even(MOE, plan.fleet, micro_batch=2, micro_batches=4, seq=5))
+    found = drawn(plan, splits.even(MOE, plan.fleet, micro_batch=2, micro_batches=4, seq=5))
     assert "card0 &amp; card1 &amp; card2" in found

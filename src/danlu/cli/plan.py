@@ -102,14 +102,14 @@ def _of_fleet(args: argparse.Namespace) -> int:
 def _of_run(args: argparse.Namespace, path: Path | None) -> int:
     """Plan, show the table, write what was asked for."""
     from danlu.cli import config, output, wiring
-    from danlu.plan import search, text
+    from danlu.plan import splits, text
 
     asked = config.load(path, args.overrides)
     progress = output.Progress("plan")
     with config.lines(path, args.overrides):
         fleet = wiring.fleet_of(asked, progress.show)
         plan = wiring.plan_of(asked, wiring.spec_of(asked), fleet)
-    even = search.even(plan.model, plan.fleet, micro_batch=plan.micro_batch, seq=plan.seq, dtype=plan.dtype,
+    even = splits.even(plan.model, plan.fleet, micro_batch=plan.micro_batch, seq=plan.seq, dtype=plan.dtype,
                        micro_batches=plan.sequences // plan.micro_batch)  # fmt: skip
     print(told(plan, even))
     path = asked.out / "plan.json"

@@ -138,10 +138,10 @@ def _told(path: Path) -> Plan:
     from danlu.errors import BadContext, BadShares, NotRunnable, UnknownSchedule
     from danlu.lines import place
     from danlu.plan import room, text
+    from danlu.plan.events import check_orders
     from danlu.plan.ranks.cells import share_of
     from danlu.plan.ranks.parts import parts
     from danlu.plan.ranks.seats import alone
-    from danlu.plan.simulate import check_orders
     from danlu.train.job import check_recompute
 
     words, where = _text(path), str(path)

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from danlu import recipe
 from danlu.nouns import Card, Fleet, ModelSpec
 from danlu.plan.cost import UnitCost, entry_s, tied_s, unit_costs
+from danlu.plan.events import StageCost
 from danlu.plan.pauses import Pauses
-from danlu.plan.simulate import StageCost
 
 EXACT_CARDS = 5  # of more cards, orders are tried by rule instead of all
 EXACT_SPLITS = 50_000  # of more splits of one order, only BEAM are looked at

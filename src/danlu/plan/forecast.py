@@ -10,13 +10,13 @@ import numpy as np
 from danlu import recipe
 from danlu.nouns import Forecast, Link, Plan, Stage
 from danlu.plan.cost import entry_s, tied_s, unit_costs
+from danlu.plan.events import Moved, StageCost, Timeline, compiled, simulate, steady
 from danlu.plan.memory import copied_params, stage_bytes
 from danlu.plan.pauses import Pauses
 from danlu.plan.ranks.parts import parts
 from danlu.plan.ranks.seats import instructions_of, shared
 from danlu.plan.ranks.sharing import between, exchange, nodes, rank_bytes, stage_costs
 from danlu.plan.schedule import Instruction, held_at_once, instructions, orders
-from danlu.plan.simulate import Moved, StageCost, Timeline, compiled, simulate, steady
 
 SLIP = 0.06  # by which a stage may be slower than its forecast; plans are compared by their mean over such slips
 

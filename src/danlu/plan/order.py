@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from danlu.plan.simulate import Links, StageCost
+from danlu.plan.events import Links, StageCost
 
 SLACKS = (1, 4, 0, 2, 8)  # micro-batches in flight beyond those a round trip to the last stage needs, best first
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from danlu.nouns import Card
-from danlu.plan.simulate import Seconds, StageCost
+from danlu.plan.events import Seconds, StageCost
 
 
 class Pauses:

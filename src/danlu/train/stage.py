@@ -1,4 +1,4 @@
-"""The interpreter: executes one stage's instruction list, the same list that plan/simulate.py charges.
+"""The interpreter: executes one stage's instruction list, the same list that plan/events.py charges.
 
 Compute instructions run in list order on this thread, each under the card's pacer. A compute instruction waits for the
 `recv`s it names in `after`; what it made is posted the moment it ends, before the pacer sleeps. So a list's two streams

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from danlu.plan.events import StageCost
 from danlu.plan.groups.grouped import GroupedPlan, GroupStage, Replicas
 from danlu.plan.groups.stage_ways import rated
 from danlu.plan.groups.unit_cost import KINDS, Stack, setup_of
 from danlu.plan.order import listed, rules
-from danlu.plan.simulate import StageCost
 from danlu.plan.stated.stack_time import prices, published
 from danlu.plan.stated.stack_work import unit
 

@@ -9,13 +9,13 @@ from danlu import recipe
 from danlu.nouns import DTYPE_BYTES, Card, ModelSpec, Plan, kept_as
 from danlu.plan import operators
 from danlu.plan.cost import Rates, UnitCost, unit_costs
+from danlu.plan.events import StageCost
 from danlu.plan.operator import SWAPPED, Operator, flat, glue
 from danlu.plan.pauses import Pauses
 from danlu.plan.ranks.context import pieces
 from danlu.plan.ranks.parts import Part, deals, parts
 from danlu.plan.ranks.seats import Seat, seats
 from danlu.plan.ranks.spread_cost import SWAPS, sent_s
-from danlu.plan.simulate import StageCost
 
 
 def costs_of_part(plan: Plan, seat: Seat, spec: ModelSpec) -> tuple[UnitCost, ...]:

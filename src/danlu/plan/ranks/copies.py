@@ -1,6 +1,6 @@
 """Copies of the model: which cards form which copy, and how many micro-batches of a step each of them takes.
 
-Every way to part the cards of a small fleet is tried, each part as the best pipeline over its cards (plan/search.py),
+Every way to part the cards of a small fleet is tried, each part as the best pipeline over its cards (plan/splits.py),
 or as the best of those that share stages (tensor_search.py) or sequences (step_search.py) where they may;
 micro-batches go one by one to the copy that would end first. What copies pay for summing gradients is in the forecast.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from danlu.errors import BadContext, DoesNotFit, ShortBatch
 from danlu.nouns import Card, Fleet, Plan
-from danlu.plan import search
+from danlu.plan import splits
 from danlu.plan.candidates import EXACT_CARDS, Ask
 from danlu.plan.forecast import charged, forecast
 from danlu.plan.ranks.seats import seats
@@ -32,7 +32,7 @@ class Copy:
 
 def plain(ask: Ask, fleet: Fleet) -> Plan:
     """The best pipeline under 1F1B, a card for each stage. Raises DoesNotFit, ShortBatch."""
-    return search.search(ask.spec, fleet, micro_batch=ask.micro_batch, micro_batches=ask.micro_batches, seq=ask.seq,
+    return splits.search(ask.spec, fleet, micro_batch=ask.micro_batch, micro_batches=ask.micro_batches, seq=ask.seq,
                          dtype=ask.dtype, schedule="1f1b")  # fmt: skip
 
 

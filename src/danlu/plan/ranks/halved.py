@@ -10,13 +10,13 @@ from collections import defaultdict
 from dataclasses import replace
 
 from danlu.nouns import Plan
+from danlu.plan.events import Links, StageCost
 from danlu.plan.forecast import charged, forecast, slipped
 from danlu.plan.order import listed, rules
 from danlu.plan.ranks.parts import in_step, parts
 from danlu.plan.ranks.seats import alone, seats
 from danlu.plan.ranks.sharing import Exchange, exchange, nodes, rank_bytes
 from danlu.plan.schedule import message_bytes, order
-from danlu.plan.simulate import Links, StageCost
 
 RUNNERS = 3  # orders of every copy, the first ones by simulated time, that are forecast together
 

@@ -16,6 +16,7 @@ from danlu import recipe
 from danlu.nouns import DTYPE_BYTES, Link, ModelSpec, Plan, kept_as
 from danlu.plan import operators
 from danlu.plan.cost import Rates, UnitCost, entry_s
+from danlu.plan.events import StageCost
 from danlu.plan.memory import rounded_bytes, stage_bytes
 from danlu.plan.operator import Operator, flat
 from danlu.plan.pauses import Pauses
@@ -25,7 +26,6 @@ from danlu.plan.ranks.parts import in_step, parts
 from danlu.plan.ranks.seats import Seat, alone, seats
 from danlu.plan.ranks.spread_cost import inside, kept_of_guests, load_of, with_dealt
 from danlu.plan.schedule import held_at_once, orders
-from danlu.plan.simulate import StageCost
 from danlu.shares import Share
 
 Pairs = Mapping[tuple[int, int], int]  # (from rank, to rank) -> bytes

@@ -24,7 +24,7 @@ from danlu.plan.ranks.seats import seats
 from danlu.plan.ranks.sharing import cut_units, part_of
 from danlu.plan.room import hold, levels
 from danlu.plan.schedule import depth_of, in_flight
-from danlu.plan.search import SCHEDULES, Row, row_of
+from danlu.plan.splits import SCHEDULES, Row, row_of
 from danlu.shares import Share, cut, whole
 
 FINALISTS = 24  # plans that are forecast in full, each the best split of its teams

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 from danlu.errors import BadContext, BadValue, DanluError, DoesNotFit, ShortBatch
 from danlu.nouns import Fleet, Plan
-from danlu.plan import room, search
+from danlu.plan import room, splits
 from danlu.plan.candidates import Ask
 from danlu.plan.forecast import forecast, slipped
 from danlu.plan.ranks import copies, step_search, tensor_search
 from danlu.plan.ranks.halved import halved
 from danlu.plan.ranks.seats import shared
-from danlu.plan.search import Order
+from danlu.plan.splits import Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def _looks(ask: Ask, fleet: Fleet, wishes: Wishes) -> Iterator[Callable[[], list
         if parts and wishes.copies > 1:
             yield lambda: copied(lambda asked, some: step_search.best(asked, some, ways), wishes.context)
         return
-    yield lambda: [search.search(ask.spec, fleet, micro_batch=ask.micro_batch, micro_batches=ask.micro_batches,
+    yield lambda: [splits.search(ask.spec, fleet, micro_batch=ask.micro_batch, micro_batches=ask.micro_batches,
                                  seq=ask.seq, dtype=ask.dtype, schedule=wishes.schedule)]  # fmt: skip
     if wishes.tensor > 1:
         yield lambda: [found] if (found := tensor_search.best(ask, fleet, wishes.tensor)) else []
@@ -131,12 +131,12 @@ def _pipeline(ask: Ask, fleet: Fleet, tensor: int) -> Plan:
 
 
 def _even(ask: Ask, fleet: Fleet, wishes: Wishes) -> Plan:
-    plan = search.even(ask.spec, fleet, micro_batch=ask.micro_batch, micro_batches=ask.micro_batches, seq=ask.seq,
+    plan = splits.even(ask.spec, fleet, micro_batch=ask.micro_batch, micro_batches=ask.micro_batches, seq=ask.seq,
                        dtype=ask.dtype)  # fmt: skip
     room.check_length(plan, lambda copy: "plan.micro_batches", "--plan.micro_batches {stages}, or --plan.split best")
     if wishes.schedule != "zero-bubble" or len(plan.stages) == 1:
         return plan
-    return forecast(replace(plan, schedule="zb", orders=search.ordered(plan, None)[0][1]))
+    return forecast(replace(plan, schedule="zb", orders=splits.ordered(plan, None)[0][1]))
 
 
 def _step_s(plan: Plan) -> float:

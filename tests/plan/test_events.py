@@ -12,7 +12,7 @@ from test_schedule import plan_of
 
 from danlu.nouns import Link
 from danlu.plan import schedule
-from danlu.plan.simulate import StageCost, compiled, simulate, steady
+from danlu.plan.events import StageCost, compiled, simulate, steady
 
 seconds = st.floats(0.01, 10)
 

@@ -14,7 +14,7 @@ from provoke import provoke
 from danlu.nouns import Card, Fleet, Link, ModelSpec, Plan, Stage
 from danlu.plan import candidates
 from danlu.plan.forecast import forecast, peak_bytes
-from danlu.plan.search import SCHEDULES, even, search
+from danlu.plan.splits import SCHEDULES, even, search
 
 SPEC = ModelSpec("llama", 3, 64, 4, 2, 16, 128, 300, 256)
 ASK = {"micro_batch": 2, "micro_batches": 4, "seq": 16}

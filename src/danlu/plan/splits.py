@@ -18,11 +18,11 @@ import numpy as np
 
 from danlu.nouns import Fleet, ModelSpec, Plan, Stage
 from danlu.plan.candidates import AGAIN, Ask, Cuts, Floats, Holds, Sums, orders, promising
+from danlu.plan.events import StageCost, compiled, steady
 from danlu.plan.forecast import forecast, links, peak_bytes, room, slipped, stage_cost
 from danlu.plan.order import listed, rules
 from danlu.plan.room import holds, no_plan
 from danlu.plan.schedule import instructions, message_bytes
-from danlu.plan.simulate import StageCost, compiled, steady
 
 Order = Literal["auto", "1f1b", "zero-bubble"]
 SCHEDULES = ("1f1b", "1f1b:2", "1f1b:3")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from provoke import provoke
 
 from danlu.cli import app, config, output, run_text, show_config
+from danlu.cli.test import spread
 from danlu.errors import UnknownKey
 from danlu.plugins import load
 
@@ -142,6 +143,10 @@ def test_words_for_pytest_stay_in_order():
         ["--system"],
         ["-k", "name", "tests"],
     )
+
+
+def test_tests_run_in_a_process_for_every_core_up_to_eight():
+    assert spread(1) == [] and [spread(cores)[1] for cores in (2, 8, 64)] == ["2", "8", "8"]
 
 
 def test_names_may_stand_on_both_sides_of_an_option(tmp_path, capsys):

@@ -116,7 +116,7 @@ for size in range(200):
 for number in range(300_000):
     if number % 1000 == 0:
         words = [b"w%d" % each for each in range(number, number + 1000)]
-        (ids,) = made.encode([b" ".join(words)])
+        ids, _ = made.encode([b" ".join(words)])
         assert bytes(ids.tolist()) == b" ".join(words)
 """
 

@@ -75,15 +75,13 @@ def pieces(documents: Iterable[Document], held: Container[str], encoder: Encoder
     dtype, end = _dtype(encoder.tokenizer), int(encoder.tokenizer.token_to_id(bpe.END) or 0)
     vocab = encoder.tokenizer.get_vocab_size()
     for batch in batches(documents, BATCH):
-        found: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in SPLITS}
-        for document, ids in zip(batch, encoder.arrays([each.text for each in batch]), strict=True):
-            found["held" if original(document.key) in held else "train"].append(np.append(ids, end).astype(dtype))
-        yield {name: _piece(each, vocab) for name, each in found.items() if each}
-
-
-def _piece(documents: Sequence[npt.NDArray[Any]], vocab: int) -> Piece:
-    ids = np.concatenate(documents)
-    return Piece(ids, np.cumsum([len(each) for each in documents]), np.bincount(ids, minlength=vocab))
+        ids, ends = encoder.ended([each.text for each in batch], end)
+        ids, is_held = ids.astype(dtype), np.array([original(each.key) in held for each in batch])
+        sizes = np.diff(ends, prepend=0)
+        whose = np.repeat(is_held, sizes)
+        chosen = {"train": (ids[~whose], sizes[~is_held]), "held": (ids[whose], sizes[is_held])}
+        yield {name: Piece(own, np.cumsum(lengths), np.bincount(own, minlength=vocab))
+               for name, (own, lengths) in chosen.items() if len(lengths)}  # fmt: skip
 
 
 def joined(every: Sequence[Mapping[str, Piece]]) -> dict[str, Piece]:

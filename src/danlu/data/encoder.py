@@ -55,8 +55,8 @@ class _Native:
         if getattr(self, "_handle", None):
             self._library.danlu_bpe_free(ctypes.c_void_p(self._handle))
 
-    def encode(self, texts: Sequence[bytes]) -> list[Ids | None]:
-        """Ids of each text, None where a character is unknown here."""
+    def encode(self, texts: Sequence[bytes]) -> tuple[Ids, npt.NDArray[np.int64]]:
+        """Ids of all texts in a row, and how many each has: -1 where a character is unknown here, and no ids."""
         data = b"".join(texts)
         ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
         ids, counts = np.empty(len(data) + 1, np.int32), np.empty(len(texts), np.int64)
@@ -67,8 +67,7 @@ class _Native:
         if status == 2:
             raise MemoryError(f"no memory to encode a text of {max(map(len, texts))} bytes")
         assert status == 0, "danlu_bpe_encode refused its sizes"
-        stops = np.cumsum(np.maximum(counts, 0))
-        return [ids[stop - count : stop] if count >= 0 else None for stop, count in zip(stops, counts, strict=True)]
+        return ids[: int(np.maximum(counts, 0).sum())], counts
 
 
 class Encoder:
@@ -90,9 +89,21 @@ class Encoder:
         """The same as arrays. Raises MemoryError."""
         if self._native is None:
             return [np.array(ids, np.int32) for ids in self.in_python(texts)]
-        found = self._native.encode([text.encode() for text in texts])
-        left = iter(self.in_python([text for text, ids in zip(texts, found, strict=True) if ids is None]))
-        return [np.array(next(left), np.int32) if ids is None else ids for ids in found]
+        flat, counts = self._native.encode([text.encode() for text in texts])
+        left = iter(self.in_python([text for text, count in zip(texts, counts.tolist(), strict=True) if count < 0]))
+        stops = np.cumsum(np.maximum(counts, 0)).tolist()
+        return [flat[stop - count : stop] if count >= 0 else np.array(next(left), np.int32)
+                for stop, count in zip(stops, counts.tolist(), strict=True)]  # fmt: skip
+
+    def ended(self, texts: Sequence[str], end: int) -> tuple[Ids, npt.NDArray[np.int64]]:
+        """All of them in a row, `end` behind each, and where each ends behind that. Raises MemoryError."""
+        if self._native is not None:
+            flat, counts = self._native.encode([text.encode() for text in texts])
+        if self._native is None or (counts < 0).any():
+            arrays = self.arrays(texts)
+            flat, counts = np.concatenate(arrays), np.array([len(each) for each in arrays], np.int64)
+        stops = np.cumsum(counts)
+        return np.insert(flat, stops, end), stops + np.arange(1, len(stops) + 1)
 
     def in_python(self, texts: Sequence[str]) -> list[list[int]]:
         """The same without native code. One call of the tokenizer for all that is new in them."""

@@ -76,6 +76,7 @@ links:
         ("fleet: 1", "fleet: [", "f.yaml"),
         ("fleet: 1", "", "f.yaml:2"),
         ("name: b", 'name: "b\\t"', "f.yaml:4"),
+        ("vendor: cpu", "vendor: cpu, rates: [[reference, fp32, [], 1.0e+9]]", "f.yaml:4"),
     ],
 )
 def test_a_bad_fleet_is_told_its_line(tmp_path, old, new, place):

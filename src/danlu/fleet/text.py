@@ -218,6 +218,14 @@ def _check(fleet: Fleet, text: str, where: str) -> None:
                     why="a name must point to one of them",
                     fix=f"name it {name}-2",
                 )
+    for at, card in enumerate(fleet.cards):
+        if any(rate.op == "reference" for rate in card.rates):
+            raise BadFleet(
+                f"card {card.name} was probed by an older danlu",
+                where=place(text, where, ("cards", at)),
+                why="its rate `reference` is of other work than `usual`, which a card's clock is corrected by now",
+                fix=f"measure again: danlu probe --out {where}",
+            )
     known = (
         {card.name for card in fleet.cards} | {card.host for card in fleet.cards} | {host.name for host in fleet.hosts}
     )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from provoke import provoke
 from test_schedule import plan_of
-from test_search import ASK, card, fleet_of
+from test_splits import ASK, card, fleet_of
 
 from danlu.nouns import Link, ModelSpec
 from danlu.plan import schedule, splits

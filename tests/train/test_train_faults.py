@@ -26,22 +26,28 @@ from danlu.train import owner
 from danlu.train.job import TrainJob
 
 pytestmark = pytest.mark.procs
-nursery = Nursery(["danlu.train.rank"])
+nursery: Nursery
 RANK = r"rank \d on host local, card card\d"  # whoever calls first gets the first place
 REAL = (sys.executable, "-m", "danlu.cli.rank")
 DOCUMENTS = [Document(f"doc {n}", f"Document {n} counts {n * n} and {n * 31 % 97}.\n" * 3) for n in range(120)]
+
+
+def setup_module():
+    """Anew whenever a process comes to this file: tests of it may run in several, and at more than one time."""
+    global nursery
+    nursery = Nursery(["danlu.train.rank"])
 
 
 def teardown_module():
     nursery.close()
 
 
-def ended(job: TrainJob, code: str, argv=ARGV, spawn=nursery.spawn, **options) -> str:
+def ended(job: TrainJob, code: str, argv=ARGV, spawn=None, **options) -> str:
     """The error that ends the job, which names a rank and leaves no process."""
     started = []
 
     def noted(each: Job, log: Path | None):
-        started.append(spawn(each, log))
+        started.append((spawn or nursery.spawn)(each, log))
         return started[-1]
 
     with provoke(code) as caught:

@@ -29,7 +29,13 @@ from danlu.train.result import Result
 from danlu.train.start import saved_tensors
 
 pytestmark = pytest.mark.procs
-nursery = Nursery(["danlu.train.rank"])
+nursery: Nursery
+
+
+def setup_module():
+    """Anew whenever a process comes to this file: tests of it may run in several, and at more than one time."""
+    global nursery
+    nursery = Nursery(["danlu.train.rank"])
 
 
 def teardown_module():

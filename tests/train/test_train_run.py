@@ -117,7 +117,7 @@ def test_no_process_or_socket_is_left_when_the_owner_is_killed(tmp_path):
     path.write_text(dumps(a_job(tmp_path / "out", steps=100_000, save_every=50)))
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom pathlib import Path\n"
-        "from test_train_run import train\nfrom danlu.train.job import loads\n"
+        "from test_train_run import setup_module, train\nfrom danlu.train.job import loads\nsetup_module()\n"
         f"train(loads(Path({str(path)!r}).read_text()), on_step=lambda s: print(s.step, flush=True))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:

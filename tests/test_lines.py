@@ -56,7 +56,19 @@ def test_any_json_has_places(tree):
         assert lines.place(text, "f", keys).startswith("f:")
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 100_000, "[? " * 50_000, "a: 2026-99-99", "a: 1\na: 2", "\0"])
+NO_YAML = [
+    "[" * 100_000,
+    "{a: " * 100_000,
+    "[? " * 50_000,
+    "a: 2026-99-99",
+    "a: 1\na: 2",
+    "\0",
+    "{[a]: 1}",
+    "? {a: 1}\n: 2",
+]
+
+
+@pytest.mark.parametrize("text", NO_YAML)
 def test_what_is_no_yaml_is_told(text):
     with pytest.raises(lines.NotYaml) as caught:
         lines.read(text)

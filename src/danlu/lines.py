@@ -30,13 +30,14 @@ class _Loader(yaml.SafeLoader):
     """YAML in which no key of a mapping stands twice: the one that loses would be lost in silence."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """A mapping. Raises ConstructorError for a second key of the same name."""
+        """A mapping. Raises ConstructorError for a second key of the same name, and for a list or mapping as a key."""
         seen: set[str] = set()
         for name, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(name.value, str):
+                raise yaml.constructor.ConstructorError(None, None, "a key is one word, not a list", name.start_mark)
             if name.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{name.value!r} stands twice", name.start_mark)
-            if isinstance(name.value, str):
-                seen.add(name.value)
+            seen.add(name.value)
         return super().construct_mapping(node, deep)
 
 

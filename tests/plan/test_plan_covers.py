@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from danlu import native
 from danlu.nouns import Group, GroupedFleet, ModelSpec
 from danlu.plan.groups.covers import Covers, Tried, covers, in_numpy
-from danlu.plan.groups.pipelines import Pipeline, Span, pipeline
+from danlu.plan.groups.pipelines import Pipeline, Span, pipeline, pipelines
 from danlu.plan.groups.pricing import Space, space
 from danlu.plan.groups.stage_ways import ends_in_numpy, memory_ends, stage_ways
 
@@ -66,15 +66,14 @@ def cheapest(found: Covers, count: int, at: int) -> float:
     """By brute force: every way and stop of every stage."""
     ways, tried = found.ways, found.tried
 
-    def good(stages: tuple[Span, ...]) -> float:
-        each = pipeline(ways, stages, 2)
+    def good(each: Pipeline) -> float:
         if ((each.time + each.after / tried.many[at]) > tried.limit[at] * (1 + 1e-12)).any():
             return np.inf
-        for i, span in enumerate(stages):
-            room = ways.room[span.way, int(i == len(stages) - 1)]
+        for i, span in enumerate(each.stages):
+            room = ways.room[span.way, int(i == len(each.stages) - 1)]
             if each.bytes[i] > room:
                 return np.inf
-        return float(sum(tried.price[span.way] for span in stages) + tried.weight[at] * each.fill)
+        return float(sum(tried.price[span.way] for span in each.stages) + tried.weight[at] * each.fill)
 
     def all_of(start: int, left: int) -> list[tuple[Span, ...]]:
         if left == 0:
@@ -82,7 +81,7 @@ def cheapest(found: Covers, count: int, at: int) -> float:
         return [(Span(way, start, stop), *rest) for stop in range(start + 1, ways.units + 1)
                 for rest in all_of(stop, left - 1) for way in range(len(ways.ways))]  # fmt: skip
 
-    return min(map(good, all_of(0, count)), default=np.inf)
+    return min(map(good, pipelines(ways, all_of(0, count), 2)), default=np.inf)
 
 
 @settings(max_examples=15, deadline=None)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 from clusters import ray_cluster, slurm_cluster
-from test_parts import fill, seen
+from provoke import provoke
+from test_parts import fill, raw, seen
 
+from danlu.cli import spread
 from danlu.data import parts
 from danlu.data.prep import Prepared, prep
 
@@ -48,14 +50,24 @@ def same(text: Path, out: Path, alone: Path) -> None:
     assert seen(whole(text, out), out) == seen(whole(text, alone), alone)
 
 
-def test_a_slurm_array_cleans_as_one_process_does(text, tmp_path):
+def fails(text: Path, out: Path, execute: parts.Run) -> None:
+    """Parts of a step that only those who make them find impossible: the command would refuse it before."""
+    out.mkdir()
+    raw(text, out, 10**8, False)
+    record = {"source": "test", "steps": [{"language": ["klingon"]}], "compares": []}
+    parts.run(parts.prepare(out / "jobs", "clean", out / "raw", record), execute, lambda words, share: None)
+
+
+def test_a_slurm_array_cleans_as_one_process_does(text, tmp_path, monkeypatch):
     with slurm_cluster(tmp_path) as conf:
         done = told(text, tmp_path / "out", "--on", "slurm", SLURM_CONF=conf)
         assert done.returncode == 0, done.stderr
         assert len(list(tmp_path.glob("out/store/parts/*/slurm-*.log"))) == 2
         same(text, tmp_path / "out", tmp_path / "alone")
-        bad = told(text, tmp_path / "bad", "--on", "slurm", steps="[{language: [klingon]}]", SLURM_CONF=conf)
-        assert bad.returncode == 70 and "DL-RUN-014" in bad.stderr and "FAILED" in bad.stderr
+        monkeypatch.setenv("SLURM_CONF", str(conf))
+        with provoke("DL-RUN-014") as caught:
+            fails(text, tmp_path / "bad", spread.slurm(2))
+        assert "FAILED" in caught.error.why
 
 
 def test_ray_cleans_as_one_process_does(text, tmp_path):
@@ -63,5 +75,6 @@ def test_ray_cleans_as_one_process_does(text, tmp_path):
         done = told(text, tmp_path / "out", "--on", "ray", "--address", address)
         assert done.returncode == 0, done.stderr
         same(text, tmp_path / "out", tmp_path / "alone")
-        bad = told(text, tmp_path / "bad", "--on", "ray", "--address", address, steps="[{language: [klingon]}]")
-        assert bad.returncode == 70 and "DL-RUN-014" in bad.stderr and "Ray task" in bad.stderr
+        with provoke("DL-RUN-014") as caught:
+            fails(text, tmp_path / "bad", spread.ray(2, address))
+        assert "Ray task" in caught.error.why

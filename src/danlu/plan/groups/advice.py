@@ -37,8 +37,9 @@ def _simple(best: Outlook, fastest: Outlook | None) -> list[str]:
         (len(each), max(map(len, each)))
         for each in ({one.stages for one in of.plan.replicas} for of in (best, fastest))
     )
+    many = f"{kinds} kind{'s' * (kinds != 1)} of pipelines of up to {longest} stages"
     return [f"{best.seconds / fastest.seconds - 1:.1%} slower than the fastest plan found ({fastest.plan.name}), and "
-            f"simpler: {kinds} kinds of pipelines of up to {longest} stages, not {more} of up to {longer}"]  # fmt: skip
+            f"simpler: {many}, not {more} of up to {longer}"]  # fmt: skip
 
 
 def _chunks(chosen: Chosen) -> list[str]:
